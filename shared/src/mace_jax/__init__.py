@@ -1,0 +1,1 @@
+"""The library behind the MACE-JAX tools; import its parts by name."""

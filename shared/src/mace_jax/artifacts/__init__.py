@@ -1,0 +1,1 @@
+"""The files the tools exchange: read, validate, write."""

@@ -1,0 +1,125 @@
+"""The HDF5 tree of Torch MACE's ``mace_prepare_data``: one group per structure.
+
+``/config_batch_0/config_<j>/{atomic_numbers, positions, cell, pbc, weight, config_type,
+properties/…, property_weights/…}``. mace-torch 0.3.16 ``HDF5Dataset`` reads what is written here
+and the other way round. A missing property is the text ``None`` with weight 0.
+"""
+
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from mace_jax.errors import ArtifactError
+from mace_jax.structures.structure import PROPERTY_SHAPES, Structure
+from mace_jax.units import symmetric_matrix
+
+_BATCH = "config_batch_0"
+_MISSING = "None"
+_TEXT = h5py.string_dtype()
+
+
+def write_structures(file: h5py.File, structures: list[Structure], *, drop_last: bool) -> None:
+    """Write ``structures`` into an empty file.
+
+    Args:
+        file: open for writing.
+        structures: in the order they are read back.
+        drop_last: Torch MACE's flag: whether the whole set has an odd number of structures.
+    """
+    file.attrs["drop_last"] = drop_last
+    batch = file.create_group(_BATCH)
+    for index, structure in enumerate(structures):
+        _write_structure(batch.create_group(f"config_{index}"), structure)
+
+
+def _write_structure(group: h5py.Group, structure: Structure) -> None:
+    group["atomic_numbers"] = structure.atomic_numbers.astype(np.int64)
+    group["positions"] = structure.positions
+    group["cell"] = structure.cell
+    group["pbc"] = structure.pbc
+    group["weight"] = np.float64(structure.weight)
+    group.create_dataset("config_type", data=structure.config_type, dtype=_TEXT)
+    properties = group.create_group("properties")
+    weights = group.create_group("property_weights")
+    for name in PROPERTY_SHAPES:
+        if name in structure.properties:
+            properties[name] = structure.properties[name]
+            weights[name] = np.float64(structure.property_weights.get(name, 1.0))
+        else:
+            properties.create_dataset(name, data=_MISSING, dtype=_TEXT)
+            weights[name] = np.float64(0.0)
+    properties.create_dataset("head", data=structure.head, dtype=_TEXT)
+    weights["head"] = np.float64(1.0)
+
+
+def structure_paths(file: h5py.File) -> list[str]:
+    """Return the path of each structure's group, in numeric order.
+
+    Raises:
+        ArtifactError: the tree is not Torch MACE's.
+    """
+    paths = []
+    for batch in sorted((name for name in file if name.startswith("config_batch_")), key=_number):
+        configs = sorted(file[batch], key=_number)
+        paths += [f"{batch}/{config}" for config in configs]
+    if not paths:
+        message = (
+            f"{file.filename}: holds no config_batch_*/config_* groups, expected a MACE dataset; "
+            "create it with mace-jax-preprocess"
+        )
+        raise ArtifactError(message)
+    return paths
+
+
+def read_structure(file: h5py.File, path: str) -> Structure:
+    """Read the structure of group ``path``.
+
+    Raises:
+        ArtifactError: an item is missing or has an impossible shape.
+    """
+    group = file[path]
+    try:
+        properties: dict[str, NDArray[np.float64]] = {}
+        weights: dict[str, float] = {}
+        for name, item in group["properties"].items():
+            value = item[()]
+            if name not in PROPERTY_SHAPES or _text(value) == _MISSING:
+                continue
+            value = np.asarray(value, dtype=np.float64)
+            if name in ("stress", "virials", "polarizability"):
+                value = symmetric_matrix(value)
+            properties[name] = value
+            weights[name] = float(group["property_weights"][name][()])
+        return Structure(
+            group["atomic_numbers"][()].astype(np.int64),
+            group["positions"][()].astype(np.float64),
+            _array_or_default(group["cell"][()], np.zeros((3, 3))),
+            _array_or_default(group["pbc"][()], np.zeros(3)).astype(bool),
+            properties,
+            weights,
+            float(group["weight"][()]),
+            _text(group["config_type"][()]) or "Default",
+            _head(group),
+        )
+    except (KeyError, ValueError, TypeError, AttributeError, OSError, RuntimeError) as error:
+        message = f"{file.filename}: {path}: {error}; create the dataset again"
+        raise ArtifactError(message) from error
+
+
+def _head(group: h5py.Group) -> str:
+    head = _text(group["properties"]["head"][()]) if "head" in group["properties"] else ""
+    return head if head and head != _MISSING else "Default"
+
+
+def _array_or_default(value: Any, default: NDArray[Any]) -> NDArray[Any]:
+    return default if _text(value) == _MISSING else np.asarray(value)
+
+
+def _text(value: Any) -> str | None:
+    return value.decode() if isinstance(value, bytes) else None
+
+
+def _number(name: str) -> int:
+    return int(name.rsplit("_", 1)[1])

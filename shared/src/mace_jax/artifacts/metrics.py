@@ -1,0 +1,63 @@
+"""``<tag>.metrics``: one JSON line per evaluation, a header line first.
+
+The whole file is replaced at every evaluation, so a reader never meets half a line; the header's
+``status`` says whether the run is still going.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mace_jax.artifacts.atomic_write import write_bytes
+from mace_jax.artifacts.versioned import Document, check_document, tag
+from mace_jax.errors import ArtifactError
+
+KIND = "metrics"
+
+
+class MetricsLog:
+    """The metrics file of a run that is going on."""
+
+    def __init__(self, path: Path, provenance: dict[str, Any]) -> None:
+        """Start an empty log at ``path``."""
+        self.path = path
+        self._header = {"schema": tag(KIND), "provenance": provenance, "status": "running"}
+        self._rows: list[Document] = []
+        self._write()
+
+    def append(self, *rows: Document) -> None:
+        """Add rows and replace the file."""
+        self._rows += rows
+        self._write()
+
+    def close(self, status: str) -> None:
+        """Say how the run ended: ``finished`` or ``stopped``."""
+        self._header["status"] = status
+        self._write()
+
+    def _write(self) -> None:
+        lines = [json.dumps(line, allow_nan=False) for line in (self._header, *self._rows)]
+        write_bytes(self.path, "\n".join([*lines, ""]).encode())
+
+
+def read_metrics(path: Path) -> tuple[Document, list[Document]]:
+    """Return the header and the rows.
+
+    Raises:
+        ArtifactError: it is missing, damaged or of another kind.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        header, *rows = [json.loads(line) for line in lines]
+    except OSError as error:
+        message = f"{path}: cannot be read ({error.strerror}); check the path"
+        raise ArtifactError(message) from error
+    except ValueError as error:
+        message = f"{path}: not complete JSON lines ({error}); run mace-jax-train again"
+        raise ArtifactError(message) from error
+    check_document(header, KIND, path, place="line 1")
+    for number, row in enumerate(rows, start=2):
+        if not (isinstance(row, dict) and {"mode", "epoch", "loss"} <= row.keys()):
+            message = f"{path}: line {number}: no mode, epoch and loss; run mace-jax-train again"
+            raise ArtifactError(message)
+    return header, rows

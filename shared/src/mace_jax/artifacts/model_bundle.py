@@ -1,0 +1,217 @@
+"""Model bundles: everything a prediction needs, in one msgpack file, readable with numpy alone.
+
+The file is a map of two entries: ``header`` (JSON-like, validated by the schema) and ``arrays``
+(path -> dtype, shape, little-endian C-order bytes). Nothing in it is ever executed.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+from numpy.typing import NDArray
+
+from mace_jax.artifacts.atomic_write import write_bytes
+from mace_jax.artifacts.provenance import Input, canonical_json, file_sha256
+from mace_jax.artifacts.versioned import check_document, tag
+from mace_jax.errors import ArtifactError
+from mace_jax.units import UNITS
+
+KIND = "model_bundle"
+_DTYPES = ("<f4", "<f8", "<i4", "<i8")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Hyper-parameters of a MACE network, by mace-torch's names.
+
+    Attributes:
+        model: ``MACE``, or ``ScaleShiftMACE``, which scales and shifts the interaction energy.
+        r_max: cutoff, Å.
+        num_bessel: radial basis functions.
+        num_polynomial_cutoff: order p of the envelope.
+        max_ell: highest l of the spherical harmonics on edges.
+        num_interactions: message-passing layers.
+        hidden_irreps: node features, such as ``32x0e + 32x1o``.
+        MLP_irreps: hidden features of the last readout, such as ``16x0e``.
+        correlation: body order of the product basis minus one.
+        radial_MLP: widths of the hidden layers that turn the radial basis into weights.
+        gate: non-linearity of the last readout.
+        interaction_cls, interaction_cls_first: interaction block of later layers and of the first.
+        avg_num_neighbors: divides the sum over neighbours.
+        atomic_numbers: the elements the model knows, ascending.
+    """
+
+    model: str
+    r_max: float
+    num_bessel: int
+    num_polynomial_cutoff: int
+    max_ell: int
+    num_interactions: int
+    hidden_irreps: str
+    MLP_irreps: str
+    correlation: int
+    radial_MLP: tuple[int, ...]
+    gate: str
+    interaction_cls: str
+    interaction_cls_first: str
+    avg_num_neighbors: float
+    atomic_numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ModelBundle:
+    """A trained network.
+
+    Attributes:
+        config: hyper-parameters.
+        dtype: ``float32`` or ``float64``, of parameters and computation.
+        heads: names of the readout heads, in order.
+        atomic_energies: head -> atomic number -> E0, eV.
+        scale, shift: head -> value, eV; applied to each atom's interaction energy.
+        parameters: path -> array.
+        license: of the weights, if known.
+        model_card: what people should know, free form.
+    """
+
+    config: ModelConfig
+    dtype: str
+    heads: tuple[str, ...]
+    atomic_energies: Mapping[str, Mapping[int, float]]
+    scale: Mapping[str, float]
+    shift: Mapping[str, float]
+    parameters: Mapping[str, NDArray[Any]]
+    license: str | None = None
+    model_card: Mapping[str, Any] = field(default_factory=dict)
+
+
+def write_model_bundle(path: Path, bundle: ModelBundle, provenance: dict[str, Any]) -> None:
+    """Write a bundle atomically."""
+    arrays = {name: _pack_array(array) for name, array in sorted(bundle.parameters.items())}
+    config = asdict(bundle.config)
+    header = {
+        "schema": tag(KIND),
+        "provenance": provenance,
+        "model": {name: list(v) if isinstance(v, tuple) else v for name, v in config.items()},
+        "dtype": bundle.dtype,
+        "heads": list(bundle.heads),
+        "atomic_energies": {
+            head: {str(number): float(energy) for number, energy in energies.items()}
+            for head, energies in bundle.atomic_energies.items()
+        },
+        "scale": {head: float(value) for head, value in bundle.scale.items()},
+        "shift": {head: float(value) for head, value in bundle.shift.items()},
+        "units": UNITS,
+        "license": bundle.license,
+        "model_card": dict(bundle.model_card),
+        "arrays_sha256": _arrays_sha256(arrays),
+    }
+    check_document(header, KIND, path)
+    write_bytes(path, msgpack.packb({"header": header, "arrays": arrays}))
+
+
+def read_model_bundle(path: Path) -> ModelBundle:
+    """Read a bundle and check its digest.
+
+    Raises:
+        ArtifactError: it is missing, truncated, damaged or of another kind.
+    """
+    document = _unpack(path)
+    header = check_document(document["header"], KIND, path, place="header")
+    arrays = document["arrays"]
+    parameters = {name: _unpack_array(entry, path, name) for name, entry in arrays.items()}
+    if _arrays_sha256(arrays) != header["arrays_sha256"]:
+        message = f"{path}: arrays: digest differs from the header's; get the file again"
+        raise ArtifactError(message)
+    config = {
+        item.name: tuple(value) if isinstance(value := header["model"][item.name], list) else value
+        for item in fields(ModelConfig)
+    }
+    return ModelBundle(
+        config=ModelConfig(**config),
+        dtype=header["dtype"],
+        heads=tuple(header["heads"]),
+        atomic_energies={
+            head: {int(number): energy for number, energy in energies.items()}
+            for head, energies in header["atomic_energies"].items()
+        },
+        scale=header["scale"],
+        shift=header["shift"],
+        parameters=parameters,
+        license=header["license"],
+        model_card=header["model_card"],
+    )
+
+
+def model_bundle_input(path: Path) -> Input:
+    """Describe a bundle in a provenance record."""
+    return Input("model", path, KIND, tag(KIND)["version"], file_sha256(path))
+
+
+def _unpack(path: Path) -> dict[str, Any]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        message = f"{path}: cannot be read ({error.strerror}); check the path"
+        raise ArtifactError(message) from error
+    try:
+        document = msgpack.unpackb(content)
+    except (ValueError, msgpack.UnpackException) as error:
+        message = (
+            f"{path}: not a complete msgpack file ({error or type(error).__name__}), "
+            "expected a model bundle; get the file again"
+        )
+        raise ArtifactError(message) from error
+    if not (
+        isinstance(document, dict)
+        and set(document) == {"header", "arrays"}
+        and isinstance(document["arrays"], dict)
+    ):
+        message = f"{path}: not a map of header and arrays, expected a model bundle"
+        raise ArtifactError(message)
+    return document
+
+
+def _pack_array(array: NDArray[Any]) -> dict[str, Any]:
+    array = np.ascontiguousarray(array)
+    array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    return {"dtype": array.dtype.str, "shape": list(array.shape), "bytes": array.tobytes()}
+
+
+def _unpack_array(entry: Any, path: Path, name: str) -> NDArray[Any]:
+    place = f"{path}: arrays/{name}"
+    if not (
+        isinstance(entry, dict)
+        and set(entry) == {"dtype", "shape", "bytes"}
+        and isinstance(entry["bytes"], bytes)
+        and isinstance(entry["shape"], list)
+        and all(isinstance(size, int) and size >= 0 for size in entry["shape"])
+    ):
+        message = f"{place}: not an array of dtype, shape and bytes; get the file again"
+        raise ArtifactError(message)
+    if entry["dtype"] not in _DTYPES:
+        message = f"{place}: dtype {entry['dtype']!r}, expected one of {list(_DTYPES)}"
+        raise ArtifactError(message)
+    array = np.frombuffer(entry["bytes"], dtype=np.uint8)
+    dtype = np.dtype(entry["dtype"])
+    expected = dtype.itemsize
+    for size in entry["shape"]:  # Python integers, so a huge shape cannot overflow
+        expected *= size
+    if array.size != expected:
+        message = (
+            f"{place}: {array.size} bytes, expected {expected} for shape {entry['shape']}; "
+            "get the file again"
+        )
+        raise ArtifactError(message)
+    return array.view(dtype).reshape(entry["shape"])
+
+
+def _arrays_sha256(arrays: Mapping[str, Mapping[str, Any]]) -> str:
+    digest = hashlib.sha256()
+    for name, entry in sorted(arrays.items()):
+        digest.update(canonical_json([name, entry["dtype"], entry["shape"]]))
+        digest.update(entry["bytes"])
+    return digest.hexdigest()

@@ -1,0 +1,78 @@
+"""``statistics.json``: what training needs to know of its data, in Torch MACE's own form."""
+
+import ast
+from pathlib import Path
+from typing import Any
+
+from mace_jax.artifacts.provenance import Input, file_sha256
+from mace_jax.artifacts.versioned import Document, check_document, read_json, tag, write_json
+from mace_jax.errors import ArtifactError
+from mace_jax.structures.statistics import Statistics
+
+KIND = "statistics"
+
+
+def write_statistics(path: Path, statistics: Statistics, provenance: dict[str, Any]) -> None:
+    """Write ``statistics.json`` atomically."""
+    document = {
+        "schema": tag(KIND),
+        "provenance": provenance,
+        "atomic_energies": repr(dict(statistics.atomic_energies)),
+        "avg_num_neighbors": statistics.avg_num_neighbors,
+        "mean": statistics.mean,
+        "std": statistics.std,
+        "atomic_numbers": repr(list(statistics.atomic_numbers)),
+        "r_max": statistics.r_max,
+    }
+    write_json(path, document, KIND)
+
+
+def read_statistics(path: Path) -> Statistics:
+    """Read our own ``statistics.json`` or one that Torch MACE wrote, which has no tag.
+
+    Raises:
+        ArtifactError: it is damaged or lacks a value.
+    """
+    document = read_json(path)
+    if isinstance(document, dict) and "schema" not in document:
+        document = _torch_statistics_to_v1(document)
+    document = check_document(document, KIND, path)
+    try:
+        energies = ast.literal_eval(document["atomic_energies"])
+        numbers = ast.literal_eval(document["atomic_numbers"])
+        return Statistics(
+            atomic_numbers=tuple(int(number) for number in numbers),
+            atomic_energies={int(number): float(value) for number, value in energies.items()},
+            avg_num_neighbors=float(document["avg_num_neighbors"]),
+            mean=float(document["mean"]),
+            std=float(document["std"]),
+            r_max=float(document["r_max"]),
+        )
+    except (ValueError, SyntaxError, AttributeError, TypeError) as error:
+        message = (
+            f"{path}: atomic_energies and atomic_numbers must be a dict and a list literal "
+            f"({error}); create the file with mace-jax-preprocess"
+        )
+        raise ArtifactError(message) from error
+
+
+def _torch_statistics_to_v1(document: Document) -> Document:
+    """Add the tag that Torch MACE's file lacks; its fields and text literals are those of v1."""
+    provenance = {
+        "tool": "mace_prepare_data",
+        "tool_version": "unknown",
+        "command": [],
+        "seed": None,
+        "inputs": [],
+    }
+    texts = {
+        name: repr(document[name])
+        for name in ("atomic_energies", "atomic_numbers")
+        if isinstance(document.get(name), (dict, list))
+    }
+    return {"schema": tag(KIND), "provenance": provenance, **document, **texts}
+
+
+def statistics_input(path: Path) -> Input:
+    """Describe a statistics file in a provenance record."""
+    return Input("statistics", path, KIND, tag(KIND)["version"], file_sha256(path))

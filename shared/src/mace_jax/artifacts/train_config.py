@@ -1,0 +1,222 @@
+"""The configuration of a training run, typed and complete: what a run is a function of."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from mace_jax.artifacts.provenance import Input, file_sha256
+from mace_jax.artifacts.versioned import check_document, read_json, tag, write_json
+from mace_jax.errors import ConfigError
+
+KIND = "train_config"
+
+
+@dataclass(frozen=True)
+class FlagsConfig:
+    """How the run computes."""
+
+    seed: int = 0
+    dtype: Literal["float32", "float64"] = "float32"
+    device: Literal["auto", "cpu", "cuda", "tpu"] = "auto"
+    debug: bool = False
+
+
+@dataclass(frozen=True)
+class LogsConfig:
+    """Where the run writes; ``name`` is the common stem of its files."""
+
+    name: str | None = None
+    directory: str = "results"
+    include_timestamp: bool = False
+
+
+@dataclass(frozen=True)
+class DatasetsConfig:
+    """What the run reads. A path is HDF5 (file, folder, glob) or extxyz."""
+
+    train_path: str
+    valid_path: str | None = None
+    test_path: str | None = None
+    statistics_file: str | None = None
+    train_plan: str | None = None
+    valid_plan: str | None = None
+    test_plan: str | None = None
+    r_max: float | None = None
+    n_edge: int | None = None
+    atomic_numbers: tuple[int, ...] | None = None
+    E0s: str | None = None
+    energy_key: str | None = None
+    forces_key: str | None = None
+    stress_key: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelSection:
+    """The network; names and meaning as in ``ModelConfig``.
+
+    ``avg_num_neighbors`` and the scaling come from the statistics unless given here.
+    """
+
+    r_max: float | None = None
+    model: Literal["MACE", "ScaleShiftMACE"] = "ScaleShiftMACE"
+    num_bessel: int = 8
+    num_polynomial_cutoff: int = 5
+    max_ell: int = 3
+    num_interactions: int = 2
+    hidden_irreps: str = "128x0e + 128x1o"
+    MLP_irreps: str = "16x0e"
+    correlation: int = 3
+    radial_MLP: tuple[int, ...] = (64, 64, 64)
+    gate: Literal["silu", "tanh", "abs", "None"] = "silu"
+    interaction_cls: Literal["RealAgnosticResidualInteractionBlock"] = (
+        "RealAgnosticResidualInteractionBlock"
+    )
+    interaction_cls_first: Literal["RealAgnosticResidualInteractionBlock"] = (
+        "RealAgnosticResidualInteractionBlock"
+    )
+    avg_num_neighbors: float | None = None
+    scaling: Literal["rms_forces_scaling", "no_scaling"] = "rms_forces_scaling"
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the terms of mace-torch's ``WeightedEnergyForcesStressLoss``."""
+
+    energy_weight: float = 1.0
+    forces_weight: float = 100.0
+    stress_weight: float = 0.0
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The gradient descent method.
+
+    ``weight_decay`` is L2 regularisation of the weights that mace-torch decays: the linear layers
+    after the convolutions and everything in the product bases.
+    """
+
+    algorithm: Literal["adam", "amsgrad"] = "amsgrad"
+    lr: float = 0.01
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    max_epochs: int = 100
+
+
+@dataclass(frozen=True)
+class TrainSection:
+    """The loop: averaging, clipping, evaluation and stopping."""
+
+    ema_decay: float | None = 0.99
+    max_grad_norm: float | None = 10.0
+    eval_interval: int = 1
+    patience: int | None = None
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """All sections of a run's configuration."""
+
+    datasets: DatasetsConfig
+    flags: FlagsConfig = field(default_factory=FlagsConfig)
+    logs: LogsConfig = field(default_factory=LogsConfig)
+    model: ModelSection = field(default_factory=ModelSection)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainSection = field(default_factory=TrainSection)
+
+
+SECTIONS: dict[str, type] = {
+    "flags": FlagsConfig,
+    "logs": LogsConfig,
+    "datasets": DatasetsConfig,
+    "model": ModelSection,
+    "loss": LossConfig,
+    "optimizer": OptimizerConfig,
+    "train": TrainSection,
+}
+
+
+def train_config_from_sections(sections: dict[str, dict[str, Any]], source: str) -> TrainConfig:
+    """Check names and types of a configuration given as plain data.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type or an impossible value.
+    """
+    try:
+        for name, section in SECTIONS.items():
+            unknown = set(sections.get(name, {})) - set(section.__dataclass_fields__)
+            if unknown:
+                message = f"{source}: {name}: unknown {', '.join(sorted(unknown))}"
+                raise ConfigError(message)
+        config = msgspec.convert(sections, TrainConfig, strict=True)
+    except msgspec.ValidationError as error:
+        message = f"{source}: {error}; correct the value"
+        raise ConfigError(message) from error
+    _check_ranges(config, source)
+    return config
+
+
+def _check_ranges(config: TrainConfig, source: str) -> None:
+    positive = {
+        "optimizer.lr": config.optimizer.lr,
+        "train.eval_interval": config.train.eval_interval,
+        "model.num_bessel": config.model.num_bessel,
+        "model.num_interactions": config.model.num_interactions,
+        "model.correlation": config.model.correlation,
+        "model.num_polynomial_cutoff": config.model.num_polynomial_cutoff,
+        "datasets.n_edge": config.datasets.n_edge,
+        "datasets.r_max": config.datasets.r_max,
+        "model.r_max": config.model.r_max,
+        "train.max_grad_norm": config.train.max_grad_norm,
+        "train.patience": config.train.patience,
+    }
+    not_negative = {
+        "loss.energy_weight": config.loss.energy_weight,
+        "loss.forces_weight": config.loss.forces_weight,
+        "loss.stress_weight": config.loss.stress_weight,
+        "optimizer.weight_decay": config.optimizer.weight_decay,
+        "optimizer.max_epochs": config.optimizer.max_epochs,
+        "model.max_ell": config.model.max_ell,
+    }
+    for name, value in positive.items():
+        if value is not None and not value > 0:
+            message = f"{source}: {name} = {value}, expected more than 0; correct the value"
+            raise ConfigError(message)
+    for name, value in not_negative.items():
+        if not value >= 0:
+            message = f"{source}: {name} = {value}, expected 0 or more; correct the value"
+            raise ConfigError(message)
+    decay = config.train.ema_decay
+    if decay is not None and not 0 <= decay < 1:
+        message = f"{source}: train.ema_decay = {decay}, expected 0 ≤ decay < 1; correct the value"
+        raise ConfigError(message)
+    if not (config.loss.energy_weight or config.loss.forces_weight or config.loss.stress_weight):
+        message = f"{source}: loss: all weights are 0, so nothing would be learned; set one"
+        raise ConfigError(message)
+
+
+def write_train_config(path: Path, config: TrainConfig, provenance: dict[str, Any]) -> None:
+    """Write ``<tag>.config.json`` atomically."""
+    document = {"schema": tag(KIND), "provenance": provenance, **msgspec.to_builtins(config)}
+    write_json(path, document, KIND)
+
+
+def read_train_config(path: Path) -> TrainConfig:
+    """Read ``<tag>.config.json``.
+
+    Raises:
+        ArtifactError: it is damaged or of another kind.
+        ConfigError: a value is impossible.
+    """
+    document = check_document(read_json(path), KIND, path)
+    sections = {name: document[name] for name in SECTIONS}
+    return train_config_from_sections(sections, str(path))
+
+
+def train_config_input(path: Path) -> Input:
+    """Describe a configuration in a provenance record."""
+    return Input("config", path, KIND, tag(KIND)["version"], file_sha256(path))

@@ -1,0 +1,135 @@
+"""The tag every file carries: its kind and format version, checked before anything else is read.
+
+A file of the version before the current one is upgraded in memory by a pure function; a newer one
+is refused, and so is an older one. Validation is by the JSON schemas of ``mace_jax_schemas``.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from mace_jax_schemas import current_version, load_schema
+
+from mace_jax.artifacts.atomic_write import write_bytes
+from mace_jax.errors import ArtifactError
+
+Document = dict[str, Any]
+
+MADE_BY = {
+    "dataset": "mace-jax-preprocess",
+    "statistics": "mace-jax-preprocess",
+    "batch_plan": "mace-jax-plan-batches",
+    "train_config": "mace-jax-train",
+    "model_bundle": "mace-jax-train or mace-jax-from-torch",
+    "metrics": "mace-jax-train",
+    "predictions": "mace-jax-predict",
+}
+
+# (kind, version n) -> function that turns a document of version n into version n + 1
+MIGRATIONS: Mapping[tuple[str, int], Callable[[Document], Document]] = {}
+
+
+def tag(kind: str) -> Document:
+    """Return the schema tag that writers put into new files of ``kind``."""
+    return {"kind": kind, "version": current_version(kind)}
+
+
+def check_document(document: Any, kind: str, path: Path, *, place: str = "") -> Document:
+    """Check the tag, upgrade by one version if needed, and validate.
+
+    Args:
+        document: what was parsed from the file.
+        kind: the kind it must be.
+        path: the file, for messages.
+        place: where in the file the document stands, if not at the top.
+
+    Returns: the document at the current version.
+
+    Raises:
+        ArtifactError: another kind, a version that can't be read, or invalid content.
+    """
+    where = f"{path}: {place}" if place else str(path)
+    version = _check_tag(document, kind, where)
+    _validate(document, kind, version, where)
+    if version < current_version(kind):
+        document = MIGRATIONS[kind, version](document)
+        _validate(document, kind, current_version(kind), where)
+    return document
+
+
+def _check_tag(document: Any, kind: str, where: str) -> int:
+    schema = document.get("schema") if isinstance(document, dict) else None
+    if not (
+        isinstance(schema, dict)
+        and isinstance(schema.get("kind"), str)
+        and isinstance(schema.get("version"), int)
+    ):
+        message = f"{where}: has no schema tag, expected kind {kind!r}; {_remake(kind)}"
+        raise ArtifactError(message)
+    if schema["kind"] != kind:
+        message = f"{where}: kind {schema['kind']!r}, expected {kind!r}; give a {kind} file"
+        raise ArtifactError(message)
+    version, current = schema["version"], current_version(kind)
+    if version > current:
+        message = (
+            f"{where}: {kind} version {version}, expected at most {current}; "
+            "upgrade mace-jax-shared"
+        )
+        raise ArtifactError(message)
+    if version < current and (kind, version) not in MIGRATIONS:
+        message = f"{where}: {kind} version {version}, expected {current}; {_remake(kind)}"
+        raise ArtifactError(message)
+    return version
+
+
+def _remake(kind: str) -> str:
+    return f"create it with {MADE_BY[kind]}"
+
+
+def _validate(document: Document, kind: str, version: int, where: str) -> None:
+    from jsonschema.exceptions import best_match
+
+    error = best_match(_validator(kind, version).iter_errors(document))
+    if error is None:
+        return
+    pointer = "/" + "/".join(str(part) for part in error.absolute_path)
+    found = error.message if len(error.message) <= 200 else error.message[:197] + "..."
+    message = f"{where}: at {pointer}: {found}; {_remake(kind)}"
+    raise ArtifactError(message)
+
+
+@cache
+def _validator(kind: str, version: int) -> Any:
+    from jsonschema import Draft202012Validator
+    from referencing import Registry, Resource
+
+    def retrieve(uri: str) -> Resource[Any]:
+        name, number = uri.removeprefix("mace-jax:").split("/v")
+        return Resource.from_contents(load_schema(name, int(number)))
+
+    return Draft202012Validator(load_schema(kind, version), registry=Registry(retrieve=retrieve))
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file.
+
+    Raises:
+        ArtifactError: it is missing or not complete JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        message = f"{path}: cannot be read ({error.strerror}); check the path"
+        raise ArtifactError(message) from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        message = f"{path}: not complete JSON ({error}); create the file again"
+        raise ArtifactError(message) from error
+
+
+def write_json(path: Path, document: Document, kind: str) -> None:
+    """Validate ``document`` and write it atomically."""
+    _validate(document, kind, current_version(kind), str(path))
+    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
+    write_bytes(path, text.encode() + b"\n")

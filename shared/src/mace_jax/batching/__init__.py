@@ -1,0 +1,1 @@
+"""From structures of any size to batches of one shape."""

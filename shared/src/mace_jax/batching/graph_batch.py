@@ -1,0 +1,208 @@
+"""A batch of graphs padded to one shape, as arrays; what the network sees.
+
+The last graph of a batch is always padding. All padding nodes belong to it, and padding edges run
+from its first node to itself; ``edge_mask`` tells them apart, because a distance of zero has no
+derivative.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mace_jax.artifacts.batch_plan import Caps
+from mace_jax.elements import species_index
+from mace_jax.errors import DataError
+from mace_jax.structures.atomic_energies import total_atomic_energy
+from mace_jax.structures.neighbor_list import Edges, neighbor_list
+from mace_jax.structures.structure import Structure, volume
+
+Array = Any  # NDArray on the host, jax.Array inside the network
+
+LABELS = ("energy", "forces", "stress")
+
+
+class GraphBatch(NamedTuple):
+    """Padded graphs and their labels.
+
+    Attributes:
+        positions: Å, ``[n_node, 3]``.
+        species: index in the model's elements, int32 ``[n_node]``.
+        node_graph: graph of each node, int32 ``[n_node]``, ascending.
+        node_mask: whether a node is real, ``[n_node]``.
+        senders, receivers: int32 ``[n_edge]``, ordered by receiver.
+        shifts: cell vectors crossed by each edge, ``[n_edge, 3]``.
+        edge_mask: whether an edge is real, ``[n_edge]``.
+        cell: Å, ``[n_graph, 3, 3]``.
+        volume: of the physical cell, Å³; infinite without one, ``[n_graph]``.
+        n_node: atoms of each graph, float, ``[n_graph]``; 1 for padding graphs.
+        graph_mask: whether a graph is real, ``[n_graph]``.
+        head: index of the readout head, int32 ``[n_graph]``.
+        energy: interaction energy label, eV: total minus the sum of E0, which is taken in float64
+            before it is rounded to the batch's dtype, ``[n_graph]``.
+        forces: label, eV/Å, ``[n_node, 3]``.
+        stress: label, eV/Å³, ``[n_graph, 3, 3]``.
+        energy_weight, forces_weight, stress_weight: weight of each graph's label in the loss;
+            0 where there is no label, and there alone is the label's value meaningless.
+    """
+
+    positions: Array
+    species: Array
+    node_graph: Array
+    node_mask: Array
+    senders: Array
+    receivers: Array
+    shifts: Array
+    edge_mask: Array
+    cell: Array
+    volume: Array
+    n_node: Array
+    graph_mask: Array
+    head: Array
+    energy: Array
+    forces: Array
+    stress: Array
+    energy_weight: Array
+    forces_weight: Array
+    stress_weight: Array
+
+
+class Graph(NamedTuple):
+    """A structure with its edges, ready to be put into batches."""
+
+    structure: Structure
+    edges: Edges
+    species: NDArray[np.int32]
+    head: int
+    interaction_energy: float
+
+
+class GraphBuilder(NamedTuple):
+    """What turns structures into a model's graphs.
+
+    Attributes:
+        r_max: cutoff, Å.
+        elements: atomic numbers the model knows, ascending.
+        heads: names of its readout heads.
+        atomic_energies: head -> atomic number -> E0, eV.
+    """
+
+    r_max: float
+    elements: tuple[int, ...]
+    heads: tuple[str, ...]
+    atomic_energies: Mapping[str, Mapping[int, float]]
+
+    def build(self, structure: Structure, place: str, head: str | None = None) -> Graph:
+        """Return the graph of ``structure``.
+
+        Args:
+            structure: atoms and labels.
+            place: where it stands, for messages.
+            head: readout head; by default the structure's own.
+
+        Raises:
+            DataError: the model knows an element or head not.
+        """
+        species = species_index(structure.atomic_numbers, self.elements, place)
+        head = self.head_of(structure, place) if head is None else head
+        reference = total_atomic_energy(structure.atomic_numbers, self.atomic_energies[head])
+        return Graph(
+            structure,
+            neighbor_list(structure, self.r_max, place),
+            species,
+            self.heads.index(head),
+            float(structure.properties.get("energy", reference)) - reference,
+        )
+
+    def head_of(self, structure: Structure, place: str) -> str:
+        """Return the head of ``structure``; a model with one head serves all.
+
+        Raises:
+            DataError: the model has several heads, none of that name.
+        """
+        if len(self.heads) == 1:
+            return self.heads[0]
+        if structure.head not in self.heads:
+            message = (
+                f"{place}: head {structure.head!r}, expected one of {list(self.heads)}; "
+                "correct the head"
+            )
+            raise DataError(message)
+        return structure.head
+
+
+def pad_batch(graphs: Sequence[Graph], caps: Caps, dtype: str) -> GraphBatch:
+    """Join graphs and pad them to ``caps``.
+
+    Args:
+        graphs: at most ``caps.n_graph - 1`` of them.
+        caps: padded sizes; at least one node and one graph remain padding.
+        dtype: of the floating-point arrays.
+    """
+    n_graph = len(graphs)
+    n_node = np.array([len(graph.structure) for graph in graphs])
+    offsets = np.concatenate([[0], np.cumsum(n_node)])
+    total = int(offsets[-1])
+    structures = [graph.structure for graph in graphs]
+
+    def nodes(pieces: list[NDArray[Any]], kind: Any) -> NDArray[Any]:
+        return _pad(np.concatenate(pieces), caps.n_node, kind)
+
+    def edges(pieces: list[NDArray[Any]], kind: Any, fill: int = 0) -> NDArray[Any]:
+        return _pad(np.concatenate(pieces), caps.n_edge, kind, fill)
+
+    def per_graph(values: list[Any], fill: float = 0) -> NDArray[Any]:
+        return _pad(np.array(values), caps.n_graph, dtype, fill)
+
+    def weights(name: str) -> NDArray[Any]:
+        return per_graph([_label_weight(structure, name) for structure in structures])
+
+    n_edge = sum(len(graph.edges.senders) for graph in graphs)
+    return GraphBatch(
+        positions=nodes([structure.positions for structure in structures], dtype),
+        species=nodes([graph.species for graph in graphs], np.int32),
+        node_graph=_pad(np.repeat(np.arange(n_graph), n_node), caps.n_node, np.int32, n_graph),
+        node_mask=np.arange(caps.n_node) < total,
+        senders=edges(
+            [graph.edges.senders + start for graph, start in zip(graphs, offsets, strict=False)],
+            np.int32,
+            total,
+        ),
+        receivers=edges(
+            [graph.edges.receivers + start for graph, start in zip(graphs, offsets, strict=False)],
+            np.int32,
+            total,
+        ),
+        shifts=edges([graph.edges.shifts for graph in graphs], dtype),
+        edge_mask=np.arange(caps.n_edge) < n_edge,
+        cell=per_graph([structure.cell for structure in structures]),
+        volume=per_graph([volume(structure) for structure in structures], np.inf),
+        n_node=per_graph(list(n_node), 1),
+        graph_mask=np.arange(caps.n_graph) < n_graph,
+        head=_pad(np.array([graph.head for graph in graphs]), caps.n_graph, np.int32),
+        energy=per_graph([graph.interaction_energy for graph in graphs]),
+        forces=nodes([_label(structure, "forces") for structure in structures], dtype),
+        stress=per_graph([_label(structure, "stress") for structure in structures]),
+        energy_weight=weights("energy"),
+        forces_weight=weights("forces"),
+        stress_weight=weights("stress"),
+    )
+
+
+def _pad(array: NDArray[Any], length: int, kind: Any, fill: float = 0) -> NDArray[Any]:
+    padded = np.full((length, *array.shape[1:]), fill, dtype=kind)
+    padded[: len(array)] = array
+    return padded
+
+
+def _label(structure: Structure, name: str) -> NDArray[np.float64]:
+    """Return a label, or zeros that the weight of 0 keeps out of the loss."""
+    shape = (len(structure), 3) if name == "forces" else (3, 3)
+    return structure.properties.get(name, np.zeros(shape))
+
+
+def _label_weight(structure: Structure, name: str) -> float:
+    if name not in structure.properties:
+        return 0.0
+    return structure.weight * structure.property_weights.get(name, 1.0)

@@ -1,0 +1,49 @@
+"""Batches in the order of a plan: the same for every process, worker and machine."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from mace_jax.artifacts.batch_plan import BatchPlan
+from mace_jax.artifacts.dataset import Dataset
+from mace_jax.batching.graph_batch import Graph, GraphBatch, GraphBuilder, pad_batch
+from mace_jax.tracking import Track, track_silently
+
+
+def load_graphs(
+    dataset: Dataset, builder: GraphBuilder, description: str, track: Track = track_silently
+) -> list[Graph]:
+    """Read a whole dataset and find the edges of every structure, once for all epochs."""
+    structures = track(dataset, description, len(dataset))
+    return [
+        builder.build(structure, dataset.place(index))
+        for index, structure in enumerate(structures)
+    ]
+
+
+class PlannedLoader:
+    """The batches of a plan, in an order that depends on (plan, seed, epoch) only."""
+
+    def __init__(self, graphs: Sequence[Graph], plan: BatchPlan, dtype: str) -> None:
+        """Keep the graphs in memory; batches are padded as they are asked for."""
+        self.graphs = graphs
+        self.plan = plan
+        self.dtype = dtype
+
+    def __len__(self) -> int:
+        """Return the number of batches of an epoch."""
+        return len(self.plan.batches)
+
+    def batch(self, index: int) -> GraphBatch:
+        """Return batch ``index`` of the plan."""
+        graphs = [self.graphs[graph] for graph in self.plan.batches[index]]
+        return pad_batch(graphs, self.plan.caps, self.dtype)
+
+    def epoch(self, seed: int, epoch: int) -> Iterator[tuple[int, GraphBatch]]:
+        """Yield ``(index, batch)`` in the shuffled order of an epoch."""
+        for index in np.random.default_rng([seed, epoch]).permutation(len(self)):
+            yield int(index), self.batch(int(index))
+
+    def in_order(self) -> Iterator[tuple[int, GraphBatch]]:
+        """Yield ``(index, batch)`` in the plan's own order, for evaluation."""
+        return ((index, self.batch(index)) for index in range(len(self)))

@@ -1,0 +1,136 @@
+"""Plan the batches of a dataset: count its edges, pack its graphs, fix the padded shape."""
+
+import logging
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mace_jax.artifacts.batch_plan import BatchPlan, Caps, PlanReport
+from mace_jax.artifacts.dataset import Dataset
+from mace_jax.batching.packing import pack_best_fit
+from mace_jax.errors import DataError
+from mace_jax.structures.neighbor_list import neighbor_list
+from mace_jax.tracking import Track, track_silently
+
+# Edges dominate the cost of MACE, so the node and graph caps leave a little room.
+_ROOM = 1.1
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class GraphSizes:
+    """Nodes and edges of every graph of a dataset, ``[n_graph]`` each."""
+
+    n_node: NDArray[np.int64]
+    n_edge: NDArray[np.int64]
+
+
+def graph_sizes(dataset: Dataset, r_max: float, track: Track = track_silently) -> GraphSizes:
+    """Count the nodes and edges of every structure at cutoff ``r_max`` Å."""
+    n_node = np.zeros(len(dataset), dtype=np.int64)
+    n_edge = np.zeros(len(dataset), dtype=np.int64)
+    for index, structure in enumerate(track(dataset, "counting edges", len(dataset))):
+        n_node[index] = len(structure)
+        n_edge[index] = len(neighbor_list(structure, r_max, dataset.place(index)).senders)
+    return GraphSizes(n_node, n_edge)
+
+
+def plan_batches(
+    dataset: Dataset,
+    r_max: float,
+    n_edge: int,
+    seed: int = 0,
+    track: Track = track_silently,
+) -> BatchPlan:
+    """Plan batches of at most ``n_edge`` edges.
+
+    Args:
+        dataset: the data.
+        r_max: cutoff, Å.
+        n_edge: edge cap of a batch; raised with a warning if one graph alone exceeds it.
+        seed: of the order in which graphs are packed.
+        track: progress.
+
+    Raises:
+        DataError: the dataset is empty.
+    """
+    if not len(dataset):
+        message = f"{dataset.path}: holds no structures, expected at least one"
+        raise DataError(message)
+    sizes = graph_sizes(dataset, r_max, track)
+    largest = int(sizes.n_edge.argmax())
+    cap = max(n_edge, int(sizes.n_edge[largest]), 1)
+    if cap > n_edge:
+        log.warning(
+            "%s: has %d edges, more than --n-edge %d; the cap is raised to %d",
+            dataset.place(largest),
+            sizes.n_edge[largest],
+            n_edge,
+            cap,
+        )
+    batches = _pack(sizes, cap, seed)
+    caps, report = _report(sizes, batches, cap, n_edge, largest)
+    return BatchPlan(
+        dataset_name=dataset.path.name,
+        dataset_sha256=dataset.sha256(),
+        n_structures=len(dataset),
+        r_max=r_max,
+        seed=seed,
+        caps=caps,
+        batches=tuple(tuple(batch) for batch in batches),
+        report=report,
+    )
+
+
+def _pack(sizes: GraphSizes, cap: int, seed: int) -> list[list[int]]:
+    """Pack under the edge cap and node and graph caps that follow from the average graph."""
+    batches_at_best = max(sizes.n_edge.sum() / cap, 1e-9)
+    n_graph = len(sizes.n_edge)
+    node_cap = max(math.ceil(_ROOM * sizes.n_node.sum() / batches_at_best), sizes.n_node.max())
+    graph_cap = max(math.ceil(2 * n_graph / batches_at_best), 1)
+    table = np.stack([sizes.n_edge, sizes.n_node, np.ones(n_graph, dtype=np.int64)], axis=1)
+    order = np.random.default_rng(seed).permutation(n_graph)
+    return pack_best_fit(table, (cap, int(node_cap), graph_cap), order)
+
+
+def _report(
+    sizes: GraphSizes, batches: list[list[int]], cap: int, requested: int, largest: int
+) -> tuple[Caps, PlanReport]:
+    edges = [int(sizes.n_edge[batch].sum()) for batch in batches]
+    nodes = [int(sizes.n_node[batch].sum()) for batch in batches]
+    caps = Caps(
+        n_node=max(nodes) + 1,
+        n_edge=max(*edges, 1),
+        n_graph=max(len(batch) for batch in batches) + 1,
+    )
+    n_graph, n_batches = len(sizes.n_edge), len(batches)
+    report = PlanReport(
+        n_graphs=n_graph,
+        n_batches=n_batches,
+        n_batches_lower_bound=max(math.ceil(sum(edges) / cap), 1),
+        edge_waste=1 - sum(edges) / (n_batches * caps.n_edge),
+        node_waste=1 - sum(nodes) / (n_batches * caps.n_node),
+        graph_waste=1 - n_graph / (n_batches * caps.n_graph),
+        requested_n_edge=requested,
+        largest_graph={
+            "id": largest,
+            "n_node": int(sizes.n_node[largest]),
+            "n_edge": int(sizes.n_edge[largest]),
+        },
+    )
+    return caps, report
+
+
+def plan_lines(plan: BatchPlan) -> list[str]:
+    """Return the report of a plan as lines of text for people."""
+    report, caps = plan.report, plan.caps
+    return [
+        f"{report.n_graphs} graphs in {report.n_batches} batches "
+        f"(lower bound {report.n_batches_lower_bound})",
+        f"padded shape: {caps.n_edge} edges, {caps.n_node} nodes, {caps.n_graph} graphs",
+        f"empty slots: {report.edge_waste:.1%} of edges, {report.node_waste:.1%} of nodes, "
+        f"{report.graph_waste:.1%} of graphs",
+    ]

@@ -1,0 +1,1 @@
+"""What all command lines share: errors and exit codes, options, progress, results."""

@@ -1,0 +1,38 @@
+"""The errors a user can cause, and the exit code each one means.
+
+Messages read ``file: place: what is wrong, found vs expected; what to do``.
+"""
+
+
+class MaceJaxError(Exception):
+    """Something the user gave is wrong; the message says what to do about it."""
+
+    exit_code = 1
+
+
+class ArtifactError(MaceJaxError):
+    """A file is damaged, of the wrong kind or of a version that cannot be read."""
+
+
+class DataError(MaceJaxError):
+    """The structures or labels inside a readable file cannot be used."""
+
+
+class IncompatibleError(MaceJaxError):
+    """Two good files do not belong together."""
+
+
+class DivergedError(MaceJaxError):
+    """Training produced a loss or a gradient that is not finite."""
+
+
+class ConfigError(MaceJaxError):
+    """An option or a configuration file asks for something impossible."""
+
+    exit_code = 2
+
+
+class CheckFailedError(MaceJaxError):
+    """A check that the user asked for found a difference."""
+
+    exit_code = 3

@@ -1,0 +1,1 @@
+"""The MACE network; the only part of the library that imports jax."""

@@ -1,0 +1,91 @@
+"""Linear maps that mix the channels of each irrep; they commute with rotations."""
+
+from collections.abc import Mapping
+
+import e3nn_jax as e3nn
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from mace_jax.model.irreps import Features
+
+
+class SpeciesEmbedding(nnx.Module):
+    """A vector for each chemical element; mace-torch ``LinearNodeEmbeddingBlock``."""
+
+    def __init__(self, n_elements: int, channels: int, *, dtype: str, rngs: nnx.Rngs) -> None:
+        """Draw standard normal weights ``[n_elements, channels]``."""
+        self.weight = nnx.Param(rngs.params.normal((n_elements, channels), dtype))
+
+    def __call__(self, species: Array) -> Array:
+        """Return ``[n_node, 1, channels]`` for ``species [n_node]``."""
+        return self.weight[...][species][:, None] / self.weight.shape[0] ** 0.5
+
+
+class EquivariantLinear(nnx.Module):
+    """One matrix per irrep; e3nn's ``o3.Linear``."""
+
+    def __init__(
+        self,
+        channels: Mapping[e3nn.Irrep, tuple[int, int]],
+        *,
+        dtype: str,
+        rngs: nnx.Rngs,
+    ) -> None:
+        """Draw standard normal weights; they are scaled by 1/sqrt(inputs) when applied.
+
+        Args:
+            channels: irrep -> (input channels, output channels).
+            dtype: of the weights.
+            rngs: random numbers.
+        """
+        self.weights = nnx.Dict(
+            {
+                str(irrep): nnx.Param(rngs.params.normal(shape, dtype))
+                for irrep, shape in channels.items()
+            }
+        )
+
+    def __call__(self, features: Features) -> Features:
+        """Map ``[n, 2l+1, inputs]`` to ``[n, 2l+1, outputs]`` for each irrep that has weights."""
+        return {
+            irrep: x @ self.weights[str(irrep)][...] / x.shape[-1] ** 0.5
+            for irrep, x in features.items()
+            if str(irrep) in self.weights
+        }
+
+
+class SpeciesLinear(nnx.Module):
+    """One matrix per irrep and chemical element; e3nn's tensor product with the element's one-hot.
+
+    Source: mace-torch's ``skip_tp`` (``FullyConnectedTensorProduct``).
+    """
+
+    def __init__(
+        self,
+        channels: Mapping[e3nn.Irrep, tuple[int, int]],
+        n_elements: int,
+        *,
+        dtype: str,
+        rngs: nnx.Rngs,
+    ) -> None:
+        """Draw standard normal weights ``[inputs, n_elements, outputs]``."""
+        self.n_elements = n_elements
+        self.weights = nnx.Dict(
+            {
+                str(irrep): nnx.Param(rngs.params.normal((n_in, n_elements, n_out), dtype))
+                for irrep, (n_in, n_out) in channels.items()
+            }
+        )
+
+    def __call__(self, features: Features, species: Array) -> Features:
+        """Map ``[n, 2l+1, inputs]`` by the matrix of each node's element, ``species [n]``."""
+        one_hot = species[:, None] == jnp.arange(self.n_elements)
+        return {
+            irrep: jnp.einsum(
+                "nmu,ne,uew->nmw", x, one_hot.astype(x.dtype), self.weights[str(irrep)][...]
+            )
+            / (x.shape[-1] * self.n_elements) ** 0.5
+            for irrep, x in features.items()
+            if str(irrep) in self.weights
+        }

@@ -1,0 +1,78 @@
+"""Between a network and the parameter table of a model bundle."""
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from numpy.typing import NDArray
+
+from mace_jax.artifacts.model_bundle import ModelBundle
+from mace_jax.batching.graph_batch import GraphBuilder
+from mace_jax.errors import ArtifactError
+from mace_jax.model.mace import MACE
+
+
+def load_model(bundle: ModelBundle, source: str) -> MACE:
+    """Build the network of a bundle.
+
+    Args:
+        bundle: configuration and parameters.
+        source: the bundle's file, for messages.
+
+    Raises:
+        ArtifactError: parameters are missing, left over, or of another shape.
+        ConfigError: the configuration is impossible.
+    """
+    model = MACE(
+        bundle.config,
+        scale=[bundle.scale[head] for head in bundle.heads],
+        shift=[bundle.shift[head] for head in bundle.heads],
+        dtype=bundle.dtype,
+        rngs=nnx.Rngs(0),
+    )
+    expected = model_parameters(model)
+    _check_parameters(expected, dict(bundle.parameters), source)
+    state = nnx.state(model, nnx.Param)
+    leaves = {
+        path: leaf.replace(jnp.asarray(bundle.parameters[_name(path)]))
+        for path, leaf in nnx.to_flat_state(state)
+    }
+    nnx.update(model, nnx.from_flat_state(leaves))
+    return model
+
+
+def model_parameters(model: MACE) -> dict[str, NDArray[np.floating]]:
+    """Return the trainable arrays of a network by path, such as ``products/0/linear/…``."""
+    return parameter_table(nnx.state(model, nnx.Param))
+
+
+def parameter_table(state: nnx.State) -> dict[str, NDArray[np.floating]]:
+    """Return the arrays of a parameter state by path."""
+    return {_name(path): np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(state)}
+
+
+def graph_builder(bundle: ModelBundle) -> GraphBuilder:
+    """Return what turns structures into this bundle's graphs."""
+    return GraphBuilder(
+        bundle.config.r_max, bundle.config.atomic_numbers, bundle.heads, bundle.atomic_energies
+    )
+
+
+def _name(path: tuple[str | int, ...]) -> str:
+    return "/".join(str(part) for part in path)
+
+
+def _check_parameters(
+    expected: dict[str, NDArray[np.floating]], found: dict[str, NDArray[np.floating]], source: str
+) -> None:
+    remedy = "bundle and configuration disagree; get the file again"
+    for name in sorted(expected.keys() ^ found.keys()):
+        state = "missing" if name in expected else "not part of this network"
+        message = f"{source}: arrays/{name}: {state}; {remedy}"
+        raise ArtifactError(message)
+    for name, array in expected.items():
+        if found[name].shape != array.shape or found[name].dtype != array.dtype:
+            message = (
+                f"{source}: arrays/{name}: {found[name].dtype} {found[name].shape}, "
+                f"expected {array.dtype} {array.shape}; {remedy}"
+            )
+            raise ArtifactError(message)

@@ -1,0 +1,1 @@
+"""Atomic structures with their labels: reading, neighbours, reference energies, statistics."""

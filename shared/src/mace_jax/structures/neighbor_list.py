@@ -1,0 +1,62 @@
+"""Neighbour lists: the directed edges of the graph that MACE sees."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mace_jax.errors import DataError
+from mace_jax.structures.structure import Structure
+
+
+class Edges(NamedTuple):
+    """Directed edges, ordered by receiver.
+
+    The vector of an edge is ``positions[receiver] - positions[sender] + shift @ cell``.
+
+    Attributes:
+        senders, receivers: int32 ``[n_edge]``.
+        shifts: int32 ``[n_edge, 3]``, cell vectors crossed.
+    """
+
+    senders: NDArray[np.int32]
+    receivers: NDArray[np.int32]
+    shifts: NDArray[np.int32]
+
+
+def neighbor_list(structure: Structure, r_max: float, place: str = "structure") -> Edges:
+    """Return all pairs closer than ``r_max`` Å, both directions, periodic images included.
+
+    Raises:
+        DataError: two atoms sit at the same place, or a periodic direction has no cell vector.
+    """
+    from vesin import NeighborList
+
+    periodic = structure.pbc
+    lengths = np.linalg.norm(structure.cell, axis=1)
+    if (periodic & (lengths == 0)).any():
+        message = (
+            f"{place}: periodic along cell vectors {np.flatnonzero(periodic & (lengths == 0))} "
+            "of zero length, expected a cell; set pbc or the lattice"
+        )
+        raise DataError(message)
+    receivers, senders, shifts, distances = NeighborList(cutoff=r_max, full_list=True).compute(
+        points=structure.positions,
+        box=structure.cell,
+        periodic=[bool(flag) for flag in periodic],
+        quantities="ijSd",
+    )
+    if distances.size and distances.min() == 0:
+        pair = int(distances.argmin())
+        message = (
+            f"{place}: atoms {senders[pair]} and {receivers[pair]} are at the same place; "
+            "remove one or the structure"
+        )
+        raise DataError(message)
+    order = np.lexsort((shifts[:, 2], shifts[:, 1], shifts[:, 0], senders, receivers))
+    # vesin's shift takes the first atom's vector to the second; ours ends at the receiver
+    return Edges(
+        senders[order].astype(np.int32),
+        receivers[order].astype(np.int32),
+        -shifts[order].astype(np.int32),
+    )

@@ -1,0 +1,103 @@
+"""One atomic structure with whatever labels it has; the unit that flows through the chain."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mace_jax.elements import MAX_ATOMIC_NUMBER
+from mace_jax.errors import DataError
+
+# Shape of each label in terms of the number of atoms n.
+PROPERTY_SHAPES: dict[str, tuple[str | int, ...]] = {
+    "energy": (),
+    "forces": ("n", 3),
+    "stress": (3, 3),
+    "virials": (3, 3),
+    "dipole": (3,),
+    "charges": ("n",),
+    "polarizability": (3, 3),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """Atoms, their cell and their labels.
+
+    Attributes:
+        atomic_numbers: int64 ``[n]``.
+        positions: Å, ``[n, 3]``.
+        cell: Å, ``[3, 3]``, rows are vectors; zeros for a molecule without a cell.
+        pbc: bool ``[3]``.
+        properties: the labels that exist, by name; shapes as in ``PROPERTY_SHAPES``, units as in
+            ``mace_jax.units``. A missing label is absent, never zero.
+        property_weights: weight of each label in the loss; 1 where not given.
+        weight: weight of the whole structure in the loss.
+        config_type: name of the group of data it belongs to.
+        head: name of the readout head it is for.
+    """
+
+    atomic_numbers: NDArray[np.int64]
+    positions: NDArray[np.float64]
+    cell: NDArray[np.float64]
+    pbc: NDArray[np.bool_]
+    properties: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    property_weights: Mapping[str, float] = field(default_factory=dict)
+    weight: float = 1.0
+    config_type: str = "Default"
+    head: str = "Default"
+
+    def __len__(self) -> int:
+        """Return the number of atoms."""
+        return len(self.atomic_numbers)
+
+
+def volume(structure: Structure) -> float:
+    """Return the volume of the physical cell, Å³; infinite without a periodic cell."""
+    cell_volume = abs(float(np.linalg.det(structure.cell)))
+    return cell_volume if structure.pbc.any() and cell_volume > 0 else np.inf
+
+
+def check_structure(structure: Structure, place: str) -> None:
+    """Check that shapes agree and every number is finite.
+
+    Raises:
+        DataError: names ``place``, the quantity, and the first atom that is wrong.
+    """
+    n = len(structure)
+    if n == 0:
+        message = f"{place}: has no atoms, expected at least one; remove the structure"
+        raise DataError(message)
+    _check_array(structure.positions, (n, 3), place, "positions")
+    _check_array(structure.cell, (3, 3), place, "cell")
+    numbers = structure.atomic_numbers
+    bad = np.flatnonzero((numbers < 1) | (numbers > MAX_ATOMIC_NUMBER))
+    if bad.size:
+        message = (
+            f"{place}: atom {bad[0]}: atomic number {numbers[bad[0]]}, "
+            f"expected 1 to {MAX_ATOMIC_NUMBER}; correct the element"
+        )
+        raise DataError(message)
+    for name, value in structure.properties.items():
+        shape = tuple(n if size == "n" else size for size in PROPERTY_SHAPES[name])
+        _check_array(value, shape, place, name)
+
+
+def _check_array(
+    value: NDArray[np.float64], shape: tuple[str | int, ...], place: str, name: str
+) -> None:
+    if value.shape != shape:
+        message = (
+            f"{place}: {name}: shape {value.shape}, expected {shape}; correct or remove the label"
+        )
+        raise DataError(message)
+    bad = np.argwhere(~np.isfinite(value))
+    if bad.size:
+        index = tuple(int(i) for i in bad[0])
+        where = f" of atom {index[0]}" if shape and shape[0] == len(value) and len(index) else ""
+        message = (
+            f"{place}: {name}{where} is {value[index]}, expected a finite number; "
+            "correct the structure or remove it"
+        )
+        raise DataError(message)

@@ -1,0 +1,28 @@
+"""The units and sign conventions of every number in this project, stated once.
+
+Energies in eV, lengths in Å, forces ``-dE/dx`` in eV/Å. Stress is ``(1/V) dE/dstrain`` in eV/Å³
+with the volume of the physical cell, ``virials = -V * stress`` in eV. Inside the library stress is
+a 3×3 matrix; files that carry six numbers use ASE's Voigt order xx, yy, zz, yz, xz, xy.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+UNITS = {"energy": "eV", "length": "Å", "forces": "eV/Å", "stress": "eV/Å³"}
+
+_VOIGT_ORDER = np.array([0, 5, 4, 5, 1, 3, 4, 3, 2])
+
+
+def symmetric_matrix(values: ArrayLike) -> NDArray[np.float64]:
+    """Return a stress or virial given as 6 (Voigt), 9 or 3×3 numbers as ``[3, 3]``.
+
+    Raises:
+        ValueError: the shape is none of these.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if values.shape == (6,):
+        values = values[_VOIGT_ORDER]
+    if values.size != 9:
+        message = f"shape {values.shape}, expected (6,), (9,) or (3, 3)"
+        raise ValueError(message)
+    return values.reshape(3, 3)

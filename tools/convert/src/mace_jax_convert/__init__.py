@@ -1,0 +1,1 @@
+"""Convert Torch MACE checkpoints into model bundles, without torch and without running their code."""

@@ -1,0 +1,212 @@
+"""Turn the record of a Torch MACE model into a model bundle; refuse by name what is not supported.
+
+Weights are only rearranged, never rescaled: both sides use e3nn's normalisation.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mace_jax.artifacts.model_bundle import ModelBundle, ModelConfig
+from mace_jax.errors import ArtifactError
+from mace_jax_convert.torch_archive import Record, read_torch_archive
+from mace_jax_convert.torch_modules import (
+    attribute,
+    child,
+    children,
+    has_child,
+    irreps,
+    irreps_text,
+    linear_weights,
+    species_linear_weights,
+    tensor,
+)
+
+Parameters = dict[str, NDArray[Any]]
+
+_INTERACTION = "RealAgnosticResidualInteractionBlock"
+_GATES = {"torch.nn.functional.silu": "silu", "torch.tanh": "tanh", "torch.abs": "abs"}
+# Attributes that change what the network computes, with the one value that is supported.
+_REQUIRED = {
+    "apply_cutoff": True,
+    "use_reduced_cg": False,
+    "use_so3": False,
+    "use_agnostic_product": False,
+    "use_last_readout_only": False,
+    "use_edge_irreps_first": False,
+    "edge_irreps": None,
+    "keep_last_layer_irreps": False,
+}
+
+
+class UnsupportedModelError(ArtifactError):
+    """The file holds a model that this version does not convert."""
+
+
+def convert_torch_model(path: Path) -> ModelBundle:
+    """Read a ``torch.save(model)`` file of Torch MACE.
+
+    Raises:
+        UnsupportedModelError: names the first part that is not supported.
+        ArtifactError: the file is damaged.
+    """
+    model = read_torch_archive(path)
+    try:
+        _require_supported(model)
+        return _bundle(model)
+    except UnsupportedModelError as error:
+        message = f"{path}: {error}"
+        raise UnsupportedModelError(message) from error
+    except (ArtifactError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+        message = f"{path}: cannot be converted ({error}); get the file again"
+        raise ArtifactError(message) from error
+
+
+def _unsupported(what: str) -> UnsupportedModelError:
+    return UnsupportedModelError(f"{what} is not supported yet")
+
+
+def _require_supported(model: Any) -> None:
+    if not isinstance(model, Record):
+        raise _unsupported(f"a file that holds a {type(model).__name__} instead of a model")
+    if model.class_name not in ("mace.modules.models.MACE", "mace.modules.models.ScaleShiftMACE"):
+        raise _unsupported(f"model class {model.class_name}")
+    for name, value in _REQUIRED.items():
+        if attribute(model, name, value) != value:
+            raise _unsupported(f"{name}={attribute(model, name)}")
+    for name in ("pair_repulsion_fn", "joint_embedding", "embedding_readout"):
+        if has_child(model, name):
+            raise _unsupported(name)
+    radial = child(model, "radial_embedding")
+    if has_child(radial, "distance_transform"):
+        raise _unsupported(f"{child(radial, 'distance_transform').short_name}")
+    if child(radial, "bessel_fn").short_name != "BesselBasis":
+        raise _unsupported(f"radial basis {child(radial, 'bessel_fn').short_name}")
+    for block in children(model, "interactions"):
+        if block.short_name != _INTERACTION:
+            raise _unsupported(f"interaction block {block.short_name}")
+        if attribute(block, "cueq_config") is not None:
+            raise _unsupported("a model in cuequivariance layout")
+    for readout in children(model, "readouts"):
+        if readout.short_name not in ("LinearReadoutBlock", "NonLinearReadoutBlock"):
+            raise _unsupported(f"readout {readout.short_name}")
+
+
+def _bundle(model: Record) -> ModelBundle:
+    heads = tuple(attribute(model, "heads", ["Default"]))
+    elements = tuple(int(number) for number in tensor(model, "atomic_numbers"))
+    energies = np.atleast_2d(tensor(child(model, "atomic_energies_fn"), "atomic_energies"))
+    if has_child(model, "scale_shift"):
+        block = child(model, "scale_shift")
+        scale, shift = (
+            np.broadcast_to(tensor(block, name).ravel(), len(heads)) for name in ("scale", "shift")
+        )
+    else:
+        scale, shift = np.ones(len(heads)), np.zeros(len(heads))
+    parameters = dict(_parameters(model))
+    dtypes = {str(array.dtype) for array in parameters.values()}
+    if len(dtypes) != 1:
+        raise _unsupported(f"a mixture of dtypes {sorted(dtypes)}")
+    return ModelBundle(
+        config=_config(model, elements),
+        dtype=dtypes.pop(),
+        heads=heads,
+        atomic_energies={
+            head: dict(zip(elements, (float(e) for e in row), strict=True))
+            for head, row in zip(heads, energies, strict=True)
+        },
+        scale=dict(zip(heads, (float(x) for x in scale), strict=True)),
+        shift=dict(zip(heads, (float(x) for x in shift), strict=True)),
+        parameters=parameters,
+    )
+
+
+def _config(model: Record, elements: tuple[int, ...]) -> ModelConfig:
+    blocks, products = children(model, "interactions"), children(model, "products")
+    radial = child(model, "radial_embedding")
+    correlations = {
+        int(attribute(contraction, "correlation"))
+        for product in products
+        for contraction in _contractions(product)
+    }
+    neighbors = {float(attribute(block, "avg_num_neighbors")) for block in blocks}
+    if len(correlations) != 1 or len(neighbors) != 1:
+        raise _unsupported("a correlation or avg_num_neighbors that differs between layers")
+    gate, readout_irreps = _last_readout(children(model, "readouts")[-1])
+    harmonics = irreps(attribute(child(model, "spherical_harmonics"), "irreps_out"))
+    first = child(blocks[0], "conv_tp_weights").state["_modules"]
+    widths = [tensor(layer, "weight").shape[0] for layer in first.values()]
+    return ModelConfig(
+        model=model.short_name,
+        r_max=float(tensor(model, "r_max")),
+        num_bessel=int(attribute(radial, "out_dim")),
+        num_polynomial_cutoff=int(tensor(child(radial, "cutoff_fn"), "p")),
+        max_ell=max(int(name[:-1]) for _, name in harmonics),
+        num_interactions=len(blocks),
+        hidden_irreps=irreps_text(irreps(attribute(blocks[0], "hidden_irreps"))),
+        MLP_irreps=readout_irreps,
+        correlation=correlations.pop(),
+        radial_MLP=tuple(widths[1:]),
+        gate=gate,
+        interaction_cls=_INTERACTION,
+        interaction_cls_first=_INTERACTION,
+        avg_num_neighbors=neighbors.pop(),
+        atomic_numbers=elements,
+    )
+
+
+def _last_readout(readout: Record) -> tuple[str, str]:
+    """Return gate and hidden irreps (of one head) of the last readout."""
+    if readout.short_name == "LinearReadoutBlock":
+        return "None", "16x0e"  # a single layer has no other readout: neither is used
+    activation = child(readout, "non_linearity", "acts", "0")
+    function = getattr(attribute(activation, "f"), "class_name", "")
+    if function not in _GATES:
+        raise _unsupported(f"gate {function or activation.short_name}")
+    ((hidden, _),) = irreps(attribute(readout, "hidden_irreps"))
+    return _GATES[function], f"{hidden // attribute(readout, 'num_heads', 1)}x0e"
+
+
+def _contractions(product: Record) -> list[Record]:
+    return children(child(product, "symmetric_contractions"), "contractions")
+
+
+def _parameters(model: Record) -> Iterable[tuple[str, NDArray[Any]]]:
+    """Yield the trainable arrays under the names of ``mace_jax.model.MACE``."""
+    ((_, embedding),) = linear_weights(child(model, "node_embedding", "linear")).items()
+    yield "node_embedding/weight", embedding
+    for index, block in enumerate(children(model, "interactions")):
+        root = f"interactions/{index}"
+        yield from _named(f"{root}/linear_up", linear_weights(child(block, "linear_up")))
+        yield from _named(f"{root}/linear", linear_weights(child(block, "linear")))
+        yield from _named(f"{root}/skip_tp", species_linear_weights(child(block, "skip_tp")))
+        layers = child(block, "conv_tp_weights").state["_modules"].values()
+        for number, layer in enumerate(layers):
+            yield f"{root}/conv_tp_weights/layers/{number}", tensor(layer, "weight")
+    for index, product in enumerate(children(model, "products")):
+        root = f"products/{index}"
+        yield from _contraction_weights(f"{root}/symmetric_contractions/weights", product)
+        yield from _named(f"{root}/linear", linear_weights(child(product, "linear")))
+    for index, readout in enumerate(children(model, "readouts")):
+        for name, linear in readout.state["_modules"].items():
+            if name.startswith("linear"):
+                yield from _named(f"readouts/{index}/{name}", linear_weights(linear))
+
+
+def _named(root: str, weights: Parameters) -> Iterable[tuple[str, NDArray[Any]]]:
+    return ((f"{root}/weights/{name}", array) for name, array in weights.items())
+
+
+def _contraction_weights(root: str, product: Record) -> Iterable[tuple[str, NDArray[Any]]]:
+    """Yield ``[n_elements, n_couplings, channels]`` of every target and degree that couples."""
+    targets = irreps(attribute(child(product, "symmetric_contractions"), "irreps_out"))
+    for (_, target), contraction in zip(targets, _contractions(product), strict=True):
+        highest = int(attribute(contraction, "correlation"))
+        lower = child(contraction, "weights").state["_parameters"].values()
+        weights = [tensor(contraction, "weights_max"), *lower]
+        for degree, weight in zip(range(highest, 0, -1), weights, strict=True):
+            if np.any(tensor(contraction, f"U_matrix_{degree}")):
+                yield f"{root}/{target}/{degree}", weight

@@ -1,0 +1,1 @@
+"""LAMMPS ML-IAP export of MACE-JAX models (no command yet)."""

@@ -1,0 +1,1 @@
+"""Plan fixed-shape batches for a dataset."""

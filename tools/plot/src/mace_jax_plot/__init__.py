@@ -1,0 +1,1 @@
+"""Plot the learning curves of MACE-JAX training runs."""

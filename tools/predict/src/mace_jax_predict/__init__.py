@@ -1,0 +1,1 @@
+"""Predict energies, forces and stress with a trained MACE model."""

@@ -1,0 +1,1 @@
+"""Turn DFT data (extxyz) into an HDF5 dataset and statistics.json."""

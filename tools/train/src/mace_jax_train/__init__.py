@@ -1,0 +1,1 @@
+"""Train a MACE model in JAX."""
