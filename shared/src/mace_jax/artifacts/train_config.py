@@ -1,6 +1,6 @@
 """The configuration of a training run, typed and complete: what a run is a function of."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -201,7 +201,7 @@ def _check_ranges(config: TrainConfig, source: str) -> None:
 
 def write_train_config(path: Path, config: TrainConfig, provenance: dict[str, Any]) -> None:
     """Write ``<tag>.config.json`` atomically."""
-    document = {"schema": tag(KIND), "provenance": provenance, **msgspec.to_builtins(config)}
+    document = {"schema": tag(KIND), "provenance": provenance, **asdict(config)}
     write_json(path, document, KIND)
 
 

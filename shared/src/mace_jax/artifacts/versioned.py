@@ -130,6 +130,6 @@ def read_json(path: Path) -> Any:
 
 def write_json(path: Path, document: Document, kind: str) -> None:
     """Validate ``document`` and write it atomically."""
-    _validate(document, kind, current_version(kind), str(path))
     text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
+    _validate(json.loads(text), kind, current_version(kind), str(path))
     write_bytes(path, text.encode() + b"\n")

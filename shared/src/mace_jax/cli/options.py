@@ -1,0 +1,75 @@
+"""Flags and parameter types that several commands have."""
+
+import ast
+import math
+from pathlib import Path
+from typing import Any
+
+import click
+
+FilePath = click.Path(path_type=Path)
+
+force_option = click.option("--force", is_flag=True, help="replace existing output")
+reproducible_option = click.option(
+    "--reproducible",
+    is_flag=True,
+    help="leave time and host out of the files: same inputs, same bytes",
+)
+
+
+class PositiveFloat(click.ParamType):
+    """A finite number above zero."""
+
+    name = "number > 0"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Parse the number."""
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not (math.isfinite(number) and number > 0):
+            self.fail(f"{value!r} is not a number above 0", param, ctx)
+        return number
+
+
+class AtomicNumbers(click.ParamType):
+    """A list literal such as ``[1, 6, 8]``, or numbers separated by commas or spaces."""
+
+    name = "list"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """Parse the list."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            text = value if value.strip().startswith("[") else f"[{','.join(value.replace(',', ' ').split())}]"
+            numbers = tuple(int(number) for number in ast.literal_eval(text))
+        except (ValueError, SyntaxError, TypeError):
+            numbers = ()
+        if not numbers or min(numbers) < 1 or max(numbers) > 118:
+            self.fail(f'{value!r} is not a list of atomic numbers such as "[1, 6, 8]"', param, ctx)
+        return numbers
+
+
+class Paths(click.ParamType):
+    """A path, or a list literal of paths such as ``['a.xyz', 'b.xyz']``."""
+
+    name = "path"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[Path, ...]:
+        """Parse the path or list."""
+        if isinstance(value, tuple):
+            return value
+        if not value.strip().startswith("["):
+            return (Path(value),)
+        try:
+            return tuple(Path(path) for path in ast.literal_eval(value))
+        except (ValueError, SyntaxError, TypeError):
+            return self.fail(f"{value!r} is not a path or a list of paths", param, ctx)

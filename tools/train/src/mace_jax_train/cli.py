@@ -1,0 +1,190 @@
+"""The command line of mace-jax-train."""
+
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mace_jax.cli.command import Result, ToolCommand
+from mace_jax.cli.options import AtomicNumbers, FilePath, PositiveFloat, force_option
+
+log = logging.getLogger(__name__)
+
+# flag -> (section, name) of the configuration
+_FLAGS = {
+    "name": ("logs", "name"),
+    "log_dir": ("logs", "directory"),
+    "seed": ("flags", "seed"),
+    "dtype": ("flags", "dtype"),
+    "device": ("flags", "device"),
+    "train_path": ("datasets", "train_path"),
+    "valid_path": ("datasets", "valid_path"),
+    "test_path": ("datasets", "test_path"),
+    "statistics_file": ("datasets", "statistics_file"),
+    "train_plan": ("datasets", "train_plan"),
+    "valid_plan": ("datasets", "valid_plan"),
+    "test_plan": ("datasets", "test_plan"),
+    "batch_max_edges": ("datasets", "n_edge"),
+    "r_max": ("model", "r_max"),
+    "atomic_numbers": ("datasets", "atomic_numbers"),
+    "e0s": ("datasets", "E0s"),
+    "energy_key": ("datasets", "energy_key"),
+    "forces_key": ("datasets", "forces_key"),
+    "stress_key": ("datasets", "stress_key"),
+    "scaling": ("model", "scaling"),
+    "energy_weight": ("loss", "energy_weight"),
+    "forces_weight": ("loss", "forces_weight"),
+    "stress_weight": ("loss", "stress_weight"),
+    "optimizer": ("optimizer", "algorithm"),
+    "lr": ("optimizer", "lr"),
+    "beta": ("optimizer", "b1"),
+    "beta2": ("optimizer", "b2"),
+    "epsilon": ("optimizer", "eps"),
+    "weight_decay": ("optimizer", "weight_decay"),
+    "max_epochs": ("optimizer", "max_epochs"),
+    "clip_grad": ("train", "max_grad_norm"),
+    "ema_decay": ("train", "ema_decay"),
+    "eval_interval": ("train", "eval_interval"),
+    "patience": ("train", "patience"),
+}
+
+
+@click.command(
+    cls=ToolCommand,
+    tool="mace-jax-train",
+    examples=(
+        "mace-jax-train configs/aspirin_small.gin --print-config",
+        "mace-jax-train configs/aspirin_small.gin --seed 1 --name seed1 --dry-run",
+    ),
+)
+@click.argument("configs", nargs=-1, type=FilePath)
+@click.option("--binding", "-b", "bindings", multiple=True, metavar="KEY=VALUE", help="gin binding")
+@click.option("--print-config", is_flag=True, help="show the resolved configuration on stderr")
+@click.option("--dry-run", is_flag=True, help="check everything, show shapes and memory, stop")
+@click.option("--name", help="tag of the run's files [default: name of the first config]")
+@click.option("--log-dir", help="folder of the run's files")
+@click.option("--seed", type=int, help="of the initial weights, plans and order of batches")
+@click.option("--dtype", "--default-dtype", type=click.Choice(["float32", "float64"]))
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "tpu"]))
+@click.option("--train-path", "--train-file", help="HDF5 file, folder or glob, or extxyz")
+@click.option("--valid-path", "--valid-file", help="the same, or None")
+@click.option("--test-path", "--test-file", help="the same, or None")
+@click.option("--statistics-file", help="statistics.json of mace-jax-preprocess")
+@click.option("--train-plan", help="plan of mace-jax-plan-batches")
+@click.option("--valid-plan", help="plan of mace-jax-plan-batches")
+@click.option("--test-plan", help="plan of mace-jax-plan-batches")
+@click.option("--batch-max-edges", "--n-edge", type=click.IntRange(1), help="for missing plans")
+@click.option("--r-max", type=PositiveFloat(), help="cutoff, Å")
+@click.option("--atomic-numbers", type=AtomicNumbers(), help='such as "[1, 6, 8]"')
+@click.option("--E0s", "e0s", help="average, a dict literal, or a JSON file")
+@click.option("--energy-key", help="where extxyz has the energy")
+@click.option("--forces-key", help="where extxyz has the forces")
+@click.option("--stress-key", help="where extxyz has the stress")
+@click.option("--scaling", type=click.Choice(["rms_forces_scaling", "no_scaling"]))
+@click.option("--energy-weight", type=click.FloatRange(0))
+@click.option("--forces-weight", type=click.FloatRange(0))
+@click.option("--stress-weight", type=click.FloatRange(0))
+@click.option("--optimizer", type=click.Choice(["adam", "amsgrad"]))
+@click.option("--lr", type=PositiveFloat(), help="learning rate")
+@click.option("--beta", type=click.FloatRange(0, 1, False, True), help="of Adam")
+@click.option("--beta2", type=click.FloatRange(0, 1, False, True), help="of Adam")
+@click.option("--epsilon", type=PositiveFloat(), help="of Adam")
+@click.option("--weight-decay", type=click.FloatRange(0))
+@click.option("--max-epochs", "--max-num-epochs", type=click.IntRange(0))
+@click.option("--clip-grad", type=PositiveFloat(), help="largest norm of the gradient")
+@click.option("--ema-decay", type=click.FloatRange(0, 1, False, True))
+@click.option("--eval-interval", type=click.IntRange(1), help="epochs between evaluations")
+@click.option("--patience", type=click.IntRange(1), help="evaluations without improvement")
+@force_option
+def main(
+    configs: tuple[Path, ...],
+    bindings: tuple[str, ...],
+    print_config: bool,
+    dry_run: bool,
+    force: bool,
+    **flags: Any,
+) -> Result:
+    """Train a MACE model as CONFIGS (gin files) say; flags win over them.
+
+    A flag that is not given changes nothing.
+    """
+    from mace_jax_train.gin_config import gin_text, load_train_config
+    from mace_jax_train.start import require_free, run_files
+
+    config = load_train_config(configs, bindings, _flag_sections(flags))
+    files = run_files(config, configs[0].name.split(".")[0] if configs else "run")
+    if print_config:
+        log.info("%s", gin_text(config))
+    if dry_run:
+        return _dry_run(config)
+    require_free(files, files.results(), force=force)
+    return _train(config, files)
+
+
+def _flag_sections(flags: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Sort the flags that were given into sections; the text ``None`` disables a split."""
+    sections: dict[str, dict[str, Any]] = {}
+    for flag, value in flags.items():
+        if value is not None:
+            section, name = _FLAGS[flag]
+            sections.setdefault(section, {})[name] = None if value == "None" else value
+    return sections
+
+
+@contextmanager
+def _computing(device: str, dtype: str) -> Iterator[None]:
+    """Choose the platform and the precision for the time of the run."""
+    import jax
+
+    if device != "auto":
+        jax.config.update("jax_platforms", device)
+    with jax.enable_x64(dtype == "float64"):
+        log.info("backend: dense on %s, %s", jax.devices()[0].platform, dtype)
+        yield
+
+
+def _dry_run(config: Any) -> Result:
+    """Prepare the run in a folder that is thrown away, and describe it."""
+    from mace_jax.cli.progress import track_on_stderr
+    from mace_jax_train.dry_run import describe_run
+    from mace_jax_train.start import RunFiles, prepare_run
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        _computing(config.flags.device, config.flags.dtype),
+    ):
+        run = prepare_run(config, RunFiles(Path(folder), "dry_run"), track_on_stderr)
+        summary = describe_run(run)
+    log.info(
+        "dry run: %d parameters, %d steps an epoch, about %.0f MB for a step; nothing was trained",
+        summary["parameters"],
+        summary["steps_per_epoch"],
+        summary["step_memory_bytes"] / 1e6,
+    )
+    return Result(Path(config.datasets.train_path), summary)
+
+
+def _train(config: Any, files: Any) -> Result:
+    from mace_jax.artifacts.atomic_write import write_bytes
+    from mace_jax.artifacts.provenance import make_provenance
+    from mace_jax.artifacts.train_config import write_train_config
+    from mace_jax.cli.progress import track_on_stderr
+    from mace_jax_train.gin_config import gin_text
+    from mace_jax_train.loop import train
+    from mace_jax_train.start import TOOL, parameter_count, prepare_run
+
+    with _computing(config.flags.device, config.flags.dtype):
+        run = prepare_run(config, files, track_on_stderr)
+        provenance = make_provenance(TOOL, run.inputs, seed=config.flags.seed)
+        write_train_config(files.path(".config.json"), config, provenance)
+        write_bytes(files.path(".gin"), gin_text(config).encode())
+        log.info("network: %d parameters", parameter_count(run.bundle))
+        outcome = train(run, files, track_on_stderr)
+    return Result(
+        outcome.best,
+        {"epochs": outcome.epochs, "best": outcome.best_row, "test": outcome.test_row},
+    )

@@ -1,0 +1,201 @@
+"""The training loop: load, build, for each batch step, log, evaluate, save."""
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from mace_jax.artifacts.metrics import MetricsLog
+from mace_jax.artifacts.model_bundle import ModelBundle, write_model_bundle
+from mace_jax.artifacts.provenance import make_provenance
+from mace_jax.batching.graph_batch import GraphBatch
+from mace_jax.batching.loader import PlannedLoader
+from mace_jax.errors import DivergedError
+from mace_jax.model.load import parameter_table
+from mace_jax.tracking import Track
+from mace_jax_train.error_metrics import BatchErrors, metrics
+from mace_jax_train.optimizer import make_optimizer
+from mace_jax_train.start import HEAD, TOOL, Run, RunFiles
+from mace_jax_train.step import (
+    EvalStep,
+    StepReport,
+    TrainState,
+    TrainStep,
+    initial_state,
+    make_eval_step,
+    make_train_step,
+)
+
+log = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        best: path of the bundle with the lowest validation loss.
+        best_row: its metrics on the validation set, or on the training set without one.
+        test_row: its metrics on the test set, if there is one.
+        epochs: epochs done.
+    """
+
+    best: Path
+    best_row: Row
+    test_row: Row | None
+    epochs: int
+
+
+def train(run: Run, files: RunFiles, track: Track) -> Outcome:
+    """Train until ``max_epochs`` or until ``patience`` evaluations brought nothing better.
+
+    Raises:
+        DivergedError: a loss or gradient is not finite; the files of the best epoch remain.
+    """
+    config = run.config
+    graphdef, parameters = nnx.split(run.model, nnx.Param)
+    optimizer = make_optimizer(config.optimizer, config.train.max_grad_norm)
+    train_step = make_train_step(graphdef, optimizer, config.loss, config.train.ema_decay)
+    eval_step = make_eval_step(graphdef, config.loss)
+    state = initial_state(parameters, optimizer)
+    record = make_provenance(TOOL, run.inputs, seed=config.flags.seed)
+    journal = MetricsLog(files.path(".metrics"), record)
+    judged = "valid" if "valid" in run.loaders else "train"
+
+    best_row: Row = {"loss": math.inf}
+    best_state, waited, epoch = state.averaged, 0, 0
+    epochs = range(1, config.optimizer.max_epochs + 1)
+    for epoch in track(epochs, "training", len(epochs)):
+        started = time.perf_counter()
+        state, errors = _train_epoch(train_step, state, run.loaders["train"], config, epoch)
+        seconds = time.perf_counter() - started
+        rows = {"train": _row("train", epoch, metrics(errors), seconds, config.optimizer.lr)}
+        if epoch % config.train.eval_interval and epoch != epochs[-1]:
+            journal.append(*rows.values())
+            continue
+        if "valid" in run.loaders:
+            rows["valid"] = _evaluate(run, eval_step, state.averaged, "valid", epoch)
+        journal.append(*rows.values())
+        _log_rows(rows)
+        if rows[judged]["loss"] < best_row["loss"]:
+            best_row, waited = rows[judged], 0
+            best_state = jax.tree.map(jnp.copy, state.averaged)
+            _save(files.path("_best.msgpack"), run, best_state, best_row, record)
+        else:
+            waited += 1
+        _save(files.path("_last.msgpack"), run, state.averaged, rows[judged], record)
+        if config.train.patience is not None and waited >= config.train.patience:
+            log.info("stopped: no better loss in %d evaluations", waited)
+            break
+    test_row = None
+    if "test" in run.loaders:
+        test_row = _evaluate(run, eval_step, best_state, "test", epoch)
+        journal.append(test_row)
+        _log_rows({"test (best)": test_row})
+    journal.close("finished")
+    return Outcome(files.path("_best.msgpack"), best_row, test_row, epoch)
+
+
+def _train_epoch(
+    train_step: TrainStep, state: TrainState, loader: PlannedLoader, config: Any, epoch: int
+) -> tuple[TrainState, list[BatchErrors]]:
+    """Step through all batches; each report is read one step late, so the device never waits."""
+    errors: list[BatchErrors] = []
+    pending: tuple[int, StepReport] | None = None
+    for index, batch in loader.epoch(config.flags.seed, epoch):
+        state, report = train_step(state, batch)
+        if pending:
+            errors.append(_finite(*pending, epoch))
+        pending = (index, report)
+    if pending:
+        errors.append(_finite(*pending, epoch))
+    return state, errors
+
+
+def _finite(index: int, report: StepReport, epoch: int) -> BatchErrors:
+    """Return the errors of a step.
+
+    Raises:
+        DivergedError: its loss or gradient is not finite.
+    """
+    errors, norm = jax.device_get(report)
+    if not (math.isfinite(errors.loss) and math.isfinite(norm)):
+        message = (
+            f"epoch {epoch}: batch {index}: loss {errors.loss / errors.n_graph}, gradient norm "
+            f"{norm}, expected finite numbers; check the labels or lower optimizer.lr"
+        )
+        raise DivergedError(message)
+    return errors
+
+
+def _evaluate(run: Run, eval_step: EvalStep, parameters: nnx.State, split: str, epoch: int) -> Row:
+    """Return the metrics of a split as a row of the metrics file."""
+    started = time.perf_counter()
+    errors = [
+        jax.device_get(eval_step(parameters, batch))
+        for batch in _batches(run.loaders[split])
+    ]
+    mode = {"valid": "valid", "test": "eval_test"}[split]
+    seconds = time.perf_counter() - started
+    row = _row(mode, epoch, metrics(errors), seconds, run.config.optimizer.lr)
+    if not math.isfinite(row["loss"]):
+        message = (
+            f"epoch {epoch}: {split}: loss {row['loss']}, expected a finite number; "
+            "check the labels or lower optimizer.lr"
+        )
+        raise DivergedError(message)
+    return row
+
+
+def _batches(loader: PlannedLoader) -> Iterator[GraphBatch]:
+    return (batch for _, batch in loader.in_order())
+
+
+def _row(
+    mode: str, epoch: int, values: dict[str, float | None], seconds: float, lr: float
+) -> Row:
+    return {
+        "mode": mode,
+        "head": HEAD,
+        "epoch": epoch,
+        "interval": epoch,
+        **values,
+        "time": seconds,
+        "lr": lr,
+    }
+
+
+def _log_rows(rows: dict[str, Row]) -> None:
+    for name, row in rows.items():
+        shown = (("rmse_e_per_atom", "meV/atom"), ("rmse_f", "meV/Å"), ("rmse_stress", "meV/Å³"))
+        parts = [
+            f"{key} {1000 * row[key]:.2f} {unit}" for key, unit in shown if row[key] is not None
+        ]
+        log.info(
+            "epoch %d: %s: loss %.6g, %s (%.1f s)",
+            row["epoch"],
+            name,
+            row["loss"],
+            ", ".join(parts),
+            row["time"],
+        )
+
+
+def _save(
+    path: Path, run: Run, parameters: nnx.State, row: Row, provenance: dict[str, Any]
+) -> None:
+    bundle: ModelBundle = replace(
+        run.bundle,
+        parameters=parameter_table(parameters),
+        model_card={"trained_with": TOOL, "metrics": row},
+    )
+    write_model_bundle(path, bundle, provenance)
