@@ -71,8 +71,8 @@ def plan_batches(
             n_edge,
             cap,
         )
-    batches = _pack(sizes, cap, seed)
-    caps, report = _report(sizes, batches, cap, n_edge, largest)
+    batches = pack_graphs(sizes, cap, seed)
+    caps = padded_caps(sizes, batches)
     return BatchPlan(
         dataset_name=dataset.path.name,
         dataset_sha256=dataset.sha256(),
@@ -81,12 +81,15 @@ def plan_batches(
         seed=seed,
         caps=caps,
         batches=tuple(tuple(batch) for batch in batches),
-        report=report,
+        report=_report(sizes, batches, caps, cap, n_edge),
     )
 
 
-def _pack(sizes: GraphSizes, cap: int, seed: int) -> list[list[int]]:
-    """Pack under the edge cap and node and graph caps that follow from the average graph."""
+def pack_graphs(sizes: GraphSizes, cap: int, seed: int) -> list[list[int]]:
+    """Pack graphs into batches of at most ``cap`` edges, none of which is larger.
+
+    The node and graph caps follow from the average graph.
+    """
     batches_at_best = max(sizes.n_edge.sum() / cap, 1e-9)
     n_graph = len(sizes.n_edge)
     node_cap = max(math.ceil(_ROOM * sizes.n_node.sum() / batches_at_best), sizes.n_node.max())
@@ -96,23 +99,27 @@ def _pack(sizes: GraphSizes, cap: int, seed: int) -> list[list[int]]:
     return pack_best_fit(table, (cap, int(node_cap), graph_cap), order)
 
 
-def _report(
-    sizes: GraphSizes, batches: list[list[int]], cap: int, requested: int, largest: int
-) -> tuple[Caps, PlanReport]:
-    edges = [int(sizes.n_edge[batch].sum()) for batch in batches]
-    nodes = [int(sizes.n_node[batch].sum()) for batch in batches]
-    caps = Caps(
-        n_node=max(nodes) + 1,
-        n_edge=max(*edges, 1),
+def padded_caps(sizes: GraphSizes, batches: list[list[int]]) -> Caps:
+    """Return the smallest shape that holds every batch and leaves one node and graph padding."""
+    return Caps(
+        n_node=max(int(sizes.n_node[batch].sum()) for batch in batches) + 1,
+        n_edge=max(*(int(sizes.n_edge[batch].sum()) for batch in batches), 1),
         n_graph=max(len(batch) for batch in batches) + 1,
     )
+
+
+def _report(
+    sizes: GraphSizes, batches: list[list[int]], caps: Caps, cap: int, requested: int
+) -> PlanReport:
     n_graph, n_batches = len(sizes.n_edge), len(batches)
-    report = PlanReport(
+    n_edge, n_node = int(sizes.n_edge.sum()), int(sizes.n_node.sum())
+    largest = int(sizes.n_edge.argmax())
+    return PlanReport(
         n_graphs=n_graph,
         n_batches=n_batches,
-        n_batches_lower_bound=max(math.ceil(sum(edges) / cap), 1),
-        edge_waste=1 - sum(edges) / (n_batches * caps.n_edge),
-        node_waste=1 - sum(nodes) / (n_batches * caps.n_node),
+        n_batches_lower_bound=max(math.ceil(n_edge / cap), 1),
+        edge_waste=1 - n_edge / (n_batches * caps.n_edge),
+        node_waste=1 - n_node / (n_batches * caps.n_node),
         graph_waste=1 - n_graph / (n_batches * caps.n_graph),
         requested_n_edge=requested,
         largest_graph={
@@ -121,7 +128,6 @@ def _report(
             "n_edge": int(sizes.n_edge[largest]),
         },
     )
-    return caps, report
 
 
 def plan_lines(plan: BatchPlan) -> list[str]:

@@ -1,0 +1,92 @@
+"""Predict many structures with a model bundle: pack, evaluate, put back into input order."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from flax import nnx
+from numpy.typing import NDArray
+
+from mace_jax.artifacts.model_bundle import ModelBundle
+from mace_jax.artifacts.predictions import Predictions
+from mace_jax.batching.graph_batch import Graph, GraphBatch, pad_batch
+from mace_jax.batching.plan import GraphSizes, pack_graphs, padded_caps
+from mace_jax.model.energy_forces import EnergyForces, energy_and_forces
+from mace_jax.model.load import graph_builder, load_model
+from mace_jax.structures.structure import Structure
+from mace_jax.tracking import Track, track_silently
+
+
+def predict(
+    bundle: ModelBundle,
+    source: str,
+    structures: Sequence[Structure],
+    places: Sequence[str],
+    *,
+    n_edge: int,
+    head: str | None = None,
+    track: Track = track_silently,
+) -> Predictions:
+    """Return energy, forces, stress and node energies, in input order.
+
+    The network runs in the bundle's dtype; for float64 jax must have it enabled. E0s are added in
+    float64.
+
+    Args:
+        bundle: the model.
+        source: its file, for messages.
+        structures: what to predict; labels are ignored.
+        places: where each stands, for messages.
+        n_edge: edges of a batch, at most; raised if one structure alone has more.
+        head: readout head for all; by default each structure's own.
+        track: progress.
+
+    Raises:
+        DataError: a structure has an element or a head that the model lacks.
+    """
+    model = load_model(bundle, source)
+    builder = graph_builder(bundle)
+    graphs = [
+        builder.build(structure, place, head)
+        for structure, place in zip(structures, places, strict=True)
+    ]
+    sizes = GraphSizes(
+        np.array([len(structure) for structure in structures]),
+        np.array([len(graph.edges.senders) for graph in graphs]),
+    )
+    batches = pack_graphs(sizes, max(n_edge, int(sizes.n_edge.max()), 1), seed=0)
+    caps = padded_caps(sizes, batches)
+    graphdef, parameters = nnx.split(model)
+
+    @jax.jit
+    def evaluate(parameters: nnx.State, batch: GraphBatch) -> EnergyForces:
+        return energy_and_forces(nnx.merge(graphdef, parameters), batch)
+
+    offsets = np.concatenate([[0], np.cumsum(sizes.n_node)])
+    result = Predictions(
+        energy=np.zeros(len(graphs)),
+        forces=np.zeros((offsets[-1], 3)),
+        stress=np.zeros((len(graphs), 3, 3)),
+        node_energy=np.zeros(offsets[-1]),
+        n_node=sizes.n_node,
+    )
+    for batch in track(batches, "predicting", len(batches)):
+        padded = pad_batch([graphs[index] for index in batch], caps, bundle.dtype)
+        predicted = jax.device_get(evaluate(parameters, padded))
+        start = 0
+        for position, index in enumerate(batch):
+            atoms = slice(start, start + int(sizes.n_node[index]))
+            start = atoms.stop
+            own = slice(offsets[index], offsets[index + 1])
+            reference = _atomic_energies(bundle, graphs[index])
+            result.energy[index] = float(predicted.energy[position]) + reference.sum()
+            result.node_energy[own] = predicted.node_energy[atoms] + reference
+            result.forces[own] = predicted.forces[atoms]
+            result.stress[index] = predicted.stress[position]
+    return result
+
+
+def _atomic_energies(bundle: ModelBundle, graph: Graph) -> NDArray[np.float64]:
+    """Return the E0 of each atom, eV, ``[n]``."""
+    energies = bundle.atomic_energies[bundle.heads[graph.head]]
+    return np.array([energies[int(number)] for number in graph.structure.atomic_numbers])

@@ -1,0 +1,146 @@
+"""Learning curves: the loss of training and validation, and one panel for each metric."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from mace_jax.artifacts.atomic_write import atomic_file
+from mace_jax.errors import ArtifactError, ConfigError
+
+Row = dict[str, Any]
+
+# Colours that stay apart for colour-blind readers and in print (Okabe and Ito).
+_MODES = {
+    "train": ("training", "#0072B2", "-"),
+    "valid": ("validation", "#D55E00", "-"),
+    "eval_test": ("test", "#000000", "none"),
+}
+_LABELS = {
+    "e": "energy (meV)",
+    "e_per_atom": "energy (meV/atom)",
+    "f": "force (meV/Å)",
+    "stress": "stress (meV/Å³)",
+}
+_STYLE = {
+    "font.size": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "lines.linewidth": 1.8,
+    "savefig.dpi": 200,
+    "svg.hashsalt": "mace-jax",  # element ids, and with them the file, do not change by themselves
+}
+
+
+def metrics_files(path: Path) -> list[Path]:
+    """Return the metrics files of a folder, or the one given.
+
+    Raises:
+        ArtifactError: there are none.
+    """
+    files = sorted(path.glob("*.metrics")) if path.is_dir() else [path]
+    if not files:
+        message = f"{path}: no .metrics files there; give the folder of a training run"
+        raise ArtifactError(message)
+    return files
+
+
+def draw_curves(
+    figure_path: Path,
+    source: Path,
+    status: str,
+    rows: list[Row],
+    keys: list[str],
+    *,
+    linear: bool,
+) -> None:
+    """Write one figure atomically: a panel for the loss and one for each key.
+
+    Args:
+        figure_path: target; its suffix is the format.
+        source: the metrics file, for title and messages.
+        status: of the run; named in the title unless it finished.
+        rows: of the metrics file.
+        keys: metrics to show.
+        linear: linear instead of logarithmic vertical axes.
+
+    Raises:
+        ArtifactError: there are no rows.
+        ConfigError: a key has no values.
+    """
+    if not rows:
+        message = f"{source}: no evaluations to plot; wait for the first epoch"
+        raise ArtifactError(message)
+    for key in keys:
+        if not any(row.get(key) is not None for row in rows):
+            known = sorted(
+                {name for row in rows for name, value in row.items() if _is_metric(name, value)}
+            )
+            message = f"{source}: no values of {key!r}, expected some of {', '.join(known)}"
+            raise ConfigError(message)
+    with mpl.rc_context(_STYLE):
+        panels = ["loss", *keys]
+        figure = Figure(figsize=(4.2 * len(panels), 3.6), layout="constrained")
+        for axes, key in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+            _draw_panel(axes, rows, key, linear=linear)
+        unfinished = "" if status == "finished" else f" ({status})"
+        figure.suptitle(source.stem + unfinished)
+        with atomic_file(figure_path) as temporary:
+            figure.savefig(temporary, format=figure_path.suffix[1:], metadata=_no_date(figure_path))
+
+
+def _draw_panel(axes: Axes, rows: list[Row], key: str, *, linear: bool) -> None:
+    factor = 1 if key == "loss" or key.startswith("rel_") else 1000
+    heads = list(dict.fromkeys(row["head"] for row in rows))
+    for mode, (label, color, line) in _MODES.items():
+        for number, head in enumerate(heads):
+            points = [
+                (row["epoch"], factor * row[key])
+                for row in rows
+                if row["mode"] == mode and row["head"] == head and row.get(key) is not None
+            ]
+            if not points:
+                continue
+            name = label if len(heads) == 1 else f"{label}, {head}"
+            marker = "*" if mode == "eval_test" else ("o" if len(points) <= 25 else "")  # noqa: PLR2004
+            axes.plot(
+                *zip(*points, strict=True),
+                label=name,
+                color=color,
+                linestyle=line,
+                marker=marker,
+                markersize=11 if mode == "eval_test" else 3.5,
+                alpha=1 - 0.6 * number / len(heads),
+            )
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(_axis_label(key))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if not linear:
+        axes.set_yscale("log")
+    axes.legend(frameon=False)
+
+
+def _axis_label(key: str) -> str:
+    if key == "loss":
+        return "loss"
+    kind, _, quantity = key.removeprefix("rel_").partition("_")
+    label = f"{_LABELS.get(quantity, quantity)} {kind.upper()}"
+    if key.startswith("rel_"):
+        return f"relative {label.split(' (')[0]} {kind.upper()} (%)"
+    name, unit = label.split(" (", 1)
+    unit = unit.split(")")[0]
+    return f"{name} {kind.upper()} ({unit})"
+
+
+def _is_metric(name: str, value: Any) -> bool:
+    return value is not None and name.split("_")[0] in ("loss", "mae", "rmse", "rel")
+
+
+def _no_date(path: Path) -> dict[str, Any]:
+    """Return metadata that keeps the time of drawing out of the file."""
+    return {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}.get(path.suffix, {})

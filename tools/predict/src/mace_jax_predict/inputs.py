@@ -1,0 +1,32 @@
+"""What is to be predicted: extxyz or HDF5, read as one list of structures."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from mace_jax.artifacts.dataset import SUFFIXES, Dataset
+from mace_jax.artifacts.provenance import Input, external_input
+from mace_jax.structures.read_extxyz import read_structures
+from mace_jax.structures.structure import Structure
+
+
+class LoadedStructures(NamedTuple):
+    """Structures, where each stands, and the provenance entry of their file."""
+
+    structures: list[Structure]
+    places: list[str]
+    as_input: Input
+
+
+def read_input(path: Path) -> LoadedStructures:
+    """Read an extxyz file, or an HDF5 file, folder or glob.
+
+    Raises:
+        DataError, ArtifactError: it cannot be read.
+    """
+    if path.is_dir() or path.suffix in SUFFIXES:
+        with Dataset(path) as dataset:
+            places = [dataset.place(index) for index in range(len(dataset))]
+            return LoadedStructures(list(dataset), places, dataset.as_input("structures"))
+    structures, _ = read_structures(path)
+    places = [f"{path}: frame {index}" for index in range(len(structures))]
+    return LoadedStructures(structures, places, external_input("structures", path, "extxyz"))
