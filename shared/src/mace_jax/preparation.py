@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +98,7 @@ def resolve_elements(splits: Sequence[Split], given: Sequence[int] | None) -> tu
     elements = sorted_elements(given)
     for split in splits:
         for index, structure in enumerate(split.structures):
-            species_index(
-                structure.atomic_numbers, elements, f"{split.source}: structure {index}"
-            )
+            species_index(structure.atomic_numbers, elements, f"{split.source}: structure {index}")
     return elements
 
 
@@ -197,4 +196,4 @@ def split_evenly(structures: list[Structure], n: int) -> list[list[Structure]]:
     """Cut a list into at most ``n`` contiguous, non-empty parts of nearly equal length."""
     n = min(n, len(structures))
     bounds = [len(structures) * i // n for i in range(n + 1)]
-    return [structures[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [structures[a:b] for a, b in pairwise(bounds)]

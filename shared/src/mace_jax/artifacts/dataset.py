@@ -50,11 +50,10 @@ def write_dataset_file(
     }
     check_document(attributes, KIND, path)
     n_in_set = len(structures) if n_in_set is None else n_in_set
-    with atomic_file(path) as temporary:
-        with h5py.File(temporary, "w", track_order=False) as file:
-            write_structures(file, structures, drop_last=n_in_set % 2 == 1)
-            for name, value in attributes.items():
-                file.attrs[name] = json.dumps(value) if isinstance(value, dict) else value
+    with atomic_file(path) as temporary, h5py.File(temporary, "w", track_order=False) as file:
+        write_structures(file, structures, drop_last=n_in_set % 2 == 1)
+        for name, value in attributes.items():
+            file.attrs[name] = json.dumps(value) if isinstance(value, dict) else value
 
 
 def dataset_files(path: Path) -> list[Path]:

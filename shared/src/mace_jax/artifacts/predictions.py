@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def _write_parquet(path: Path, predictions: Predictions, metadata: Document) -> 
     import pyarrow.parquet as pq
 
     per_atom = np.concatenate([[0], np.cumsum(predictions.n_node)])
-    atoms = [slice(*bounds) for bounds in zip(per_atom[:-1], per_atom[1:], strict=True)]
+    atoms = [slice(*bounds) for bounds in pairwise(per_atom)]
     table = pa.table(
         {
             "energy": predictions.energy,
@@ -135,10 +136,18 @@ def _write_extxyz(
             if np.isfinite(volume(structure)):
                 atoms.info["stress"] = predicted["stress"]
             if index == 0:
-                atoms.info["mace_jax"] = json.dumps(metadata)
+                atoms.info.update(_flat_metadata(metadata))
             atoms.arrays["forces"] = predicted["forces"]
             atoms.arrays["node_energy"] = predicted["node_energy"]
             write_extxyz(file, [atoms], write_results=False)
+
+
+def _flat_metadata(metadata: Document) -> dict[str, str]:
+    """Return metadata as comment-line entries, one a field: the C parser refuses long ones."""
+    record = {**metadata, **metadata["provenance"]}
+    del record["provenance"]
+    inputs = {f"input_{number}": item for number, item in enumerate(record.pop("inputs"))}
+    return {f"mace_jax_{name}": json.dumps(value) for name, value in {**record, **inputs}.items()}
 
 
 def read_predictions(path: Path) -> tuple[Document, Predictions]:

@@ -10,10 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mace_jax_schemas import current_version, load_schema
-
 from mace_jax.artifacts.atomic_write import write_bytes
 from mace_jax.errors import ArtifactError
+from mace_jax_schemas import current_version, load_schema
 
 Document = dict[str, Any]
 

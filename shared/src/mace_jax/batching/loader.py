@@ -16,8 +16,7 @@ def load_graphs(
     """Read a whole dataset and find the edges of every structure, once for all epochs."""
     structures = track(dataset, description, len(dataset))
     return [
-        builder.build(structure, dataset.place(index))
-        for index, structure in enumerate(structures)
+        builder.build(structure, dataset.place(index)) for index, structure in enumerate(structures)
     ]
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from mace_jax.elements import MAX_ATOMIC_NUMBER
+
 FilePath = click.Path(path_type=Path)
 
 force_option = click.option("--force", is_flag=True, help="replace existing output")
@@ -47,11 +49,15 @@ class AtomicNumbers(click.ParamType):
         if isinstance(value, tuple):
             return value
         try:
-            text = value if value.strip().startswith("[") else f"[{','.join(value.replace(',', ' ').split())}]"
+            text = (
+                value
+                if value.strip().startswith("[")
+                else f"[{','.join(value.replace(',', ' ').split())}]"
+            )
             numbers = tuple(int(number) for number in ast.literal_eval(text))
         except (ValueError, SyntaxError, TypeError):
             numbers = ()
-        if not numbers or min(numbers) < 1 or max(numbers) > 118:
+        if not numbers or min(numbers) < 1 or max(numbers) > MAX_ATOMIC_NUMBER:
             self.fail(f'{value!r} is not a list of atomic numbers such as "[1, 6, 8]"', param, ctx)
         return numbers
 

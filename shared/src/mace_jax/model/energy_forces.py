@@ -67,9 +67,7 @@ def energy_and_forces(model: MACE, batch: GraphBatch) -> EnergyForces:
     )
     symmetric = (strain_gradient + strain_gradient.swapaxes(1, 2)) / 2
     return EnergyForces(
-        energy=jax.ops.segment_sum(
-            node_energy, batch.node_graph, n_graph, indices_are_sorted=True
-        ),
+        energy=jax.ops.segment_sum(node_energy, batch.node_graph, n_graph, indices_are_sorted=True),
         node_energy=node_energy,
         forces=forces,
         stress=symmetric / batch.volume[:, None, None],

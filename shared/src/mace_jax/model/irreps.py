@@ -46,7 +46,7 @@ def hidden_channels(hidden_irreps: e3nn.Irreps) -> int:
 
 
 def spherical_harmonics_irreps(max_ell: int) -> list[e3nn.Irrep]:
-    """Return the irreps of the spherical harmonics up to ``max_ell``: 0e, 1o, 2e, …"""
+    """Return the irreps of the spherical harmonics up to ``max_ell``: 0e, 1o, 2e and so on."""
     return [e3nn.Irrep(ell, (-1) ** ell) for ell in range(max_ell + 1)]
 
 

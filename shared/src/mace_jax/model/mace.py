@@ -138,6 +138,5 @@ class MACE(nnx.Module):
             e3nn.Irreps(list(self.edge_irreps)), vectors, normalize=True, normalization="component"
         )
         return {
-            irrep: harmonics.array[:, irrep.l**2 : (irrep.l + 1) ** 2]
-            for irrep in self.edge_irreps
+            irrep: harmonics.array[:, irrep.l**2 : (irrep.l + 1) ** 2] for irrep in self.edge_irreps
         }

@@ -1,6 +1,7 @@
 """Distances to weights: the radial basis, its envelope and the MLP on top."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import jax.numpy as jnp
 from flax import nnx
@@ -60,8 +61,7 @@ class RadialMLP(nnx.Module):
             rngs: random numbers.
         """
         self.layers = nnx.List(
-            nnx.Param(rngs.params.normal((n_in, n_out), dtype))
-            for n_in, n_out in zip(widths[:-1], widths[1:], strict=True)
+            nnx.Param(rngs.params.normal((n_in, n_out), dtype)) for n_in, n_out in pairwise(widths)
         )
 
     def __call__(self, x: Array) -> Array:

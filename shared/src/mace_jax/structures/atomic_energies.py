@@ -33,11 +33,7 @@ def take_isolated_atoms(
     """
     rest, energies = [], {}
     for index, structure in enumerate(structures):
-        if (
-            structure.config_type != ISOLATED_ATOM
-            or len(structure) != 1
-            or structure.pbc.any()
-        ):
+        if structure.config_type != ISOLATED_ATOM or len(structure) != 1 or structure.pbc.any():
             rest.append(structure)
             continue
         number = int(structure.atomic_numbers[0])

@@ -4,6 +4,7 @@ The C parser of the ``extxyz`` package reads the files it understands, many time
 ASE reads the rest, and every other format that it knows.
 """
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,10 +83,12 @@ def _c_parser_frames(path: Path) -> Iterator[_Frame]:
 
     handle = cextxyz.cfopen(str(path), "r")
     try:
-        while True:
+        for index in itertools.count():
+            start = cextxyz.cftell(handle)
             try:
                 _, info, arrays = cextxyz.read_frame_dicts(handle)
             except EOFError:
+                _require_blank_rest(path, start, index)
                 return
             if not {"species", "pos"} <= arrays.keys():
                 raise _NotExtxyzError
@@ -108,6 +111,19 @@ def _c_parser_frames(path: Path) -> Iterator[_Frame]:
             )
     finally:
         cextxyz.cfclose(handle)
+
+
+def _require_blank_rest(path: Path, start: int, index: int) -> None:
+    """Check that the file ends where a frame would start; the C parser doesn't tell.
+
+    Raises:
+        DataError: it ends inside a frame.
+    """
+    with path.open("rb") as file:
+        file.seek(start)
+        if file.read().strip():
+            message = f"{path}: frame {index}: the file ends inside it; get the file again"
+            raise DataError(message)
 
 
 def _cell_and_pbc(
@@ -134,7 +150,7 @@ def _ase_frames(path: Path) -> Iterator[_Frame]:
     if path.stat().st_size == 0:
         return
     frames = iread(path, index=":", format=format_name)
-    for index in range(10**12):
+    for index in itertools.count():
         try:
             atoms = next(frames)
         except StopIteration:
@@ -176,9 +192,7 @@ def _to_structure(
         frame.cell,
         frame.pbc,
         properties,
-        {
-            name: _number(frame.info.get(f"config_{name}_weight", 1.0), place) for name in properties
-        },
+        {name: _number(frame.info.get(f"config_{name}_weight", 1.0), place) for name in properties},
         _number(frame.info.get("config_weight", 1.0), place),
         str(frame.info.get("config_type", "Default")),
         str(frame.info.get("head", head)),

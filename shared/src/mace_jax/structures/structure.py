@@ -95,7 +95,7 @@ def _check_array(
     bad = np.argwhere(~np.isfinite(value))
     if bad.size:
         index = tuple(int(i) for i in bad[0])
-        where = f" of atom {index[0]}" if shape and shape[0] == len(value) and len(index) else ""
+        where = f" of atom {index[0]}" if shape and shape[0] == len(value) and index else ""
         message = (
             f"{place}: {name}{where} is {value[index]}, expected a finite number; "
             "correct the structure or remove it"

@@ -1,1 +1,1 @@
-"""Convert Torch MACE checkpoints into model bundles, without torch and without running their code."""
+"""Convert Torch MACE checkpoints into model bundles, without torch."""

@@ -5,7 +5,7 @@ Weights are only rearranged, never rescaled: both sides use e3nn's normalisation
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,34 +65,39 @@ def convert_torch_model(path: Path) -> ModelBundle:
         raise ArtifactError(message) from error
 
 
-def _unsupported(what: str) -> UnsupportedModelError:
-    return UnsupportedModelError(f"{what} is not supported yet")
+def _refuse(what: str) -> NoReturn:
+    message = f"{what} is not supported yet"
+    raise UnsupportedModelError(message)
 
 
 def _require_supported(model: Any) -> None:
     if not isinstance(model, Record):
-        raise _unsupported(f"a file that holds a {type(model).__name__} instead of a model")
+        _refuse(f"a file that holds a {type(model).__name__} instead of a model")
     if model.class_name not in ("mace.modules.models.MACE", "mace.modules.models.ScaleShiftMACE"):
-        raise _unsupported(f"model class {model.class_name}")
+        _refuse(f"model class {model.class_name}")
     for name, value in _REQUIRED.items():
         if attribute(model, name, value) != value:
-            raise _unsupported(f"{name}={attribute(model, name)}")
+            _refuse(f"{name}={attribute(model, name)}")
     for name in ("pair_repulsion_fn", "joint_embedding", "embedding_readout"):
         if has_child(model, name):
-            raise _unsupported(name)
+            _refuse(name)
     radial = child(model, "radial_embedding")
     if has_child(radial, "distance_transform"):
-        raise _unsupported(f"{child(radial, 'distance_transform').short_name}")
+        _refuse(f"{child(radial, 'distance_transform').short_name}")
     if child(radial, "bessel_fn").short_name != "BesselBasis":
-        raise _unsupported(f"radial basis {child(radial, 'bessel_fn').short_name}")
+        _refuse(f"radial basis {child(radial, 'bessel_fn').short_name}")
+    _require_supported_blocks(model)
+
+
+def _require_supported_blocks(model: Record) -> None:
     for block in children(model, "interactions"):
         if block.short_name != _INTERACTION:
-            raise _unsupported(f"interaction block {block.short_name}")
+            _refuse(f"interaction block {block.short_name}")
         if attribute(block, "cueq_config") is not None:
-            raise _unsupported("a model in cuequivariance layout")
+            _refuse("a model in cuequivariance layout")
     for readout in children(model, "readouts"):
         if readout.short_name not in ("LinearReadoutBlock", "NonLinearReadoutBlock"):
-            raise _unsupported(f"readout {readout.short_name}")
+            _refuse(f"readout {readout.short_name}")
 
 
 def _bundle(model: Record) -> ModelBundle:
@@ -109,7 +114,7 @@ def _bundle(model: Record) -> ModelBundle:
     parameters = dict(_parameters(model))
     dtypes = {str(array.dtype) for array in parameters.values()}
     if len(dtypes) != 1:
-        raise _unsupported(f"a mixture of dtypes {sorted(dtypes)}")
+        _refuse(f"a mixture of dtypes {sorted(dtypes)}")
     return ModelBundle(
         config=_config(model, elements),
         dtype=dtypes.pop(),
@@ -134,7 +139,7 @@ def _config(model: Record, elements: tuple[int, ...]) -> ModelConfig:
     }
     neighbors = {float(attribute(block, "avg_num_neighbors")) for block in blocks}
     if len(correlations) != 1 or len(neighbors) != 1:
-        raise _unsupported("a correlation or avg_num_neighbors that differs between layers")
+        _refuse("a correlation or avg_num_neighbors that differs between layers")
     gate, readout_irreps = _last_readout(children(model, "readouts")[-1])
     harmonics = irreps(attribute(child(model, "spherical_harmonics"), "irreps_out"))
     first = child(blocks[0], "conv_tp_weights").state["_modules"]
@@ -165,7 +170,7 @@ def _last_readout(readout: Record) -> tuple[str, str]:
     activation = child(readout, "non_linearity", "acts", "0")
     function = getattr(attribute(activation, "f"), "class_name", "")
     if function not in _GATES:
-        raise _unsupported(f"gate {function or activation.short_name}")
+        _refuse(f"gate {function or activation.short_name}")
     ((hidden, _),) = irreps(attribute(readout, "hidden_irreps"))
     return _GATES[function], f"{hidden // attribute(readout, 'num_heads', 1)}x0e"
 

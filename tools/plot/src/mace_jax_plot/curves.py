@@ -86,7 +86,9 @@ def draw_curves(
     with mpl.rc_context(_STYLE):
         panels = ["loss", *keys]
         figure = Figure(figsize=(4.2 * len(panels), 3.6), layout="constrained")
-        for axes, key in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for axes, key in zip(
+            figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+        ):
             _draw_panel(axes, rows, key, linear=linear)
         unfinished = "" if status == "finished" else f" ({status})"
         figure.suptitle(source.stem + unfinished)
@@ -107,7 +109,7 @@ def _draw_panel(axes: Axes, rows: list[Row], key: str, *, linear: bool) -> None:
             if not points:
                 continue
             name = label if len(heads) == 1 else f"{label}, {head}"
-            marker = "*" if mode == "eval_test" else ("o" if len(points) <= 25 else "")  # noqa: PLR2004
+            marker = "*" if mode == "eval_test" else ("o" if len(points) <= 25 else "")
             axes.plot(
                 *zip(*points, strict=True),
                 label=name,
@@ -122,7 +124,18 @@ def _draw_panel(axes: Axes, rows: list[Row], key: str, *, linear: bool) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if not linear:
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(_plain_number)
+        axes.yaxis.set_minor_formatter(_plain_leading_number)
     axes.legend(frameon=False)
+
+
+def _plain_number(value: float, _position: int) -> str:
+    return f"{value:g}"
+
+
+def _plain_leading_number(value: float, _position: int) -> str:
+    """Label 2 and 5 between powers of ten, where a range of less than two decades needs it."""
+    return f"{value:g}" if f"{value:e}"[0] in "25" else ""
 
 
 def _axis_label(key: str) -> str:
@@ -131,14 +144,14 @@ def _axis_label(key: str) -> str:
     kind, _, quantity = key.removeprefix("rel_").partition("_")
     label = f"{_LABELS.get(quantity, quantity)} {kind.upper()}"
     if key.startswith("rel_"):
-        return f"relative {label.split(' (')[0]} {kind.upper()} (%)"
+        return f"relative {label.split(' (', maxsplit=1)[0]} {kind.upper()} (%)"
     name, unit = label.split(" (", 1)
     unit = unit.split(")")[0]
     return f"{name} {kind.upper()} ({unit})"
 
 
 def _is_metric(name: str, value: Any) -> bool:
-    return value is not None and name.split("_")[0] in ("loss", "mae", "rmse", "rel")
+    return value is not None and name.split("_", maxsplit=1)[0] in ("loss", "mae", "rmse", "rel")
 
 
 def _no_date(path: Path) -> dict[str, Any]:

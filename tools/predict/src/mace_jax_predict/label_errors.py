@@ -8,9 +8,7 @@ from mace_jax.artifacts.predictions import Predictions
 from mace_jax.structures.structure import Structure
 
 
-def label_errors(
-    predictions: Predictions, structures: Sequence[Structure]
-) -> dict[str, float]:
+def label_errors(predictions: Predictions, structures: Sequence[Structure]) -> dict[str, float]:
     """Return RMSE and MAE of energy per atom (eV), forces (eV/Å) and stress (eV/Å³).
 
     Also ``rel_rmse_f``: the force RMSE relative to the labels' root mean square, per cent.

@@ -119,7 +119,7 @@ def _validation_split(train: Split, options: Options) -> tuple[Split, Split]:
     else:
         n = len(train.structures)
         n_valid = min(max(1, int(options.valid_fraction * n)), n - 1)
-        if n < 2:  # noqa: PLR2004 - one for each side
+        if n < 2:
             message = f"{train.source}: one structure cannot be split; give --valid_file"
             raise ConfigError(message)
         order = np.random.default_rng(options.seed).permutation(n)

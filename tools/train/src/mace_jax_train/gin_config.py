@@ -40,8 +40,6 @@ def _register(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     return gin.external_configurable(function, name=name, module="mace_jax")
 
 
-
-
 _COLLECTORS = {name: _register(name, lambda **bound: bound) for name in SECTIONS}
 for _name in _NAMED_CHOICES:
     _register(_name, lambda name=_name: name)
@@ -104,8 +102,8 @@ def _parse_gin(configs: Sequence[Path], bindings: Sequence[str]) -> Sections:
 def _resolve(bound: dict[str, Any]) -> dict[str, Any]:
     """Replace @references by the names they stand for, and an E0 dict by its text."""
     values: dict[str, Any] = {}
-    for name, value in bound.items():
-        value = value() if callable(value) else value
+    for name, reference in bound.items():
+        value = reference() if callable(reference) else reference
         if name == "algorithm" and isinstance(value, dict):
             values.update(value)
         elif name == "E0s" and isinstance(value, dict):

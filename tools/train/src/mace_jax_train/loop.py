@@ -141,8 +141,7 @@ def _evaluate(run: Run, eval_step: EvalStep, parameters: nnx.State, split: str, 
     """Return the metrics of a split as a row of the metrics file."""
     started = time.perf_counter()
     errors = [
-        jax.device_get(eval_step(parameters, batch))
-        for batch in _batches(run.loaders[split])
+        jax.device_get(eval_step(parameters, batch)) for batch in _batches(run.loaders[split])
     ]
     mode = {"valid": "valid", "test": "eval_test"}[split]
     seconds = time.perf_counter() - started
@@ -160,9 +159,7 @@ def _batches(loader: PlannedLoader) -> Iterator[GraphBatch]:
     return (batch for _, batch in loader.in_order())
 
 
-def _row(
-    mode: str, epoch: int, values: dict[str, float | None], seconds: float, lr: float
-) -> Row:
+def _row(mode: str, epoch: int, values: dict[str, float | None], seconds: float, lr: float) -> Row:
     return {
         "mode": mode,
         "head": HEAD,

@@ -219,9 +219,7 @@ def _r_max(config: TrainConfig, from_statistics: float | None) -> float:
     return r_max
 
 
-def _with_given_energies(
-    config: TrainConfig, statistics: Statistics, train: Dataset
-) -> Statistics:
+def _with_given_energies(config: TrainConfig, statistics: Statistics, train: Dataset) -> Statistics:
     """Let E0s and elements of the configuration win over those of the statistics file."""
     elements = statistics.atomic_numbers
     if config.datasets.atomic_numbers:
@@ -261,9 +259,7 @@ def _plan(
             raise ConfigError(message)
         path = files.path(f".{split}.plan.json")
         plan = plan_batches(dataset, r_max, config.datasets.n_edge, config.flags.seed, track)
-        provenance = make_provenance(
-            TOOL, [dataset.as_input("dataset")], seed=config.flags.seed
-        )
+        provenance = make_provenance(TOOL, [dataset.as_input("dataset")], seed=config.flags.seed)
         write_batch_plan(path, plan, provenance)
     inputs.append(batch_plan_input(f"{split}_plan", path))
     for line in plan_lines(plan):

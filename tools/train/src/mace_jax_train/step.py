@@ -61,9 +61,7 @@ def make_train_step(
 ) -> TrainStep:
     """Return the compiled step: loss, gradient, update, moving average."""
 
-    def loss_and_prediction(
-        parameters: nnx.State, batch: GraphBatch
-    ) -> tuple[Array, EnergyForces]:
+    def loss_and_prediction(parameters: nnx.State, batch: GraphBatch) -> tuple[Array, EnergyForces]:
         predicted = energy_and_forces(nnx.merge(graphdef, parameters), batch)
         return weighted_energy_forces_stress_loss(predicted, batch, loss_config), predicted
 

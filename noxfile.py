@@ -1,0 +1,76 @@
+"""Everything that is run on the project: `nox -l` lists it."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import nox
+
+nox.options.sessions = ["tests"]
+nox.options.default_venv_backend = "venv"
+
+ROOT = Path(__file__).parent
+TOOLS = ["preprocess", "plan_batches", "train", "predict", "convert", "export_lammps", "plot"]
+LIGHT_TOOLS = ["preprocess", "plan_batches", "convert", "export_lammps", "plot"]
+EDITABLE = ["./schemas", "./shared[model]", *(f"./tools/{tool}" for tool in TOOLS)]
+
+
+def install_editable(session: nox.Session, *groups: str) -> None:
+    """Install every package editable; the variable keeps siblings from being copied."""
+    arguments = [part for path in EDITABLE for part in ("-e", path)]
+    session.install(*arguments, env={"MACE_JAX_SIBLINGS": ""})
+    for group in groups:
+        session.install(
+            *nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), group)
+        )
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests that take minutes, not hours; no torch."""
+    install_editable(session, "test")
+    session.run("pytest", "-m", "not slow", *session.posargs)
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    """Run the slow tests."""
+    install_editable(session, "test")
+    session.run("pytest", "-m", "slow", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, types and import directions."""
+    install_editable(session, "lint", "test")
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+    session.run("lint-imports")
+    session.run(
+        "mypy",
+        *(str(path) for path in sorted(ROOT.glob("*/src")) + sorted(ROOT.glob("tools/*/src"))),
+    )
+
+
+@nox.session
+@nox.parametrize("tool", TOOLS)
+def alone(session: nox.Session, tool: str) -> None:
+    """Install one tool by itself in a fresh environment, outside the checkout."""
+    session.chdir(tempfile.mkdtemp())
+    session.install(str(ROOT / "tools" / tool))
+    session.run("python", str(ROOT / "tests" / "layering" / "installed_alone.py"), tool)
+
+
+@nox.session
+def torch(session: nox.Session) -> None:
+    """Compare with mace-torch: files both ways, one epoch of mace_run_train from our dataset."""
+    install_editable(session, "test")
+    session.install("torch==2.13.0")
+    session.install("mace-torch>=0.3.16")
+    session.run("pytest", "tests/parity/live", *session.posargs, env={"MACE_JAX_LIVE_TORCH": "1"})
+
+
+@nox.session(venv_backend="venv", venv_location=os.environ.get("MACE_JAX_VENV", ".venv"))
+def dev(session: nox.Session) -> None:
+    """Make the editable development environment in .venv."""
+    install_editable(session, "test", "lint")
