@@ -19,10 +19,10 @@ def symmetric_matrix(values: ArrayLike) -> NDArray[np.float64]:
     Raises:
         ValueError: the shape is none of these.
     """
-    values = np.asarray(values, dtype=np.float64)
-    if values.shape == (6,):
-        values = values[_VOIGT_ORDER]
-    if values.size != 9:
-        message = f"shape {values.shape}, expected (6,), (9,) or (3, 3)"
+    numbers = np.asarray(values, dtype=np.float64)
+    if numbers.shape == (6,):
+        numbers = numbers[_VOIGT_ORDER]
+    if numbers.shape not in ((9,), (3, 3)):
+        message = f"shape {numbers.shape}, expected (6,), (9,) or (3, 3)"
         raise ValueError(message)
-    return values.reshape(3, 3)
+    return numbers.reshape(3, 3)

@@ -126,7 +126,7 @@ def read_model_bundle(path: Path) -> ModelBundle:
     if _arrays_sha256(arrays) != header["arrays_sha256"]:
         message = f"{path}: arrays: digest differs from the header's; get the file again"
         raise ArtifactError(message)
-    config = {
+    config: dict[str, Any] = {
         item.name: tuple(value) if isinstance(value := header["model"][item.name], list) else value
         for item in fields(ModelConfig)
     }

@@ -58,7 +58,7 @@ def read_statistics(path: Path) -> Statistics:
 
 def _torch_statistics_to_v1(document: Document) -> Document:
     """Add the tag that Torch MACE's file lacks; its fields and text literals are those of v1."""
-    provenance = {
+    provenance: Document = {
         "tool": "mace_prepare_data",
         "tool_version": "unknown",
         "command": [],

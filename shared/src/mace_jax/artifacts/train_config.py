@@ -1,6 +1,6 @@
 """The configuration of a training run, typed and complete: what a run is a function of."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,15 +52,20 @@ class DatasetsConfig:
     stress_key: str | None = None
 
 
+InteractionName = Literal["RealAgnosticInteractionBlock", "RealAgnosticResidualInteractionBlock"]
+
+
 @dataclass(frozen=True)
 class ModelSection:
-    """The network; names and meaning as in ``ModelConfig``.
+    """The network; names and meaning as in ``ModelConfig`` and in ``mace_run_train``.
 
-    ``avg_num_neighbors`` and the scaling come from the statistics unless given here.
+    ``model`` is ``MACE``, whose energies are scaled but not shifted, so that an isolated atom has
+    its E0, or ``ScaleShiftMACE``, which is shifted by the mean, too. ``avg_num_neighbors``, scale
+    and shift come from the statistics.
     """
 
     r_max: float | None = None
-    model: Literal["MACE", "ScaleShiftMACE"] = "ScaleShiftMACE"
+    model: Literal["MACE", "ScaleShiftMACE"] = "MACE"
     num_bessel: int = 8
     num_polynomial_cutoff: int = 5
     max_ell: int = 3
@@ -70,12 +75,8 @@ class ModelSection:
     correlation: int = 3
     radial_MLP: tuple[int, ...] = (64, 64, 64)
     gate: Literal["silu", "tanh", "abs", "None"] = "silu"
-    interaction_cls: Literal["RealAgnosticResidualInteractionBlock"] = (
-        "RealAgnosticResidualInteractionBlock"
-    )
-    interaction_cls_first: Literal["RealAgnosticResidualInteractionBlock"] = (
-        "RealAgnosticResidualInteractionBlock"
-    )
+    interaction_cls: InteractionName = "RealAgnosticResidualInteractionBlock"
+    interaction_cls_first: InteractionName = "RealAgnosticInteractionBlock"
     avg_num_neighbors: float | None = None
     scaling: Literal["rms_forces_scaling", "no_scaling"] = "rms_forces_scaling"
 
@@ -148,7 +149,7 @@ def train_config_from_sections(sections: dict[str, dict[str, Any]], source: str)
     """
     try:
         for name, section in SECTIONS.items():
-            unknown = set(sections.get(name, {})) - set(section.__dataclass_fields__)
+            unknown = set(sections.get(name, {})) - {item.name for item in fields(section)}
             if unknown:
                 message = f"{source}: {name}: unknown {', '.join(sorted(unknown))}"
                 raise ConfigError(message)

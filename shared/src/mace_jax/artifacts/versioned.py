@@ -108,7 +108,8 @@ def _validator(kind: str, version: int) -> Any:
         name, number = uri.removeprefix("mace-jax:").split("/v")
         return Resource.from_contents(load_schema(name, int(number)))
 
-    return Draft202012Validator(load_schema(kind, version), registry=Registry(retrieve=retrieve))
+    registry: Any = Registry(retrieve=retrieve)  # type: ignore[call-arg]
+    return Draft202012Validator(load_schema(kind, version), registry=registry)
 
 
 def read_json(path: Path) -> Any:

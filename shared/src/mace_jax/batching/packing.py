@@ -5,7 +5,7 @@ takes it. It comes within a few per cent of the lower bound on edges without tyi
 batch, which sorting by size would do.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ _OPEN_BATCHES = 64
 
 
 def pack_best_fit(
-    sizes: NDArray[np.int64], caps: Sequence[int], order: Sequence[int]
+    sizes: NDArray[np.int64], caps: Sequence[int], order: Iterable[int]
 ) -> list[list[int]]:
     """Pack items into as few bins as best-fit finds.
 
@@ -25,13 +25,13 @@ def pack_best_fit(
 
     Returns: item ids of each bin, in the order in which bins were opened.
     """
-    caps = np.asarray(caps)
+    limits = np.asarray(caps)
     bins: list[list[int]] = []
     used = np.zeros((_OPEN_BATCHES, sizes.shape[1]), dtype=np.int64)
     open_bins = np.full(_OPEN_BATCHES, -1)
     for item in order:
         size = sizes[item]
-        fits = (open_bins >= 0) & (used + size <= caps).all(axis=1)
+        fits = (open_bins >= 0) & (used + size <= limits).all(axis=1)
         if fits.any():
             slot = int(np.where(fits, used[:, 0], -1).argmax())
         else:

@@ -73,11 +73,8 @@ def channelwise_convolution(
     return {irrep: jnp.concatenate(parts, axis=-1) for irrep, parts in sums.items()}
 
 
-class RealAgnosticResidualInteractionBlock(nnx.Module):
-    """Convolution with radial weights, and a residual of the input by element.
-
-    Source: mace-torch class of the same name.
-    """
+class InteractionBlock(nnx.Module):
+    """What all interaction blocks share: the convolution with radial weights."""
 
     def __init__(
         self,
@@ -98,7 +95,7 @@ class RealAgnosticResidualInteractionBlock(nnx.Module):
         Args:
             node_irreps: of the input features.
             target_irreps: of the message.
-            hidden_irreps: of the block's output after the product basis; the residual's irreps.
+            hidden_irreps: of the features after the product basis; the residual's irreps.
             edge_irreps: of the spherical harmonics.
             channels: of every irrep.
             radial_widths: of the radial basis and the hidden layers of the radial MLP.
@@ -108,7 +105,8 @@ class RealAgnosticResidualInteractionBlock(nnx.Module):
             rngs: random numbers.
         """
         self.node_irreps, self.target_irreps = tuple(node_irreps), tuple(target_irreps)
-        self.edge_irreps, self.channels = tuple(edge_irreps), channels
+        self.hidden_irreps, self.edge_irreps = tuple(hidden_irreps), tuple(edge_irreps)
+        self.channels = channels
         self.avg_num_neighbors = avg_num_neighbors
         paths = self.paths()
         square = (channels, channels)
@@ -126,7 +124,7 @@ class RealAgnosticResidualInteractionBlock(nnx.Module):
             {irrep: (n, channels) for irrep, n in fan_in.items() if n}, dtype=dtype, rngs=rngs
         )
         self.skip_tp = SpeciesLinear(
-            {irrep: square for irrep in node_irreps if irrep in hidden_irreps},
+            dict.fromkeys(self.skip_irreps(), square),
             n_elements,
             dtype=dtype,
             rngs=rngs,
@@ -138,6 +136,33 @@ class RealAgnosticResidualInteractionBlock(nnx.Module):
             list(self.node_irreps), list(self.edge_irreps), list(self.target_irreps)
         )
 
+    def skip_irreps(self) -> list[e3nn.Irrep]:
+        """Return the irreps that the linear map by element acts on."""
+        raise NotImplementedError
+
+    def message(
+        self,
+        features: Features,
+        harmonics: Features,
+        radial: Array,
+        senders: Array,
+        receivers: Array,
+    ) -> Features:
+        """Return the message to each node, ``[n_node, 2l+1, channels]`` per target irrep."""
+        paths = self.paths()
+        weights = self.conv_tp_weights(radial).reshape(-1, len(paths), self.channels)
+        sums = channelwise_convolution(
+            self.linear_up(features), harmonics, weights, paths, senders, receivers
+        )
+        message = self.linear(sums)
+        n_node = len(next(iter(features.values())))
+        return {
+            irrep: message[irrep] / self.avg_num_neighbors
+            if irrep in message
+            else jnp.zeros((n_node, irrep.dim, self.channels), radial.dtype)
+            for irrep in self.target_irreps
+        }
+
     def __call__(
         self,
         features: Features,
@@ -147,26 +172,70 @@ class RealAgnosticResidualInteractionBlock(nnx.Module):
         senders: Array,
         receivers: Array,
     ) -> tuple[Features, Features]:
-        """Return the message and the residual.
+        """Return the message and the residual that is added after the product basis.
 
         Args:
             features: ``[n_node, 2l+1, channels]`` per irrep.
             harmonics: ``[n_edge, 2l+1]`` per irrep.
             radial: radial basis times envelope, ``[n_edge, num_bessel]``.
             species: ``[n_node]``.
-            senders, receivers: ``[n_edge]``.
+            senders: ``[n_edge]``.
+            receivers: ``[n_edge]``, ascending.
         """
-        paths = self.paths()
-        residual = self.skip_tp(features, species)
-        weights = self.conv_tp_weights(radial).reshape(-1, len(paths), self.channels)
-        message = channelwise_convolution(
-            self.linear_up(features), harmonics, weights, paths, senders, receivers
-        )
-        message = self.linear(message)
-        n_node = len(species)
-        return {
-            irrep: message[irrep] / self.avg_num_neighbors
-            if irrep in message
-            else jnp.zeros((n_node, irrep.dim, self.channels), radial.dtype)
-            for irrep in self.target_irreps
-        }, residual
+        raise NotImplementedError
+
+
+class RealAgnosticInteractionBlock(InteractionBlock):
+    """The message goes through a linear map by element; there is no residual.
+
+    As first block it makes the energy of an isolated atom exactly its E0.
+
+    Source: mace-torch class of the same name.
+    """
+
+    def skip_irreps(self) -> list[e3nn.Irrep]:
+        """Return those of the message."""
+        return list(self.target_irreps)
+
+    def __call__(
+        self,
+        features: Features,
+        harmonics: Features,
+        radial: Array,
+        species: Array,
+        senders: Array,
+        receivers: Array,
+    ) -> tuple[Features, Features]:
+        """Return the message and no residual; arguments as in ``InteractionBlock``."""
+        message = self.message(features, harmonics, radial, senders, receivers)
+        return self.skip_tp(message, species), {}
+
+
+class RealAgnosticResidualInteractionBlock(InteractionBlock):
+    """The message, and a residual: the input through a linear map by element.
+
+    Source: mace-torch class of the same name.
+    """
+
+    def skip_irreps(self) -> list[e3nn.Irrep]:
+        """Return those that input and output have in common."""
+        return [irrep for irrep in self.node_irreps if irrep in self.hidden_irreps]
+
+    def __call__(
+        self,
+        features: Features,
+        harmonics: Features,
+        radial: Array,
+        species: Array,
+        senders: Array,
+        receivers: Array,
+    ) -> tuple[Features, Features]:
+        """Return the message and the residual; arguments as in ``InteractionBlock``."""
+        message = self.message(features, harmonics, radial, senders, receivers)
+        return message, self.skip_tp(features, species)
+
+
+INTERACTION_BLOCKS: dict[str, type[InteractionBlock]] = {
+    block.__name__: block
+    for block in (RealAgnosticInteractionBlock, RealAgnosticResidualInteractionBlock)
+}

@@ -1,5 +1,8 @@
 """Between a network and the parameter table of a model bundle."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -57,7 +60,7 @@ def graph_builder(bundle: ModelBundle) -> GraphBuilder:
     )
 
 
-def _name(path: tuple[str | int, ...]) -> str:
+def _name(path: Iterable[Any]) -> str:
     return "/".join(str(part) for part in path)
 
 

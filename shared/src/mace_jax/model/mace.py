@@ -1,6 +1,7 @@
 """The MACE network: edge vectors in, interaction energy of every atom out."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import e3nn_jax as e3nn
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ from jax import Array
 
 from mace_jax.artifacts.model_bundle import ModelConfig
 from mace_jax.batching.graph_batch import GraphBatch
-from mace_jax.model.interaction import RealAgnosticResidualInteractionBlock
+from mace_jax.model.interaction import INTERACTION_BLOCKS
 from mace_jax.model.irreps import (
     Features,
     hidden_channels,
@@ -59,7 +60,7 @@ class MACE(nnx.Module):
         readout_channels = parse_irreps(config.MLP_irreps, "MLP_irreps").count("0e")
         n_elements = len(config.atomic_numbers)
         self.edge_irreps = tuple(spherical_harmonics_irreps(config.max_ell))
-        common = {"dtype": dtype, "rngs": rngs}
+        common: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
 
         self.node_embedding = SpeciesEmbedding(n_elements, channels, **common)
         interactions, products, readouts = [], [], []
@@ -70,8 +71,9 @@ class MACE(nnx.Module):
             target_irreps = (
                 list(self.edge_irreps) if layer == 0 else interaction_irreps(hidden, config.max_ell)
             )
+            block = config.interaction_cls_first if layer == 0 else config.interaction_cls
             interactions.append(
-                RealAgnosticResidualInteractionBlock(
+                INTERACTION_BLOCKS[block](
                     node_irreps,
                     target_irreps,
                     out_irreps,

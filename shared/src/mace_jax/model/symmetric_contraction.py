@@ -174,8 +174,9 @@ class SymmetricContraction(nnx.Module):
                 monomials = x[:, factors[:, 0]]
                 for column in factors.T[1:]:
                     monomials = monomials * x[:, column]
-                coefficients = jnp.asarray(coefficients, x.dtype)
-                couplings = jnp.einsum("mkp,npc->nmkc", coefficients, monomials)
+                couplings = jnp.einsum(
+                    "mkp,npc->nmkc", jnp.asarray(coefficients, x.dtype), monomials
+                )
                 total += jnp.einsum("nmkc,nkc->nmc", couplings, weight[...][species])
             result[target] = total
         return result

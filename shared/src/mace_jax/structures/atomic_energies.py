@@ -31,7 +31,8 @@ def take_isolated_atoms(
     Raises:
         DataError: an isolated atom has no energy, or two of one element disagree.
     """
-    rest, energies = [], {}
+    rest: list[Structure] = []
+    energies: dict[int, float] = {}
     for index, structure in enumerate(structures):
         if structure.config_type != ISOLATED_ATOM or len(structure) != 1 or structure.pbc.any():
             rest.append(structure)

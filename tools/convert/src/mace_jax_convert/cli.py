@@ -23,7 +23,7 @@ from mace_jax.cli.options import FilePath, force_option, reproducible_option
 def main(torch_model: Path, output: Path | None, force: bool, reproducible: bool) -> Result:
     """Convert a Torch MACE model into a model bundle, without torch and without running its code.
 
-    MACE and ScaleShiftMACE with RealAgnosticResidualInteractionBlock and Bessel basis are
+    MACE and ScaleShiftMACE with RealAgnostic(Residual)InteractionBlock and Bessel basis are
     supported; anything else is refused by name.
     """
     from mace_jax.artifacts.atomic_write import require_absent

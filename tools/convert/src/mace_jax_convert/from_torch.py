@@ -27,7 +27,7 @@ from mace_jax_convert.torch_modules import (
 
 Parameters = dict[str, NDArray[Any]]
 
-_INTERACTION = "RealAgnosticResidualInteractionBlock"
+_INTERACTIONS = ("RealAgnosticInteractionBlock", "RealAgnosticResidualInteractionBlock")
 _GATES = {"torch.nn.functional.silu": "silu", "torch.tanh": "tanh", "torch.abs": "abs"}
 # Attributes that change what the network computes, with the one value that is supported.
 _REQUIRED = {
@@ -91,7 +91,7 @@ def _require_supported(model: Any) -> None:
 
 def _require_supported_blocks(model: Record) -> None:
     for block in children(model, "interactions"):
-        if block.short_name != _INTERACTION:
+        if block.short_name not in _INTERACTIONS:
             _refuse(f"interaction block {block.short_name}")
         if attribute(block, "cueq_config") is not None:
             _refuse("a model in cuequivariance layout")
@@ -138,8 +138,9 @@ def _config(model: Record, elements: tuple[int, ...]) -> ModelConfig:
         for contraction in _contractions(product)
     }
     neighbors = {float(attribute(block, "avg_num_neighbors")) for block in blocks}
-    if len(correlations) != 1 or len(neighbors) != 1:
-        _refuse("a correlation or avg_num_neighbors that differs between layers")
+    later = {block.short_name for block in blocks[1:]}
+    if max(len(correlations), len(neighbors), len(later)) > 1:
+        _refuse("a correlation, avg_num_neighbors or block that differs between later layers")
     gate, readout_irreps = _last_readout(children(model, "readouts")[-1])
     harmonics = irreps(attribute(child(model, "spherical_harmonics"), "irreps_out"))
     first = child(blocks[0], "conv_tp_weights").state["_modules"]
@@ -156,8 +157,8 @@ def _config(model: Record, elements: tuple[int, ...]) -> ModelConfig:
         correlation=correlations.pop(),
         radial_MLP=tuple(widths[1:]),
         gate=gate,
-        interaction_cls=_INTERACTION,
-        interaction_cls_first=_INTERACTION,
+        interaction_cls=blocks[-1].short_name,
+        interaction_cls_first=blocks[0].short_name,
         avg_num_neighbors=neighbors.pop(),
         atomic_numbers=elements,
     )

@@ -25,7 +25,7 @@ _LABELS = {
     "f": "force (meV/Å)",
     "stress": "stress (meV/Å³)",
 }
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 11,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -129,11 +129,11 @@ def _draw_panel(axes: Axes, rows: list[Row], key: str, *, linear: bool) -> None:
     axes.legend(frameon=False)
 
 
-def _plain_number(value: float, _position: int) -> str:
+def _plain_number(value: float, _position: float) -> str:
     return f"{value:g}"
 
 
-def _plain_leading_number(value: float, _position: int) -> str:
+def _plain_leading_number(value: float, _position: float) -> str:
     """Label 2 and 5 between powers of ten, where a range of less than two decades needs it."""
     return f"{value:g}" if f"{value:e}"[0] in "25" else ""
 

@@ -22,7 +22,7 @@ def describe_run(run: Run) -> dict[str, Any]:
     step = make_train_step(graphdef, optimizer, config.loss, config.train.ema_decay)
     state = initial_state(parameters, optimizer)
     compiled = jax.jit(step).lower(state, run.loaders["train"].batch(0)).compile()
-    memory = compiled.memory_analysis()
+    memory: Any = compiled.memory_analysis()
     return {
         "parameters": parameter_count(run.bundle),
         "steps_per_epoch": len(run.loaders["train"]),

@@ -25,6 +25,7 @@ Sections = dict[str, dict[str, Any]]
 _NAMED_CHOICES = (
     "MACE",
     "ScaleShiftMACE",
+    "RealAgnosticInteractionBlock",
     "RealAgnosticResidualInteractionBlock",
     "silu",
     "tanh",
@@ -66,10 +67,9 @@ def load_train_config(
         configs = ()
     else:
         sections = {name: {} for name in SECTIONS}
-    for name, values in _parse_gin(configs, bindings).items():
-        sections[name].update(values)
-    for name, values in flags.items():
-        sections[name].update(values)
+    for layer in (_parse_gin(configs, bindings), flags):
+        for name, values in layer.items():
+            sections[name].update(values)
     if not sections["datasets"].get("train_path"):
         message = f"{source}: datasets.train_path is not set; give --train-path"
         raise ConfigError(message)

@@ -270,10 +270,11 @@ def _plan(
 def _untrained_bundle(config: TrainConfig, statistics: Statistics, r_max: float) -> ModelBundle:
     """Return the run's model bundle, complete but for its parameters."""
     section = config.model
-    scales = section.model == "ScaleShiftMACE" and section.scaling == "rms_forces_scaling"
+    scaled = section.scaling == "rms_forces_scaling"
+    shifted = scaled and section.model == "ScaleShiftMACE"
     return ModelBundle(
         config=ModelConfig(
-            model=section.model,
+            model="ScaleShiftMACE",
             r_max=r_max,
             num_bessel=section.num_bessel,
             num_polynomial_cutoff=section.num_polynomial_cutoff,
@@ -292,8 +293,8 @@ def _untrained_bundle(config: TrainConfig, statistics: Statistics, r_max: float)
         dtype=config.flags.dtype,
         heads=(HEAD,),
         atomic_energies={HEAD: statistics.atomic_energies},
-        scale={HEAD: statistics.std if scales else 1.0},
-        shift={HEAD: statistics.mean if scales else 0.0},
+        scale={HEAD: statistics.std if scaled else 1.0},
+        shift={HEAD: statistics.mean if shifted else 0.0},
         parameters={},
     )
 
