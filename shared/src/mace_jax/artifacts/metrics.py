@@ -1,7 +1,7 @@
 """``<tag>.metrics``: one JSON line per evaluation, a header line first.
 
 The whole file is replaced at every evaluation, so a reader never meets half a line; the header's
-``status`` says whether the run is still going.
+``status`` says whether the run is still going. Use ``MetricsLog`` as a context manager.
 """
 
 import json
@@ -30,9 +30,13 @@ class MetricsLog:
         self._rows += rows
         self._write()
 
-    def close(self, status: str) -> None:
-        """Say how the run ended: ``finished`` or ``stopped``."""
-        self._header["status"] = status
+    def __enter__(self) -> "MetricsLog":
+        """Return the log itself."""
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        """Say how the run ended: ``finished``, or ``stopped`` by an error or a signal."""
+        self._header["status"] = "stopped" if error else "finished"
         self._write()
 
     def _write(self) -> None:

@@ -164,6 +164,7 @@ def train_config_from_sections(sections: dict[str, dict[str, Any]], source: str)
 def _check_ranges(config: TrainConfig, source: str) -> None:
     positive = {
         "optimizer.lr": config.optimizer.lr,
+        "optimizer.max_epochs": config.optimizer.max_epochs,
         "train.eval_interval": config.train.eval_interval,
         "model.num_bessel": config.model.num_bessel,
         "model.num_interactions": config.model.num_interactions,
@@ -180,7 +181,6 @@ def _check_ranges(config: TrainConfig, source: str) -> None:
         "loss.forces_weight": config.loss.forces_weight,
         "loss.stress_weight": config.loss.stress_weight,
         "optimizer.weight_decay": config.optimizer.weight_decay,
-        "optimizer.max_epochs": config.optimizer.max_epochs,
         "model.max_ell": config.model.max_ell,
     }
     for name, value in positive.items():

@@ -94,7 +94,7 @@ _FLAGS = {
 @click.option("--beta2", type=click.FloatRange(0, 1, False, True), help="of Adam")
 @click.option("--epsilon", type=PositiveFloat(), help="of Adam")
 @click.option("--weight-decay", type=click.FloatRange(0))
-@click.option("--max-epochs", "--max-num-epochs", type=click.IntRange(0))
+@click.option("--max-epochs", "--max-num-epochs", type=click.IntRange(1))
 @click.option("--clip-grad", type=PositiveFloat(), help="largest norm of the gradient")
 @click.option("--ema-decay", type=click.FloatRange(0, 1, False, True))
 @click.option("--eval-interval", type=click.IntRange(1), help="epochs between evaluations")

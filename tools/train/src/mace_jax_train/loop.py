@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,26 @@ class Outcome:
     epochs: int
 
 
+@dataclass
+class Best:
+    """The best evaluation so far and how many have passed since."""
+
+    parameters: nnx.State
+    row: Row = field(default_factory=lambda: {"loss": math.inf})
+    waited: int = 0
+    test_row: Row | None = None
+
+    def improved_by(self, row: Row, parameters: nnx.State) -> bool:
+        """Take over a lower loss with a copy of its parameters; count what is not lower."""
+        if row["loss"] >= self.row["loss"]:
+            self.waited += 1
+            return False
+        # a copy, because the training step gives its input's memory away
+        self.row, self.parameters = row, jax.tree.map(jnp.copy, parameters)
+        self.waited = 0
+        return True
+
+
 def train(run: Run, files: RunFiles, track: Track) -> Outcome:
     """Train until ``max_epochs`` or until ``patience`` evaluations brought nothing better.
 
@@ -68,41 +88,34 @@ def train(run: Run, files: RunFiles, track: Track) -> Outcome:
     eval_step = make_eval_step(graphdef, config.loss)
     state = initial_state(parameters, optimizer)
     record = make_provenance(TOOL, run.inputs, seed=config.flags.seed)
-    journal = MetricsLog(files.path(".metrics"), record)
     judged = "valid" if "valid" in run.loaders else "train"
+    best = Best(state.averaged)
 
-    best_row: Row = {"loss": math.inf}
-    best_state, waited, epoch = state.averaged, 0, 0
-    epochs = range(1, config.optimizer.max_epochs + 1)
-    for epoch in track(epochs, "training", len(epochs)):
-        started = time.perf_counter()
-        state, errors = _train_epoch(train_step, state, run.loaders["train"], config, epoch)
-        seconds = time.perf_counter() - started
-        rows = {"train": _row("train", epoch, metrics(errors), seconds, config.optimizer.lr)}
-        if epoch % config.train.eval_interval and epoch != epochs[-1]:
+    with MetricsLog(files.path(".metrics"), record) as journal:
+        epochs = range(1, config.optimizer.max_epochs + 1)
+        for epoch in track(epochs, "training", len(epochs)):
+            started = time.perf_counter()
+            state, errors = _train_epoch(train_step, state, run.loaders["train"], config, epoch)
+            seconds = time.perf_counter() - started
+            rows = {"train": _row("train", epoch, metrics(errors), seconds, config.optimizer.lr)}
+            if epoch % config.train.eval_interval and epoch != epochs[-1]:
+                journal.append(*rows.values())
+                continue
+            if judged == "valid":
+                rows["valid"] = _evaluate(run, eval_step, state.averaged, "valid", epoch)
             journal.append(*rows.values())
-            continue
-        if "valid" in run.loaders:
-            rows["valid"] = _evaluate(run, eval_step, state.averaged, "valid", epoch)
-        journal.append(*rows.values())
-        _log_rows(rows)
-        if rows[judged]["loss"] < best_row["loss"]:
-            best_row, waited = rows[judged], 0
-            best_state = jax.tree.map(jnp.copy, state.averaged)
-            _save(files.path("_best.msgpack"), run, best_state, best_row, record)
-        else:
-            waited += 1
-        _save(files.path("_last.msgpack"), run, state.averaged, rows[judged], record)
-        if config.train.patience is not None and waited >= config.train.patience:
-            log.info("stopped: no better loss in %d evaluations", waited)
-            break
-    test_row = None
-    if "test" in run.loaders:
-        test_row = _evaluate(run, eval_step, best_state, "test", epoch)
-        journal.append(test_row)
-        _log_rows({"test (best)": test_row})
-    journal.close("finished")
-    return Outcome(files.path("_best.msgpack"), best_row, test_row, epoch)
+            _log_rows(rows)
+            _save(files.path("_last.msgpack"), run, state.averaged, rows[judged], record)
+            if best.improved_by(rows[judged], state.averaged):
+                _save(files.path("_best.msgpack"), run, best.parameters, best.row, record)
+            elif best.waited == config.train.patience:
+                log.info("stopped: no better loss in %d evaluations", best.waited)
+                break
+        if "test" in run.loaders:
+            best.test_row = _evaluate(run, eval_step, best.parameters, "test", epoch)
+            journal.append(best.test_row)
+            _log_rows({"test (best)": best.test_row})
+    return Outcome(files.path("_best.msgpack"), best.row, best.test_row, epoch)
 
 
 def _train_epoch(

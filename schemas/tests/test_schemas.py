@@ -1,0 +1,87 @@
+import dataclasses
+import hashlib
+from importlib.resources import files
+
+import pytest
+from jsonschema import Draft202012Validator
+
+import mace_jax_schemas
+from mace_jax.artifacts import train_config
+from mace_jax_schemas import current_version, kinds, load_schema
+
+# SHA-256 of every released schema. A line is added, never changed.
+RELEASED = {
+    ("batch_plan", 1): "bc4cad3585b0e7dc9b8785c45d600f158ef5c88ed45a0e1c046cf599e0cad33b",
+    ("dataset", 1): "8615be8b71fbe08ec007ade1b2e11ff43a603d5c920589e0cda770d25425683d",
+    ("metrics", 1): "6f2c2a96a296d07108ac4bd894be77e680dae37a5a05d4c28ce92234168246fb",
+    ("model_bundle", 1): "7832ccd8fa9813d7da33d9099b23f88ab676e1d7184fbf46e4181ea3c449ac14",
+    ("predictions", 1): "b1618a111f226d5c05a3afa84d95ca87ef754adc7fe943c01e93b5293540b896",
+    ("provenance", 1): "bf1d4a2f2185c0c81c507c074b8d0fe6e894c4bec8f2d0605f7b1b15303b6796",
+    ("statistics", 1): "e13b899ceee21335beeaafd2630796f23bb00bd598da526bcfd3ae4cbfde1f9d",
+    ("train_config", 1): "022ca506323e405dc2b87b791bb1f4b7c2b463dd0d4e088bb0f6799b84fd3532",
+}
+ALL = [(kind, version) for kind in kinds() for version in range(1, current_version(kind) + 1)]
+
+
+def schema_file(kind, version):
+    return files(mace_jax_schemas).joinpath(kind, f"v{version}.schema.json")
+
+
+def test_every_file_on_disk_is_listed():
+    on_disk = {
+        (folder.name, int(file.name[1:].split(".")[0]))
+        for folder in files(mace_jax_schemas).iterdir()
+        if folder.is_dir()
+        for file in folder.iterdir()
+        if file.name.endswith(".schema.json")
+    }
+    assert on_disk == set(ALL) == set(RELEASED), "add the digest of a new schema to RELEASED"
+
+
+@pytest.mark.parametrize(("kind", "version"), sorted(RELEASED))
+def test_a_released_schema_never_changes(kind, version):
+    digest = hashlib.sha256(schema_file(kind, version).read_bytes()).hexdigest()
+    assert digest == RELEASED[kind, version], (
+        f"{kind} v{version} is released and never changes: files of it exist. Write "
+        f"v{version + 1}.schema.json and a {kind}_v{version}_to_v{version + 1} migration instead"
+    )
+
+
+@pytest.mark.parametrize(("kind", "version"), ALL)
+def test_is_a_valid_draft_2020_12_schema(kind, version):
+    schema = load_schema(kind, version)
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert schema["$id"] == f"mace-jax:{kind}/v{version}"
+    Draft202012Validator.check_schema(schema)
+
+
+@pytest.mark.parametrize(("kind", "version"), ALL)
+def test_a_misspelt_key_is_an_error_and_the_tag_is_required(kind, version):
+    schema = load_schema(kind, version)
+    for top in schema.get("oneOf", [schema]):
+        assert top["additionalProperties"] is False
+        assert set(top["required"]) <= set(top["properties"])
+        if "schema" in top["properties"]:
+            assert {"schema", "provenance"} <= set(top["required"])
+            tag = top["properties"]["schema"]
+            assert tag["properties"]["kind"]["const"] == kind
+            assert tag["properties"]["version"]["const"] == version
+            assert tag["additionalProperties"] is False
+
+
+@pytest.mark.parametrize(("kind", "version"), [("nonsense", 1), ("dataset", 99), ("dataset", 0)])
+def test_an_unknown_schema_is_a_key_error(kind, version):
+    with pytest.raises(KeyError, match=kind):
+        load_schema(kind, version)
+
+
+def test_train_config_schema_has_exactly_the_fields_of_the_dataclasses():
+    schema = load_schema("train_config", current_version("train_config"))
+    sections = {field.name for field in dataclasses.fields(train_config.TrainConfig)}
+    assert set(train_config.SECTIONS) == sections
+    assert set(schema["properties"]) == {"schema", "provenance", *sections}
+    for name, section in train_config.SECTIONS.items():
+        fields = [field.name for field in dataclasses.fields(section)]
+        assert list(schema["properties"][name]["properties"]) == fields
+        assert schema["properties"][name]["required"] == fields
+        assert schema["properties"][name]["additionalProperties"] is False
