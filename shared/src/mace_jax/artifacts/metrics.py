@@ -18,16 +18,18 @@ KIND = "metrics"
 class MetricsLog:
     """The metrics file of a run that is going on."""
 
-    def __init__(self, path: Path, provenance: dict[str, Any]) -> None:
-        """Start an empty log at ``path``."""
-        self.path = path
+    def __init__(
+        self, path: Path, provenance: dict[str, Any], *, reproducible: bool = False
+    ) -> None:
+        """Start an empty log at ``path``; a reproducible one keeps no times."""
+        self.path, self._reproducible = path, reproducible
         self._header = {"schema": tag(KIND), "provenance": provenance, "status": "running"}
         self._rows: list[Document] = []
         self._write()
 
     def append(self, *rows: Document) -> None:
         """Add rows and replace the file."""
-        self._rows += rows
+        self._rows += ({**row, "time": None} for row in rows) if self._reproducible else rows
         self._write()
 
     def __enter__(self) -> "MetricsLog":

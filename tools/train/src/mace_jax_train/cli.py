@@ -10,7 +10,13 @@ from typing import Any
 import click
 
 from mace_jax.cli.command import Result, ToolCommand
-from mace_jax.cli.options import AtomicNumbers, FilePath, PositiveFloat, force_option
+from mace_jax.cli.options import (
+    AtomicNumbers,
+    FilePath,
+    PositiveFloat,
+    force_option,
+    reproducible_option,
+)
 
 log = logging.getLogger(__name__)
 
@@ -100,12 +106,14 @@ _FLAGS = {
 @click.option("--eval-interval", type=click.IntRange(1), help="epochs between evaluations")
 @click.option("--patience", type=click.IntRange(1), help="evaluations without improvement")
 @force_option
+@reproducible_option
 def main(
     configs: tuple[Path, ...],
     bindings: tuple[str, ...],
     print_config: bool,
     dry_run: bool,
     force: bool,
+    reproducible: bool,
     **flags: Any,
 ) -> Result:
     """Train a MACE model as CONFIGS (gin files) say; flags win over them.
@@ -113,15 +121,16 @@ def main(
     A flag that is not given changes nothing.
     """
     from mace_jax_train.gin_config import gin_text, load_train_config
-    from mace_jax_train.start import require_free, run_files
+    from mace_jax_train.run_files import run_files
 
     config = load_train_config(configs, bindings, _flag_sections(flags))
-    files = run_files(config, configs[0].name.split(".")[0] if configs else "run")
+    default_name = configs[0].name.split(".")[0] if configs else "run"
+    files = run_files(config, default_name, reproducible=reproducible)
     if print_config:
         log.info("%s", gin_text(config))
     if dry_run:
         return _dry_run(config)
-    require_free(files, files.results(), force=force)
+    files.require_free(force=force)
     return _train(config, files)
 
 
@@ -151,7 +160,8 @@ def _dry_run(config: Any) -> Result:
     """Prepare the run in a folder that is thrown away, and describe it."""
     from mace_jax.cli.progress import track_on_stderr
     from mace_jax_train.dry_run import describe_run
-    from mace_jax_train.start import RunFiles, prepare_run
+    from mace_jax_train.run_files import RunFiles
+    from mace_jax_train.start import prepare_run
 
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -170,16 +180,15 @@ def _dry_run(config: Any) -> Result:
 
 def _train(config: Any, files: Any) -> Result:
     from mace_jax.artifacts.atomic_write import write_bytes
-    from mace_jax.artifacts.provenance import make_provenance
     from mace_jax.artifacts.train_config import write_train_config
     from mace_jax.cli.progress import track_on_stderr
     from mace_jax_train.gin_config import gin_text
     from mace_jax_train.loop import train
-    from mace_jax_train.start import TOOL, parameter_count, prepare_run
+    from mace_jax_train.start import parameter_count, prepare_run
 
     with _computing(config.flags.device, config.flags.dtype):
         run = prepare_run(config, files, track_on_stderr)
-        provenance = make_provenance(TOOL, run.inputs, seed=config.flags.seed)
+        provenance = files.provenance(run.inputs, config.flags.seed)
         write_train_config(files.path(".config.json"), config, provenance)
         write_bytes(files.path(".gin"), gin_text(config).encode())
         log.info("network: %d parameters", parameter_count(run.bundle))

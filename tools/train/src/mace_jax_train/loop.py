@@ -14,7 +14,6 @@ from flax import nnx
 
 from mace_jax.artifacts.metrics import MetricsLog
 from mace_jax.artifacts.model_bundle import ModelBundle, write_model_bundle
-from mace_jax.artifacts.provenance import make_provenance
 from mace_jax.batching.graph_batch import GraphBatch
 from mace_jax.batching.loader import PlannedLoader
 from mace_jax.errors import DivergedError
@@ -22,7 +21,8 @@ from mace_jax.model.load import parameter_table
 from mace_jax.tracking import Track
 from mace_jax_train.error_metrics import BatchErrors, metrics
 from mace_jax_train.optimizer import make_optimizer
-from mace_jax_train.start import HEAD, TOOL, Run, RunFiles
+from mace_jax_train.run_files import TOOL, RunFiles
+from mace_jax_train.start import HEAD, Run
 from mace_jax_train.step import (
     EvalStep,
     StepReport,
@@ -87,17 +87,17 @@ def train(run: Run, files: RunFiles, track: Track) -> Outcome:
     train_step = make_train_step(graphdef, optimizer, config.loss, config.train.ema_decay)
     eval_step = make_eval_step(graphdef, config.loss)
     state = initial_state(parameters, optimizer)
-    record = make_provenance(TOOL, run.inputs, seed=config.flags.seed)
+    record = files.provenance(run.inputs, config.flags.seed)
     judged = "valid" if "valid" in run.loaders else "train"
     best = Best(state.averaged)
 
-    with MetricsLog(files.path(".metrics"), record) as journal:
+    journal = MetricsLog(files.path(".metrics"), record, reproducible=files.reproducible)
+    with journal:
         epochs = range(1, config.optimizer.max_epochs + 1)
         for epoch in track(epochs, "training", len(epochs)):
             started = time.perf_counter()
             state, errors = _train_epoch(train_step, state, run.loaders["train"], config, epoch)
-            seconds = time.perf_counter() - started
-            rows = {"train": _row("train", epoch, metrics(errors), seconds, config.optimizer.lr)}
+            rows = {"train": _row("train", epoch, metrics(errors), started, config.optimizer.lr)}
             if epoch % config.train.eval_interval and epoch != epochs[-1]:
                 journal.append(*rows.values())
                 continue
@@ -157,8 +157,7 @@ def _evaluate(run: Run, eval_step: EvalStep, parameters: nnx.State, split: str, 
         jax.device_get(eval_step(parameters, batch)) for batch in _batches(run.loaders[split])
     ]
     mode = {"valid": "valid", "test": "eval_test"}[split]
-    seconds = time.perf_counter() - started
-    row = _row(mode, epoch, metrics(errors), seconds, run.config.optimizer.lr)
+    row = _row(mode, epoch, metrics(errors), started, run.config.optimizer.lr)
     if not math.isfinite(row["loss"]):
         message = (
             f"epoch {epoch}: {split}: loss {row['loss']}, expected a finite number; "
@@ -172,14 +171,14 @@ def _batches(loader: PlannedLoader) -> Iterator[GraphBatch]:
     return (batch for _, batch in loader.in_order())
 
 
-def _row(mode: str, epoch: int, values: dict[str, float | None], seconds: float, lr: float) -> Row:
+def _row(mode: str, epoch: int, values: dict[str, float | None], started: float, lr: float) -> Row:
     return {
         "mode": mode,
         "head": HEAD,
         "epoch": epoch,
         "interval": epoch,
         **values,
-        "time": seconds,
+        "time": time.perf_counter() - started,
         "lr": lr,
     }
 
@@ -206,6 +205,9 @@ def _save(
     bundle: ModelBundle = replace(
         run.bundle,
         parameters=parameter_table(parameters),
-        model_card={"trained_with": TOOL, "metrics": row},
+        model_card={
+            "trained_with": TOOL,
+            "metrics": {name: value for name, value in row.items() if name != "time"},
+        },
     )
     write_model_bundle(path, bundle, provenance)
