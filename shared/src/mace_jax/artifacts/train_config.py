@@ -15,7 +15,7 @@ KIND = "train_config"
 
 @dataclass(frozen=True)
 class FlagsConfig:
-    """How the run computes."""
+    """How the run computes; ``debug`` stops at the operation that makes a NaN."""
 
     seed: int = 0
     dtype: Literal["float32", "float64"] = "float32"

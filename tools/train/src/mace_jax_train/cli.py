@@ -145,14 +145,14 @@ def _flag_sections(flags: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 @contextmanager
-def _computing(device: str, dtype: str) -> Iterator[None]:
-    """Choose the platform and the precision for the time of the run."""
+def _computing(flags: Any) -> Iterator[None]:
+    """Choose platform and precision, and the search for NaN with ``debug``, for the run."""
     import jax
 
-    if device != "auto":
-        jax.config.update("jax_platforms", device)
-    with jax.enable_x64(dtype == "float64"):
-        log.info("backend: dense on %s, %s", jax.devices()[0].platform, dtype)
+    if flags.device != "auto":
+        jax.config.update("jax_platforms", flags.device)
+    with jax.enable_x64(flags.dtype == "float64"), jax.debug_nans(flags.debug):
+        log.info("backend: dense on %s, %s", jax.devices()[0].platform, flags.dtype)
         yield
 
 
@@ -165,7 +165,7 @@ def _dry_run(config: Any) -> Result:
 
     with (
         tempfile.TemporaryDirectory() as folder,
-        _computing(config.flags.device, config.flags.dtype),
+        _computing(config.flags),
     ):
         run = prepare_run(config, RunFiles(Path(folder), "dry_run"), track_on_stderr)
         summary = describe_run(run)
@@ -186,7 +186,7 @@ def _train(config: Any, files: Any) -> Result:
     from mace_jax_train.loop import train
     from mace_jax_train.start import parameter_count, prepare_run
 
-    with _computing(config.flags.device, config.flags.dtype):
+    with _computing(config.flags):
         run = prepare_run(config, files, track_on_stderr)
         provenance = files.provenance(run.inputs, config.flags.seed)
         write_train_config(files.path(".config.json"), config, provenance)
