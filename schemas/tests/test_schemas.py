@@ -13,8 +13,8 @@ from mace_jax_schemas import current_version, kinds, load_schema
 RELEASED = {
     ("batch_plan", 1): "bc4cad3585b0e7dc9b8785c45d600f158ef5c88ed45a0e1c046cf599e0cad33b",
     ("dataset", 1): "8615be8b71fbe08ec007ade1b2e11ff43a603d5c920589e0cda770d25425683d",
-    ("metrics", 1): "6f2c2a96a296d07108ac4bd894be77e680dae37a5a05d4c28ce92234168246fb",
-    ("model_bundle", 1): "7832ccd8fa9813d7da33d9099b23f88ab676e1d7184fbf46e4181ea3c449ac14",
+    ("metrics", 1): "183235ae81840eb9c20280df187bc2ff2cbfa8b9e74efad3c62f35c1ea546a89",
+    ("model_bundle", 1): "cb7a671e76390d6b29418d873b61e8dc3d7508a25c9bfeea42e9b9a1508f5b6c",
     ("predictions", 1): "b1618a111f226d5c05a3afa84d95ca87ef754adc7fe943c01e93b5293540b896",
     ("provenance", 1): "bf1d4a2f2185c0c81c507c074b8d0fe6e894c4bec8f2d0605f7b1b15303b6796",
     ("statistics", 1): "e13b899ceee21335beeaafd2630796f23bb00bd598da526bcfd3ae4cbfde1f9d",

@@ -1,5 +1,6 @@
 """Writes that leave either the old file or the new one, whatever happens in between."""
 
+import ctypes
 import os
 import shutil
 import tempfile
@@ -56,14 +57,29 @@ def atomic_directory(target: Path) -> Iterator[Path]:
 
 
 def _replace_directory(new: Path, target: Path) -> None:
-    """Rename ``new`` onto ``target``; a folder in the way is moved aside first, then removed."""
+    """Put ``new`` in the place of ``target`` and remove what was there."""
     if not target.exists():
         new.rename(target)
-        return
-    old = new.with_suffix(".old")
-    target.rename(old)
-    new.rename(target)
-    shutil.rmtree(old)
+    elif _exchange(new, target):
+        shutil.rmtree(new)
+    else:  # no atomic exchange on this system: the old folder is away for an instant
+        old = new.with_suffix(".old")
+        target.rename(old)
+        try:
+            new.rename(target)
+        except BaseException:
+            old.rename(target)
+            raise
+        shutil.rmtree(old)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two names in one step with Linux's ``renameat2``; return whether that worked."""
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "renameat2"):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return libc.renameat2(here, bytes(first), here, bytes(second), exchange) == 0
 
 
 def write_bytes(target: Path, content: bytes) -> None:

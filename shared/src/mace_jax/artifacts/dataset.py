@@ -115,8 +115,8 @@ class Dataset:
             message = f"{path}: not a complete HDF5 file ({error}); create it again"
             raise ArtifactError(message) from error
         self._files.append(file)
-        groups = structure_paths(file)
         attributes = _read_attributes(file, path)
+        groups = structure_paths(file)
         if attributes and attributes["n_structures"] != len(groups):
             message = (
                 f"{path}: holds {len(groups)} structures, expected "
@@ -180,13 +180,13 @@ def _read_attributes(file: h5py.File, path: Path) -> dict[str, Any] | None:
         attributes = {
             "schema": json.loads(file.attrs["schema"]),
             "provenance": json.loads(file.attrs["provenance"]),
-            "layout": file.attrs["layout"],
+            "layout": str(file.attrs["layout"]),
             **{
                 name: int(file.attrs[name])
                 for name in ("n_structures", "shard_index", "shard_count")
             },
         }
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, TypeError) as error:
         message = f"{path}: root attributes: {error}; create it again with mace-jax-preprocess"
         raise ArtifactError(message) from error
     return check_document(attributes, KIND, path)
@@ -198,7 +198,8 @@ def _check_shards(folder: Path, tags: Sequence[dict[str, Any] | None]) -> None:
         return
     count = known[0]["shard_count"]
     found = sorted(attributes["shard_index"] for attributes in known)
-    if len(known) != len(tags) or found != list(range(count)):
+    counts = {attributes["shard_count"] for attributes in known}
+    if len(known) != len(tags) or len(counts) > 1 or found != list(range(count)):
         message = (
             f"{folder}: holds shards {found} of {count}, expected all of one set and nothing else; "
             "copy the missing files or create the set again"

@@ -61,9 +61,12 @@ def structure_paths(file: h5py.File) -> list[str]:
         ArtifactError: the tree is not Torch MACE's.
     """
     paths = []
-    for batch in sorted((name for name in file if name.startswith("config_batch_")), key=_number):
-        configs = sorted(file[batch], key=_number)
-        paths += [f"{batch}/{config}" for config in configs]
+    try:
+        batches = [name for name in file if name.startswith("config_batch_")]
+        for batch in sorted(batches, key=_number):
+            paths += [f"{batch}/{config}" for config in sorted(file[batch], key=_number)]
+    except (KeyError, ValueError, IndexError, TypeError, RuntimeError):
+        paths = []  # names without numbers, or no groups: not a MACE tree
     if not paths:
         message = (
             f"{file.filename}: holds no config_batch_*/config_* groups, expected a MACE dataset; "

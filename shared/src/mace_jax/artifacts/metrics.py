@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from mace_jax.artifacts.atomic_write import write_bytes
-from mace_jax.artifacts.versioned import Document, check_document, tag
+from mace_jax.artifacts.versioned import (
+    Document,
+    check_document,
+    parse_json,
+    tag,
+    validate_document,
+)
 from mace_jax.errors import ArtifactError
 
 KIND = "metrics"
@@ -54,7 +60,7 @@ def read_metrics(path: Path) -> tuple[Document, list[Document]]:
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-        header, *rows = [json.loads(line) for line in lines]
+        header, *rows = [parse_json(line) for line in lines]
     except OSError as error:
         message = f"{path}: cannot be read ({error.strerror}); check the path"
         raise ArtifactError(message) from error
@@ -63,7 +69,5 @@ def read_metrics(path: Path) -> tuple[Document, list[Document]]:
         raise ArtifactError(message) from error
     check_document(header, KIND, path, place="line 1")
     for number, row in enumerate(rows, start=2):
-        if not (isinstance(row, dict) and {"mode", "epoch", "loss"} <= row.keys()):
-            message = f"{path}: line {number}: no mode, epoch and loss; run mace-jax-train again"
-            raise ArtifactError(message)
+        validate_document(row, KIND, path, place=f"line {number}")
     return header, rows

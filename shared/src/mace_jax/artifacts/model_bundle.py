@@ -92,7 +92,7 @@ def write_model_bundle(path: Path, bundle: ModelBundle, provenance: dict[str, An
     """Write a bundle atomically."""
     arrays = {name: _pack_array(array) for name, array in sorted(bundle.parameters.items())}
     config = asdict(bundle.config)
-    header = {
+    header: dict[str, Any] = {
         "schema": tag(KIND),
         "provenance": provenance,
         "model": {name: list(v) if isinstance(v, tuple) else v for name, v in config.items()},
@@ -107,8 +107,8 @@ def write_model_bundle(path: Path, bundle: ModelBundle, provenance: dict[str, An
         "units": UNITS,
         "license": bundle.license,
         "model_card": dict(bundle.model_card),
-        "arrays_sha256": _arrays_sha256(arrays),
     }
+    header["content_sha256"] = _content_sha256(header, arrays)
     check_document(header, KIND, path)
     write_bytes(path, msgpack.packb({"header": header, "arrays": arrays}))
 
@@ -123,8 +123,8 @@ def read_model_bundle(path: Path) -> ModelBundle:
     header = check_document(document["header"], KIND, path, place="header")
     arrays = document["arrays"]
     parameters = {name: _unpack_array(entry, path, name) for name, entry in arrays.items()}
-    if _arrays_sha256(arrays) != header["arrays_sha256"]:
-        message = f"{path}: arrays: digest differs from the header's; get the file again"
+    if _content_sha256(header, arrays) != header["content_sha256"]:
+        message = f"{path}: content_sha256 differs from the content; get the file again"
         raise ArtifactError(message)
     config: dict[str, Any] = {
         item.name: tuple(value) if isinstance(value := header["model"][item.name], list) else value
@@ -159,7 +159,8 @@ def _unpack(path: Path) -> dict[str, Any]:
         raise ArtifactError(message) from error
     try:
         document = msgpack.unpackb(content)
-    except (ValueError, msgpack.UnpackException) as error:
+        canonical_json(document["header"])  # text keys and plain values only
+    except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
         message = (
             f"{path}: not a complete msgpack file ({error or type(error).__name__}), "
             "expected a model bundle; get the file again"
@@ -176,8 +177,10 @@ def _unpack(path: Path) -> dict[str, Any]:
 
 
 def _pack_array(array: NDArray[Any]) -> dict[str, Any]:
-    array = np.ascontiguousarray(array)
-    array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    array = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
+    if array.dtype.str not in _DTYPES:
+        message = f"dtype {array.dtype}, expected one of {list(_DTYPES)}"
+        raise ValueError(message)
     return {"dtype": array.dtype.str, "shape": list(array.shape), "bytes": array.tobytes()}
 
 
@@ -206,11 +209,17 @@ def _unpack_array(entry: Any, path: Path, name: str) -> NDArray[Any]:
             "get the file again"
         )
         raise ArtifactError(message)
-    return array.view(dtype).reshape(entry["shape"])
+    try:
+        return array.view(dtype).reshape(entry["shape"])
+    except ValueError as error:
+        message = f"{place}: shape {entry['shape']}: {error}; get the file again"
+        raise ArtifactError(message) from error
 
 
-def _arrays_sha256(arrays: Mapping[str, Mapping[str, Any]]) -> str:
-    digest = hashlib.sha256()
+def _content_sha256(header: Mapping[str, Any], arrays: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the digest of everything in the file but the digest itself."""
+    rest = {name: value for name, value in header.items() if name != "content_sha256"}
+    digest = hashlib.sha256(canonical_json(rest))
     for name, entry in sorted(arrays.items()):
         digest.update(canonical_json([name, entry["dtype"], entry["shape"]]))
         digest.update(entry["bytes"])

@@ -1,6 +1,7 @@
 """Predictions as ``.npz``, ``.extxyz`` or ``.parquet``, in the order of the input."""
 
 import json
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,6 +17,16 @@ from mace_jax.errors import ArtifactError, ConfigError
 from mace_jax.structures.structure import Structure, volume
 
 KIND = "predictions"
+# What numpy and zipfile raise on damaged files.
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    EOFError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+)
 SUFFIXES = (".npz", ".extxyz", ".xyz", ".parquet")
 
 
@@ -147,7 +158,10 @@ def _flat_metadata(metadata: Document) -> dict[str, str]:
     record = {**metadata, **metadata["provenance"]}
     del record["provenance"]
     inputs = {f"input_{number}": item for number, item in enumerate(record.pop("inputs"))}
-    return {f"mace_jax_{name}": json.dumps(value) for name, value in {**record, **inputs}.items()}
+    return {
+        f"mace_jax_{name}": json.dumps(value, ensure_ascii=False)
+        for name, value in {**record, **inputs}.items()
+    }
 
 
 def read_predictions(path: Path) -> tuple[Document, Predictions]:
@@ -157,11 +171,29 @@ def read_predictions(path: Path) -> tuple[Document, Predictions]:
         ArtifactError: it is missing, damaged or of another kind.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-        metadata = json.loads(str(arrays.pop("metadata")))
+        metadata = json.loads(str(arrays.pop("metadata")[()]))
         predictions = Predictions(**arrays)
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+    except _UNREADABLE as error:
         message = f"{path}: not a predictions file ({error}); create it with mace-jax-predict"
         raise ArtifactError(message) from error
+    _check_shapes(predictions, path)
     return check_document(metadata, KIND, path), predictions
+
+
+def _check_shapes(predictions: Predictions, path: Path) -> None:
+    n_graph, n_atoms = predictions.n_node.size, int(predictions.n_node.sum())
+    shapes = {
+        "energy": (n_graph,),
+        "forces": (n_atoms, 3),
+        "stress": (n_graph, 3, 3),
+        "node_energy": (n_atoms,),
+    }
+    for name, shape in shapes.items():
+        found = getattr(predictions, name).shape
+        if found != shape:
+            message = (
+                f"{path}: {name}: shape {found}, expected {shape}; create it with mace-jax-predict"
+            )
+            raise ArtifactError(message)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import platform
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -91,7 +92,8 @@ def make_provenance(
 
 
 def _trim_home(argument: str) -> str:
-    return argument.replace(str(Path.home()), "~")
+    home = str(Path.home())
+    return argument if home == "/" else re.sub(rf"{re.escape(home)}(?=/|$)", "~", argument)
 
 
 def canonical_json(document: Any) -> bytes:

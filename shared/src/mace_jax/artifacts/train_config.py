@@ -147,6 +147,10 @@ def train_config_from_sections(sections: dict[str, dict[str, Any]], source: str)
     Raises:
         ConfigError: an unknown key, a wrong type or an impossible value.
     """
+    unknown = set(sections) - set(SECTIONS)
+    if unknown:
+        message = f"{source}: unknown section {', '.join(sorted(unknown))}"
+        raise ConfigError(message)
     try:
         for name, section in SECTIONS.items():
             unknown = set(sections.get(name, {})) - {item.name for item in fields(section)}
@@ -173,6 +177,8 @@ def _check_ranges(config: TrainConfig, source: str) -> None:
         "datasets.n_edge": config.datasets.n_edge,
         "datasets.r_max": config.datasets.r_max,
         "model.r_max": config.model.r_max,
+        "model.avg_num_neighbors": config.model.avg_num_neighbors,
+        "optimizer.eps": config.optimizer.eps,
         "train.max_grad_norm": config.train.max_grad_norm,
         "train.patience": config.train.patience,
     }
@@ -184,16 +190,24 @@ def _check_ranges(config: TrainConfig, source: str) -> None:
         "model.max_ell": config.model.max_ell,
     }
     for name, value in positive.items():
-        if value is not None and not value > 0:
+        if value is not None and not 0 < value < float("inf"):
             message = f"{source}: {name} = {value}, expected more than 0; correct the value"
             raise ConfigError(message)
     for name, value in not_negative.items():
         if not value >= 0:
             message = f"{source}: {name} = {value}, expected 0 or more; correct the value"
             raise ConfigError(message)
-    decay = config.train.ema_decay
-    if decay is not None and not 0 <= decay < 1:
-        message = f"{source}: train.ema_decay = {decay}, expected 0 ≤ decay < 1; correct the value"
+    below_one = {
+        "train.ema_decay": config.train.ema_decay,
+        "optimizer.b1": config.optimizer.b1,
+        "optimizer.b2": config.optimizer.b2,
+    }
+    for name, value in below_one.items():
+        if value is not None and not 0 <= value < 1:
+            message = f"{source}: {name} = {value}, expected 0 ≤ value < 1; correct the value"
+            raise ConfigError(message)
+    if not all(width > 0 for width in config.model.radial_MLP):
+        message = f"{source}: model.radial_MLP = {config.model.radial_MLP}, expected widths above 0"
         raise ConfigError(message)
     if not (config.loss.energy_weight or config.loss.forces_weight or config.loss.stress_weight):
         message = f"{source}: loss: all weights are 0, so nothing would be learned; set one"

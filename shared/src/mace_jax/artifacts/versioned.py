@@ -58,6 +58,21 @@ def check_document(document: Any, kind: str, path: Path, *, place: str = "") -> 
     return document
 
 
+def validate_document(document: Any, kind: str, path: Path, *, place: str) -> None:
+    """Validate an untagged part of a file of ``kind`` at the current version."""
+    _validate(document, kind, current_version(kind), f"{path}: {place}")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON proper: NaN and Infinity are not in it."""
+
+    def refuse(name: str) -> Any:
+        message = f"{name} is not a JSON number"
+        raise ValueError(message)
+
+    return json.loads(text, parse_constant=refuse)
+
+
 def _check_tag(document: Any, kind: str, where: str) -> int:
     schema = document.get("schema") if isinstance(document, dict) else None
     if not (
@@ -119,11 +134,11 @@ def read_json(path: Path) -> Any:
         ArtifactError: it is missing or not complete JSON.
     """
     try:
-        return json.loads(path.read_bytes())
+        return parse_json(path.read_bytes())
     except OSError as error:
         message = f"{path}: cannot be read ({error.strerror}); check the path"
         raise ArtifactError(message) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         message = f"{path}: not complete JSON ({error}); create the file again"
         raise ArtifactError(message) from error
 

@@ -86,19 +86,25 @@ class ToolCommand(click.Command):
             code = error.exit_code
             _debug_traceback(args)
             _print_error(" ".join(str(error).split()), as_json=as_json)
-        except (KeyboardInterrupt, click.Abort):
-            code = EXIT_INTERRUPTED
-            _print_error("interrupted", as_json=as_json)
         except BrokenPipeError:
             code = 0
-        except Exception as error:  # noqa: BLE001 - the one place where a bug gets its exit code
-            code = EXIT_BUG
-            traceback.print_exc()
-            _print_error(
-                f"this is a bug, please report it: {type(error).__name__}: {error}",
-                as_json=as_json,
-            )
+        except OSError as error:
+            code = MaceJaxError.exit_code
+            _debug_traceback(args)
+            _print_error(f"{error.filename}: {error.strerror or error}", as_json=as_json)
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - a bug gets its code here
+            code, message = _unexpected(error)
+            _print_error(message, as_json=as_json)
         sys.exit(code)
+
+
+def _unexpected(error: BaseException) -> tuple[int, str]:
+    """Tell an interrupt from a bug; click turns the interrupt, but an EOFError too, into Abort."""
+    aborted = isinstance(error, click.Abort) and not isinstance(error.__cause__, EOFError)
+    if aborted or isinstance(error, KeyboardInterrupt):
+        return EXIT_INTERRUPTED, "interrupted"
+    traceback.print_exc()
+    return EXIT_BUG, f"this is a bug, please report it: {type(error).__name__}: {error}"
 
 
 def _common_options(tool: str) -> list[click.Parameter]:

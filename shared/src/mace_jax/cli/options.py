@@ -54,7 +54,9 @@ class AtomicNumbers(click.ParamType):
                 if value.strip().startswith("[")
                 else f"[{','.join(value.replace(',', ' ').split())}]"
             )
-            numbers = tuple(int(number) for number in ast.literal_eval(text))
+            numbers = tuple(ast.literal_eval(text))
+            if not all(isinstance(number, int) for number in numbers):
+                numbers = ()
         except (ValueError, SyntaxError, TypeError):
             numbers = ()
         if not numbers or min(numbers) < 1 or max(numbers) > MAX_ATOMIC_NUMBER:
@@ -76,6 +78,9 @@ class Paths(click.ParamType):
         if not value.strip().startswith("["):
             return (Path(value),)
         try:
-            return tuple(Path(path) for path in ast.literal_eval(value))
+            paths = tuple(Path(path) for path in ast.literal_eval(value))
         except (ValueError, SyntaxError, TypeError):
-            return self.fail(f"{value!r} is not a path or a list of paths", param, ctx)
+            paths = ()
+        if not paths:
+            self.fail(f"{value!r} is not a path or a list of paths", param, ctx)
+        return paths

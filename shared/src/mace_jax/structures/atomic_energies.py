@@ -2,6 +2,7 @@
 
 import ast
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -90,7 +91,11 @@ def parse_atomic_energies(text: str) -> dict[int, float]:
             mapping = json.loads(Path(text).read_text(encoding="utf-8"))
         else:
             mapping = ast.literal_eval(text)
-        return {int(number): float(energy) for number, energy in mapping.items()}
+        energies = {int(str(number)): float(energy) for number, energy in mapping.items()}
+        if not all(map(math.isfinite, energies.values())):
+            message = "not finite"
+            raise ValueError(message)
+        return energies
     except (OSError, ValueError, SyntaxError, AttributeError, TypeError) as error:
         message = (
             f"E0s: {text!r} cannot be read ({error}), expected 'average', "

@@ -40,13 +40,17 @@ def neighbor_list(structure: Structure, r_max: float, place: str = "structure") 
             "of zero length, expected a cell; set pbc or the lattice"
         )
         raise DataError(message)
-    receivers, senders, shifts, distances = NeighborList(cutoff=r_max, full_list=True).compute(
-        points=structure.positions,
-        box=structure.cell,
-        periodic=[bool(flag) for flag in periodic],
-        quantities="ijSd",
-    )
-    if distances.size and distances.min() == 0:
+    try:
+        receivers, senders, shifts, distances = NeighborList(cutoff=r_max, full_list=True).compute(
+            points=structure.positions,
+            box=structure.cell,
+            periodic=[bool(flag) for flag in periodic],
+            quantities="ijSd",
+        )
+    except RuntimeError as error:
+        message = f"{place}: {error}; correct the lattice or pbc"
+        raise DataError(message) from error
+    if distances.size and distances.min() < 1e-6:
         pair = int(distances.argmin())
         message = (
             f"{place}: atoms {senders[pair]} and {receivers[pair]} are at the same place; "

@@ -68,7 +68,7 @@ def _read_frames(path: Path) -> list[_Frame]:
 
         try:
             return list(_c_parser_frames(path))
-        except (ExtXYZError, _NotExtxyzError):
+        except (ExtXYZError, _NotExtxyzError, UnicodeDecodeError):
             pass  # plain XYZ, or an extension the strict grammar lacks: ASE decides
     return list(_ase_frames(path))
 
@@ -84,13 +84,18 @@ def _c_parser_frames(path: Path) -> Iterator[_Frame]:
     handle = cextxyz.cfopen(str(path), "r")
     try:
         for index in itertools.count():
-            start = cextxyz.cftell(handle)
+            rest = _rest_of_file(path, cextxyz.cftell(handle))
+            if rest.startswith(b"0"):  # the parser crashes on a frame of no atoms
+                message = f"{path}: frame {index}: has no atoms, expected at least one; remove it"
+                raise DataError(message)
             try:
                 _, info, arrays = cextxyz.read_frame_dicts(handle)
-            except EOFError:
-                _require_blank_rest(path, start, index)
+            except EOFError as error:
+                if rest:  # the parser doesn't tell the end of the file from the end inside a frame
+                    message = f"{path}: frame {index}: the file ends inside it; get the file again"
+                    raise DataError(message) from error
                 return
-            if not {"species", "pos"} <= arrays.keys():
+            if not {"species", "pos"} <= arrays.keys() or _has_json(info):
                 raise _NotExtxyzError
             species = arrays.pop("species")
             try:
@@ -113,17 +118,16 @@ def _c_parser_frames(path: Path) -> Iterator[_Frame]:
         cextxyz.cfclose(handle)
 
 
-def _require_blank_rest(path: Path, start: int, index: int) -> None:
-    """Check that the file ends where a frame would start; the C parser doesn't tell.
-
-    Raises:
-        DataError: it ends inside a frame.
-    """
+def _rest_of_file(path: Path, start: int) -> bytes:
+    """Return the first bytes, blanks left out, of what follows ``start``."""
     with path.open("rb") as file:
         file.seek(start)
-        if file.read().strip():
-            message = f"{path}: frame {index}: the file ends inside it; get the file again"
-            raise DataError(message)
+        return file.read(80).strip()
+
+
+def _has_json(info: dict[str, Any]) -> bool:
+    """Whether a value is ASE's JSON, which the C parser leaves as text."""
+    return any(isinstance(value, str) and value.startswith("_JSON") for value in info.values())
 
 
 def _cell_and_pbc(
@@ -132,6 +136,8 @@ def _cell_and_pbc(
     """Return cell (rows are vectors) and pbc by ASE's rule: a lattice alone means periodic."""
     if lattice is None:
         cell = np.zeros((3, 3))
+    elif isinstance(lattice, str):
+        raise _NotExtxyzError
     elif lattice.shape == (9,):
         cell = lattice.reshape(3, 3).astype(np.float64)
     elif lattice.shape == (3, 3):
@@ -154,6 +160,8 @@ def _ase_frames(path: Path) -> Iterator[_Frame]:
         try:
             atoms = next(frames)
         except StopIteration:
+            if format_name == "extxyz":
+                _require_all_read(path, index)
             return
         except Exception as error:  # ASE's readers raise whatever the format's author chose
             message = (
@@ -162,6 +170,9 @@ def _ase_frames(path: Path) -> Iterator[_Frame]:
             )
             raise DataError(message) from error
         results = dict(atoms.calc.results) if atoms.calc is not None else {}
+        if format_name == "extxyz":  # ASE moved these columns of the file into a calculator
+            atoms.info.update(results)
+            results = {}
         yield _Frame(
             atoms.numbers.astype(np.int64),
             atoms.positions,
@@ -171,6 +182,18 @@ def _ase_frames(path: Path) -> Iterator[_Frame]:
             atoms.arrays,
             results,
         )
+
+
+def _require_all_read(path: Path, n_frames: int) -> None:
+    """Check that nothing follows the last frame; ASE stops at a blank line."""
+    with path.open("rb") as file:
+        for _ in range(n_frames):
+            n_atoms = int(file.readline())
+            for _ in range(n_atoms + 1):
+                file.readline()
+        if file.read().strip():
+            message = f"{path}: frame {n_frames}: a blank line stands before it; remove the line"
+            raise DataError(message)
 
 
 def _to_structure(

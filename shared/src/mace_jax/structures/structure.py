@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,8 +70,13 @@ def check_structure(structure: Structure, place: str) -> None:
     if n == 0:
         message = f"{place}: has no atoms, expected at least one; remove the structure"
         raise DataError(message)
-    _check_array(structure.positions, (n, 3), place, "positions")
+    _check_array(structure.positions, (n, 3), place, "positions", per_atom=True)
     _check_array(structure.cell, (3, 3), place, "cell")
+    _check_array(structure.pbc, (3,), place, "pbc")
+    for name, weight in {"structure": structure.weight, **structure.property_weights}.items():
+        if not (np.isfinite(weight) and weight >= 0):
+            message = f"{place}: weight {weight} of {name}, expected a number ≥ 0; correct it"
+            raise DataError(message)
     numbers = structure.atomic_numbers
     bad = np.flatnonzero((numbers < 1) | (numbers > MAX_ATOMIC_NUMBER))
     if bad.size:
@@ -81,11 +87,16 @@ def check_structure(structure: Structure, place: str) -> None:
         raise DataError(message)
     for name, value in structure.properties.items():
         shape = tuple(n if size == "n" else size for size in PROPERTY_SHAPES[name])
-        _check_array(value, shape, place, name)
+        _check_array(value, shape, place, name, per_atom="n" in PROPERTY_SHAPES[name])
 
 
 def _check_array(
-    value: NDArray[np.float64], shape: tuple[str | int, ...], place: str, name: str
+    value: NDArray[Any],
+    shape: tuple[str | int, ...],
+    place: str,
+    name: str,
+    *,
+    per_atom: bool = False,
 ) -> None:
     if value.shape != shape:
         message = (
@@ -93,9 +104,9 @@ def _check_array(
         )
         raise DataError(message)
     bad = np.argwhere(~np.isfinite(value))
-    if bad.size:
+    if len(bad):
         index = tuple(int(i) for i in bad[0])
-        where = f" of atom {index[0]}" if shape and shape[0] == len(value) and index else ""
+        where = f" of atom {index[0]}" if per_atom else ""
         message = (
             f"{place}: {name}{where} is {value[index]}, expected a finite number; "
             "correct the structure or remove it"

@@ -1,0 +1,225 @@
+import json
+import pickle
+import zipfile
+
+import ase.io
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from extxyz import cextxyz
+
+from mace_jax.artifacts.predictions import (
+    Predictions,
+    read_predictions,
+    require_predictions_suffix,
+    write_predictions,
+)
+from mace_jax.errors import ArtifactError, ConfigError
+from mace_jax.structures.read_extxyz import read_structures
+
+STRESS = np.array([[1.0, 6.0, 5.0], [6.0, 2.0, 4.0], [5.0, 4.0, 3.0]]) / 7
+
+
+@pytest.fixture
+def structures(water, crystal):
+    return [water, crystal]
+
+
+@pytest.fixture
+def predictions():
+    rng = np.random.default_rng(0)
+    return Predictions(
+        energy=np.array([-14.123456789012345, -9.5]),
+        forces=rng.normal(size=(5, 3)),
+        stress=np.stack([np.zeros((3, 3)), STRESS]),
+        node_energy=rng.normal(size=5),
+        n_node=np.array([3, 2]),
+    )
+
+
+@pytest.fixture
+def rich_provenance(provenance):
+    digest = "0123456789abcdef" * 4
+    entry = {"role": "model", "name": "m.msgpack", "kind": "model_bundle", "version": 1}
+    command = ["--model", "it's.msgpack", "--out", "ö [1, 2].npz"]
+    return {**provenance, "command": command, "inputs": [{**entry, "sha256": digest}] * 3}
+
+
+@pytest.fixture
+def write(tmp_path, structures, predictions, rich_provenance):
+    def write(name):
+        path = tmp_path / name
+        write_predictions(path, predictions, structures, "pbe", rich_provenance)
+        return path
+
+    return write
+
+
+def test_of_structure_cuts_out_its_atoms(predictions):
+    first, second = predictions.of_structure(0), predictions.of_structure(1)
+    np.testing.assert_array_equal(first["forces"], predictions.forces[:3])
+    np.testing.assert_array_equal(second["forces"], predictions.forces[3:])
+    np.testing.assert_array_equal(second["node_energy"], predictions.node_energy[3:])
+    assert second["energy"] == -9.5
+
+
+def test_npz_round_trip_needs_no_pickle(write, predictions, rich_provenance):
+    path = write("p.npz")
+    metadata, found = read_predictions(path)
+    for name, array in vars(predictions).items():
+        np.testing.assert_array_equal(getattr(found, name), array)
+        assert getattr(found, name).dtype == array.dtype
+    assert metadata["provenance"] == rich_provenance
+    assert metadata["head"] == "pbe"
+    assert metadata["n_graph"] == 2
+    with np.load(path, allow_pickle=False) as file:
+        assert all(file[name].dtype != object for name in file.files)
+
+
+@pytest.mark.parametrize("name", ["p.npz", "p.extxyz", "p.parquet"])
+def test_equal_content_gives_equal_bytes(write, name):
+    first = write(name).read_bytes()
+    assert write(name).read_bytes() == first
+
+
+@pytest.mark.parametrize("name", ["p.extxyz", "p.xyz"])
+def test_extxyz_is_read_by_ase(write, predictions, structures, rich_provenance, name):
+    frames = ase.io.read(write(name), ":", format="extxyz")
+    assert len(frames) == 2
+    for index, (atoms, structure) in enumerate(zip(frames, structures, strict=True)):
+        predicted = predictions.of_structure(index)
+        np.testing.assert_array_equal(atoms.numbers, structure.atomic_numbers)
+        np.testing.assert_allclose(atoms.positions, structure.positions, atol=1e-8)
+        np.testing.assert_allclose(atoms.cell[:], structure.cell, atol=1e-12)
+        np.testing.assert_array_equal(atoms.pbc, structure.pbc)
+        assert atoms.get_potential_energy() == pytest.approx(predicted["energy"], rel=1e-15)
+        np.testing.assert_allclose(atoms.get_forces(), predicted["forces"], atol=1e-8)
+        np.testing.assert_allclose(atoms.arrays["node_energy"], predicted["node_energy"], atol=1e-8)
+    assert "stress" not in frames[0].calc.results
+    np.testing.assert_allclose(frames[1].get_stress(voigt=False), STRESS, atol=1e-12)
+    info = frames[0].info
+    tags = {name: json.loads(str(text)) for name, text in info.items() if "mace_jax" in name}
+    assert tags["mace_jax_schema"] == {"kind": "predictions", "version": 1}
+    assert tags["mace_jax_head"] == "pbe"
+    assert tags["mace_jax_command"] == rich_provenance["command"]
+    assert tags["mace_jax_input_2"] == rich_provenance["inputs"][2]
+
+
+def test_extxyz_is_read_by_our_reader_through_the_c_parser(write, predictions):
+    path = write("p.extxyz")
+    handle = cextxyz.cfopen(str(path), "r")
+    try:
+        for _ in range(2):
+            cextxyz.read_frame_dicts(handle)
+    finally:
+        cextxyz.cfclose(handle)
+    found, counts = read_structures(path)
+    assert counts.summary() == "energy 2/2 (energy), forces 2/2 (forces), stress 1/2 (stress)"
+    for index, structure in enumerate(found):
+        predicted = predictions.of_structure(index)
+        assert structure.properties["energy"] == pytest.approx(predicted["energy"], rel=1e-15)
+        np.testing.assert_allclose(structure.properties["forces"], predicted["forces"], atol=1e-8)
+    np.testing.assert_allclose(found[1].properties["stress"], STRESS, atol=1e-12)
+
+
+def test_parquet_is_read_by_pyarrow(write, predictions, rich_provenance):
+    table = pq.read_table(write("p.parquet"))
+    metadata = json.loads(table.schema.metadata[b"mace_jax"])
+    assert metadata["schema"] == {"kind": "predictions", "version": 1}
+    assert metadata["provenance"] == rich_provenance
+    rows = table.to_pylist()
+    assert [row["energy"] for row in rows] == predictions.energy.tolist()
+    assert [row["n_node"] for row in rows] == [3, 2]
+    for index, row in enumerate(rows):
+        predicted = predictions.of_structure(index)
+        np.testing.assert_array_equal(np.reshape(row["forces"], (-1, 3)), predicted["forces"])
+        np.testing.assert_array_equal(np.reshape(row["stress"], (3, 3)), predicted["stress"])
+        np.testing.assert_array_equal(row["node_energy"], predicted["node_energy"])
+
+
+def test_an_unknown_suffix_is_a_config_error(tmp_path, write):
+    with pytest.raises(ConfigError, match=r"p\.csv: unknown suffix '\.csv'"):
+        require_predictions_suffix(tmp_path / "p.csv")
+    with pytest.raises(ConfigError, match="unknown suffix"):
+        write("p.csv")
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_truncation_is_refused(write):
+    path = write("p.npz")
+    content = path.read_bytes()
+    for length in [*range(0, len(content), 97), len(content) - 1]:
+        path.write_bytes(content[:length])
+        with pytest.raises(ArtifactError, match=r"p\.npz: not a predictions file"):
+            read_predictions(path)
+
+
+def test_a_flipped_byte_in_an_array_is_refused(write):
+    path = write("p.npz")
+    content = bytearray(path.read_bytes())
+    place = bytes(content).index(np.float64(-9.5).tobytes())
+    content[place] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"p\.npz: not a predictions file"):
+        read_predictions(path)
+
+
+def rewrite(path, change):
+    with np.load(path) as file:
+        arrays = dict(file)
+    change(arrays)
+    np.savez(path, **arrays)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda arrays: arrays.pop("metadata"),
+        lambda arrays: arrays.pop("forces"),
+        lambda arrays: arrays.update(extra=np.zeros(1)),
+        lambda arrays: arrays.update(metadata=np.array("{")),
+        lambda arrays: arrays.update(metadata=np.array("[]")),
+        lambda arrays: arrays.update(metadata=np.zeros(3)),
+        lambda arrays: arrays.update(forces=arrays["forces"][:-1]),
+        lambda arrays: arrays.update(energy=arrays["energy"][:-1]),
+        lambda arrays: arrays.update(n_node=np.array([3, 3])),
+        lambda arrays: arrays.update(stress=np.zeros((2, 6))),
+    ],
+)
+def test_contents_that_do_not_fit_are_refused(write, change):
+    path = write("p.npz")
+    rewrite(path, change)
+    with pytest.raises(ArtifactError, match=r"p\.npz: "):
+        read_predictions(path)
+
+
+def test_newer_version(write):
+    path = write("p.npz")
+
+    def change(arrays):
+        metadata = json.loads(str(arrays["metadata"]))
+        metadata["schema"]["version"] = 2
+        arrays["metadata"] = np.array(json.dumps(metadata))
+
+    rewrite(path, change)
+    with pytest.raises(ArtifactError, match=r"predictions version 2, .*upgrade"):
+        read_predictions(path)
+
+
+@pytest.mark.parametrize("form", ["bytes", "npy", "zip", "object array", "pickle", "absent"])
+def test_other_files_are_refused(tmp_path, form):
+    path = tmp_path / "p.npz"
+    if form == "bytes":
+        path.write_bytes(b"nothing of ours")
+    elif form == "npy":
+        with path.open("wb") as file:
+            np.save(file, np.zeros(3))
+    elif form == "zip":
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("a.txt", "hello")
+    elif form == "object array":
+        np.savez(path, metadata=np.array({"a": 1}, dtype=object))
+    elif form == "pickle":
+        path.write_bytes(pickle.dumps({"a": 1}))
+    with pytest.raises(ArtifactError, match=r"p\.npz: not a predictions file"):
+        read_predictions(path)

@@ -1,0 +1,144 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from mace_jax.artifacts.batch_plan import Caps
+from mace_jax.batching.graph_batch import GraphBuilder, pad_batch
+from mace_jax.errors import DataError
+
+E0 = {"pbe": {1: -13.587222780835477, 6: -1029.4889999855063, 8: -2041.8396277138045, 14: -1.0}}
+BUILDER = GraphBuilder(4.0, (1, 6, 8, 14), ("pbe",), E0)
+SPARE = Caps(5, 11, 2)
+
+
+@pytest.fixture
+def graphs(water, crystal):
+    graphs = [BUILDER.build(structure, "here") for structure in (water, crystal, water)]
+    assert len(graphs[1].edges.senders) > 20
+    assert graphs[1].edges.shifts.any()
+    return graphs
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request):
+    return request.param
+
+
+@pytest.fixture
+def batch(graphs, dtype):
+    n_node, n_edge = 8, sum(len(graph.edges.senders) for graph in graphs)
+    return pad_batch(
+        graphs, Caps(n_node + SPARE.n_node, n_edge + SPARE.n_edge, 3 + SPARE.n_graph), dtype
+    )
+
+
+def test_masks_tell_padding_from_real(batch):
+    assert batch.node_mask.tolist() == [True] * 8 + [False] * 5
+    assert batch.graph_mask.tolist() == [True] * 3 + [False] * 2
+    assert (~batch.edge_mask).sum() == 11
+    assert (np.diff(batch.edge_mask.astype(int)) <= 0).all()
+
+
+def test_graphs_are_joined_with_offsets(batch, graphs):
+    assert batch.node_graph.tolist() == [0, 0, 0, 1, 1, 2, 2, 2] + [3] * 5
+    assert batch.species[:8].tolist() == [2, 0, 0, 1, 3, 2, 0, 0]
+    start, first = 0, 0
+    for index, graph in enumerate(graphs):
+        nodes = slice(first, first + len(graph.structure))
+        edges = slice(start, start + len(graph.edges.senders))
+        np.testing.assert_array_equal(batch.senders[edges], graph.edges.senders + first)
+        np.testing.assert_array_equal(batch.receivers[edges], graph.edges.receivers + first)
+        np.testing.assert_array_equal(batch.shifts[edges], graph.edges.shifts)
+        np.testing.assert_allclose(batch.positions[nodes], graph.structure.positions, rtol=1e-6)
+        np.testing.assert_allclose(batch.cell[index], graph.structure.cell, rtol=1e-6)
+        assert set(batch.node_graph[batch.senders[edges]]) == {index}
+        first, start = nodes.stop, edges.stop
+
+
+def test_receivers_are_sorted_after_padding_too(batch):
+    assert (np.diff(batch.receivers) >= 0).all()
+    assert (np.diff(batch.node_graph) >= 0).all()
+
+
+def test_padding_edges_run_from_a_padding_node_to_itself(batch):
+    padding = ~batch.edge_mask
+    np.testing.assert_array_equal(batch.senders[padding], batch.receivers[padding])
+    assert not batch.node_mask[batch.senders[padding]].any()
+    assert not batch.shifts[padding].any()
+
+
+def test_every_index_exists(batch):
+    assert batch.senders.max() < len(batch.positions)
+    assert batch.receivers.max() < len(batch.positions)
+    assert batch.node_graph.max() < len(batch.graph_mask)
+
+
+def test_dtypes(batch, dtype):
+    for name in ("positions", "shifts", "cell", "volume", "energy", "forces", "stress", "n_node"):
+        assert getattr(batch, name).dtype == dtype
+    for name in ("species", "node_graph", "senders", "receivers", "head"):
+        assert getattr(batch, name).dtype == np.int32
+
+
+def test_labels_and_weights(batch, crystal):
+    np.testing.assert_allclose(batch.stress[1], crystal.properties["stress"], rtol=1e-6)
+    np.testing.assert_allclose(batch.forces[3:5], crystal.properties["forces"], rtol=1e-6)
+    assert batch.energy_weight.tolist() == [1, 1.5 * 2, 1, 0, 0]
+    assert batch.forces_weight.tolist() == [1, 1.5 * 0.5, 1, 0, 0]
+    assert batch.stress_weight.tolist() == [0, 1.5 * 3, 0, 0, 0]
+    assert batch.n_node.tolist() == [3, 2, 3, 1, 1]
+    assert np.isinf(batch.volume).tolist() == [True, False, True, True, True]
+    assert batch.volume[1] == pytest.approx(abs(np.linalg.det(crystal.cell)))
+
+
+@pytest.mark.parametrize("missing", ["energy", "forces", "stress"])
+def test_a_missing_label_has_weight_0(crystal, missing, dtype):
+    properties = {name: v for name, v in crystal.properties.items() if name != missing}
+    graph = BUILDER.build(dataclasses.replace(crystal, properties=properties), "here")
+    batch = pad_batch([graph], Caps(9, 500, 2), dtype)
+    for name in ("energy", "forces", "stress"):
+        weight = getattr(batch, f"{name}_weight")
+        assert (weight[0] == 0) == (name == missing)
+        assert np.isfinite(getattr(batch, name)).all()
+
+
+def test_interaction_energy_is_subtracted_in_float64(water, dtype):
+    total = E0["pbe"][8] + 2 * E0["pbe"][1]
+    interaction = 1.2345e-4
+    assert float(np.float32(total + interaction) - np.float32(total)) != np.float32(interaction)
+    properties = {"energy": np.array(total + interaction)}
+    graph = BUILDER.build(dataclasses.replace(water, properties=properties), "here")
+    expected = np.float64(total + interaction) - total
+    assert graph.interaction_energy == expected
+    assert pad_batch([graph], Caps(9, 50, 2), dtype).energy[0] == np.dtype(dtype).type(expected)
+
+
+def test_an_unknown_element_is_refused(water):
+    with pytest.raises(DataError, match=r"frame 3: unknown element H \(1\)"):
+        BUILDER._replace(elements=(6, 8)).build(water, "frame 3")
+
+
+def test_heads(water):
+    two = BUILDER._replace(heads=("pbe", "r2scan"), atomic_energies={**E0, "r2scan": E0["pbe"]})
+    assert BUILDER.build(water, "here").head == 0
+    assert two.build(dataclasses.replace(water, head="r2scan"), "here").head == 1
+    assert two.build(water, "here", head="r2scan").head == 1
+    with pytest.raises(DataError, match=r"frame 3: head 'Default', expected one of"):
+        two.build(water, "frame 3")
+
+
+def test_the_e0s_are_those_of_the_head(water):
+    shifted = {number: energy + 1 for number, energy in E0["pbe"].items()}
+    two = BUILDER._replace(heads=("pbe", "x"), atomic_energies={**E0, "x": shifted})
+    one, other = (two.build(water, "here", head=head).interaction_energy for head in two.heads)
+    assert one - other == pytest.approx(3.0)
+
+
+def test_a_batch_without_edges(water):
+    alone = dataclasses.replace(
+        water, atomic_numbers=np.array([8]), positions=np.zeros((1, 3)), properties={}
+    )
+    batch = pad_batch([BUILDER.build(alone, "here")], Caps(2, 4, 2), "float64")
+    assert not batch.edge_mask.any()
+    assert not batch.node_mask[batch.receivers].any()

@@ -1,0 +1,52 @@
+from pathlib import Path
+
+import click
+import pytest
+
+from mace_jax.cli.options import AtomicNumbers, Paths, PositiveFloat
+
+
+def convert(kind, value):
+    return kind.convert(value, None, None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "expected"),
+    [
+        (PositiveFloat(), "4.5", 4.5),
+        (PositiveFloat(), "1e-3", 1e-3),
+        (PositiveFloat(), 5, 5.0),
+        (AtomicNumbers(), "[1, 6, 8]", (1, 6, 8)),
+        (AtomicNumbers(), "1,6,8", (1, 6, 8)),
+        (AtomicNumbers(), "1 6, 8", (1, 6, 8)),
+        (AtomicNumbers(), " [118] ", (118,)),
+        (AtomicNumbers(), (1, 8), (1, 8)),
+        (Paths(), "a.xyz", (Path("a.xyz"),)),
+        (Paths(), "a b,c.xyz", (Path("a b,c.xyz"),)),
+        (Paths(), "['a.xyz', 'b.xyz']", (Path("a.xyz"), Path("b.xyz"))),
+        (Paths(), (Path("a"),), (Path("a"),)),
+    ],
+)
+def test_good_values(kind, value, expected):
+    assert convert(kind, value) == expected
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "five", ""])
+def test_not_a_positive_number(value):
+    with pytest.raises(click.BadParameter, match="is not a number above 0"):
+        convert(PositiveFloat(), value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", "[]", "[0]", "[119]", "[1, -6]", "[1, 'H']", "H,O", "[1, 6", "1.5", "[1.5, 6]", "[[1]]"],
+)
+def test_not_a_list_of_atomic_numbers(value):
+    with pytest.raises(click.BadParameter, match="is not a list of atomic numbers"):
+        convert(AtomicNumbers(), value)
+
+
+@pytest.mark.parametrize("value", ["[", "['a.xyz'", "[1]", "[a.xyz]", "[]"])
+def test_not_a_list_of_paths(value):
+    with pytest.raises(click.BadParameter, match="is not a path or a list of paths"):
+        convert(Paths(), value)

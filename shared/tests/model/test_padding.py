@@ -1,0 +1,107 @@
+"""Padding and batching change nothing; tolerance 1e-12, the order of float64 sums."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from numpy.testing import assert_allclose
+
+from mace_jax.artifacts.batch_plan import Caps
+from mace_jax.model.energy_forces import edge_vectors, energy_and_forces
+from mace_jax.model.load import load_model
+
+LARGE = Caps(n_node=70, n_edge=900, n_graph=9)
+
+
+def test_more_padding_changes_nothing(vectors_network, molecule, crystal, lone_carbon):
+    structures = [molecule, crystal, lone_carbon]
+    pairs = zip(
+        vectors_network.evaluate(structures),
+        vectors_network.evaluate(structures, LARGE),
+        strict=True,
+    )
+    for small, large in pairs:
+        assert_allclose(large.energy, small.energy, rtol=1e-12)
+        assert_allclose(large.forces, small.forces, atol=1e-12)
+        assert_allclose(large.stress, small.stress, atol=1e-12)
+
+
+def test_a_batch_equals_one_by_one(any_network, molecule, crystal, lone_carbon):
+    structures = [molecule, lone_carbon, crystal]
+    for together, structure in zip(any_network.evaluate(structures), structures, strict=True):
+        alone = any_network(structure)
+        assert_allclose(together.energy, alone.energy, rtol=1e-12)
+        assert_allclose(together.forces, alone.forces, atol=1e-12)
+        assert_allclose(together.stress, alone.stress, atol=1e-12)
+
+
+def test_padding_slots_are_zero(any_network, molecule):
+    batch = any_network.batch([molecule])
+    assert (~batch.node_mask).sum() > 1
+    assert (~batch.edge_mask).sum() > 1
+    assert (~batch.graph_mask).sum() > 1
+    out = any_network.evaluate_batch(batch)
+    assert not out.energy[~batch.graph_mask].any()
+    assert not out.node_energy[~batch.node_mask].any()
+    assert not out.forces[~batch.node_mask].any()
+    assert not out.stress[~batch.graph_mask].any()
+
+
+def test_padding_edges_are_beyond_the_cutoff(vectors_network, crystal):
+    batch = vectors_network.batch([crystal])
+    r_max = vectors_network.bundle.config.r_max
+    lengths = np.linalg.norm(edge_vectors(batch, r_max), axis=1)
+    assert (lengths[batch.edge_mask] < r_max).all()
+    assert (lengths[~batch.edge_mask] > r_max).all()
+
+
+@pytest.fixture
+def force_loss_gradient(scalars_network, compile_fast):
+    """Return the gradient of a loss on energies, forces and stress by the parameters."""
+    graphdef, parameters = nnx.split(scalars_network.model)
+
+    def loss(parameters, batch):
+        out = energy_and_forces(nnx.merge(graphdef, parameters), batch)
+        return (
+            jnp.square(out.energy).sum()
+            + jnp.square(out.forces).sum()
+            + jnp.square(out.stress).sum()
+        )
+
+    gradient = jax.jit(jax.grad(loss), compiler_options=compile_fast)
+    return lambda batch: jax.tree.leaves(jax.device_get(gradient(parameters, batch)))
+
+
+def test_parameter_gradients_are_finite_and_padding_changes_nothing(
+    scalars_network, force_loss_gradient, crystal, lone_carbon
+):
+    structures = [crystal, lone_carbon]
+    small = force_loss_gradient(scalars_network.batch(structures))
+    large = force_loss_gradient(scalars_network.batch(structures, LARGE))
+    for a, b in zip(small, large, strict=True):
+        assert np.isfinite(a).all()
+        assert_allclose(b, a, rtol=1e-9, atol=1e-11 * np.abs(a).max())
+    assert min(np.abs(a).max() for a in small) > 0  # every parameter matters
+
+
+def test_float32_agrees_with_float64(scalars_network, molecule, crystal, compile_fast):
+    """To 1e-5 of the largest value: a hundred roundings of 1e-7."""
+    single = replace(
+        scalars_network.bundle,
+        dtype="float32",
+        parameters={k: v.astype(np.float32) for k, v in scalars_network.bundle.parameters.items()},
+    )
+    batch = scalars_network.batch([molecule, crystal])
+    expected = scalars_network.evaluate_batch(batch)
+    narrow = replace(scalars_network, bundle=single).batch([molecule, crystal])
+    with jax.enable_x64(False):
+        found = jax.jit(energy_and_forces, compiler_options=compile_fast)(
+            load_model(single, "single"), narrow
+        )
+    for name, value in found._asdict().items():
+        reference = getattr(expected, name)
+        assert value.dtype == np.float32
+        assert_allclose(value, reference, rtol=0, atol=1e-5 * np.abs(reference).max(), err_msg=name)

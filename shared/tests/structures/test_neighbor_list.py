@@ -1,0 +1,148 @@
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from mace_jax.errors import DataError
+from mace_jax.structures.neighbor_list import neighbor_list
+from mace_jax.structures.structure import Structure
+
+
+def make(positions, cell=None, pbc=False):
+    positions = np.asarray(positions, dtype=float)
+    return Structure(
+        np.ones(len(positions), dtype=np.int64),
+        positions,
+        np.zeros((3, 3)) if cell is None else np.asarray(cell, dtype=float),
+        np.broadcast_to(pbc, (3,)).copy(),
+    )
+
+
+def brute_force(structure, r_max):
+    """Return the set of (sender, receiver, shift), from the definition."""
+    reach = [0, 0, 0]
+    if structure.pbc.any():
+        spread = np.ptp(structure.positions, axis=0)
+        heights = 1 / np.linalg.norm(np.linalg.inv(structure.cell), axis=0)
+        furthest = r_max + np.linalg.norm(spread)
+        reach = [
+            int(furthest / h) + 1 if p else 0 for h, p in zip(heights, structure.pbc, strict=True)
+        ]
+    edges = set()
+    for shift in itertools.product(*(range(-r, r + 1) for r in reach)):
+        offset = np.array(shift) @ structure.cell
+        vectors = structure.positions[None, :] - structure.positions[:, None] + offset
+        for s, r in np.argwhere(np.linalg.norm(vectors, axis=-1) < r_max):
+            if s != r or any(shift):
+                edges.add((int(s), int(r), shift))
+    return edges
+
+
+def as_set(edges):
+    return {
+        (int(s), int(r), tuple(int(i) for i in shift)) for s, r, shift in zip(*edges, strict=True)
+    }
+
+
+def edge_vectors(structure, edges):
+    shift = edges.shifts @ structure.cell
+    return structure.positions[edges.receivers] - structure.positions[edges.senders] + shift
+
+
+@st.composite
+def random_structures(draw):
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    cell = 2.5 * np.eye(3) + rng.uniform(-1, 1, (3, 3))
+    if draw(st.booleans()):
+        cell = cell[[1, 0, 2]]  # left-handed
+    assume(abs(np.linalg.det(cell)) > 3)
+    positions = rng.uniform(-1, 2, (draw(st.integers(1, 5)), 3)) @ cell
+    return make(positions, cell, draw(st.tuples(*[st.booleans()] * 3)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(random_structures(), st.floats(0.8, 4.0))
+def test_equals_brute_force(structure, r_max):
+    expected = brute_force(structure, r_max)
+    lengths = [
+        np.linalg.norm(structure.positions[r] - structure.positions[s] + shift @ structure.cell)
+        for s, r, shift in brute_force(structure, r_max + 1e-3)
+    ]
+    assume(all(abs(length - r_max) > 1e-9 and length > 0.01 for length in lengths))
+    edges = neighbor_list(structure, r_max)
+    assert as_set(edges) == expected
+    assert len(edges.senders) == len(expected)
+    assert (np.diff(edges.receivers) >= 0).all()
+    assert (np.linalg.norm(edge_vectors(structure, edges), axis=1) < r_max).all()
+    assert {(r, s, tuple(-i for i in shift)) for s, r, shift in expected} == expected
+    assert edges.senders.dtype == edges.receivers.dtype == edges.shifts.dtype == np.int32
+
+
+def test_the_brute_force_counts_a_simple_cubic_lattice_right():
+    cubic = make([[0.0, 0.0, 0.0]], np.eye(3), True)
+    assert len(brute_force(cubic, 1.1)) == 6
+    assert len(brute_force(cubic, 1.5)) == 18
+    assert as_set(neighbor_list(cubic, 1.5)) == brute_force(cubic, 1.5)
+
+
+@pytest.mark.parametrize("kind", ["lattice vectors", "1000 Å"])
+def test_a_translation_changes_nothing(crystal, kind):
+    moves = {"lattice vectors": np.array([3, -2, 5]) @ crystal.cell, "1000 Å": np.full(3, 1000.0)}
+    moved = dataclasses.replace(crystal, positions=crystal.positions + moves[kind])
+    before, after = neighbor_list(crystal, 4.0), neighbor_list(moved, 4.0)
+    assert len(before.senders) > 20
+    assert as_set(before) == as_set(after)
+
+
+def test_one_atom_moved_by_a_lattice_vector_keeps_every_edge_vector(crystal):
+    positions = crystal.positions + np.array([[0, 0, 0], [2, -1, 1]]) @ crystal.cell
+    moved = dataclasses.replace(crystal, positions=positions)
+    before, after = (
+        sorted(map(tuple, np.round(edge_vectors(s, neighbor_list(s, 4.0)), 9).tolist()))
+        for s in (crystal, moved)
+    )
+    np.testing.assert_allclose(before, after, atol=1e-8)
+
+
+def test_atoms_at_exactly_r_max_are_not_neighbours():
+    assert len(neighbor_list(make([[0, 0, 0], [0, 0, 2]]), 2.0).senders) == 0
+
+
+def test_a_single_atom_has_no_edges():
+    edges = neighbor_list(make([[0, 0, 0]]), 5.0)
+    assert [len(part) for part in edges] == [0, 0, 0]
+    assert edges.shifts.shape == (0, 3)
+
+
+def test_atoms_at_the_same_place_are_refused(crystal):
+    with pytest.raises(DataError, match=r"a\.xyz: frame 2: atoms \d and \d are at the same place"):
+        neighbor_list(make([[1, 2, 3], [0, 0, 0], [1, 2, 3]]), 2.0, "a.xyz: frame 2")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_atoms_at_the_same_place_through_the_cell_are_refused(crystal, seed):
+    # the sum of cell vectors is rounded, so the distance is 1e-16 Å rather than 0
+    rng = np.random.default_rng(seed)
+    place = rng.uniform(-3, 3, 3)
+    positions = np.array([place, place + rng.integers(-3, 4, 3) @ crystal.cell])
+    with pytest.raises(DataError, match="at the same place"):
+        neighbor_list(dataclasses.replace(crystal, positions=positions), 2.0)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [np.zeros((3, 3)), np.diag([3.0, 0.0, 3.0]), [[1, 2, 3], [2, 4, 6], [0, 0, 5]]],
+    ids=["no cell", "one zero vector", "parallel vectors"],
+)
+def test_periodic_without_a_cell_is_refused(cell):
+    with pytest.raises(DataError, match=r"a\.xyz: frame 2"):
+        neighbor_list(make([[0, 0, 0], [0, 0, 1]], cell, True), 2.0, "a.xyz: frame 2")
+
+
+def test_a_slab_may_leave_out_the_vector_along_which_it_is_not_periodic():
+    slab = make([[0, 0, 0]], np.diag([2.0, 2.0, 0.0]), (True, True, False))
+    shifts = {shift for _, _, shift in as_set(neighbor_list(slab, 2.5))}
+    assert shifts == {(1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0)}

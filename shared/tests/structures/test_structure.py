@@ -1,0 +1,75 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from mace_jax.errors import DataError
+from mace_jax.structures.structure import check_structure, volume
+
+
+def with_property(structure, name, value):
+    return dataclasses.replace(structure, properties={**structure.properties, name: value})
+
+
+def spoilt(array, index, value):
+    copy = np.array(array)
+    copy[index] = value
+    return copy
+
+
+def test_good_structures_pass(water, crystal):
+    check_structure(water, "here")
+    check_structure(crystal, "here")
+
+
+def test_volume_is_that_of_the_physical_cell(water, crystal):
+    assert volume(crystal) == pytest.approx(abs(np.linalg.det(crystal.cell)))
+    assert volume(dataclasses.replace(crystal, cell=crystal.cell[::-1])) > 0
+    assert volume(water) == np.inf
+    assert volume(dataclasses.replace(crystal, pbc=np.zeros(3, dtype=bool))) == np.inf
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    ("name", "index", "place"),
+    [
+        ("energy", (), "energy"),
+        ("forces", (1, 2), "forces of atom 1"),
+        ("stress", (2, 0), "stress"),
+    ],
+)
+def test_a_label_that_is_not_finite_is_named(crystal, name, index, place, bad):
+    broken = with_property(crystal, name, spoilt(crystal.properties[name], index, bad))
+    with pytest.raises(DataError, match=rf"a\.xyz: frame 7: {place} is -?(nan|inf)"):
+        check_structure(broken, "a.xyz: frame 7")
+
+
+@pytest.mark.parametrize(("name", "index"), [("positions", (1, 0)), ("cell", (0, 0))])
+def test_geometry_that_is_not_finite_is_refused(crystal, name, index):
+    broken = dataclasses.replace(crystal, **{name: spoilt(getattr(crystal, name), index, np.nan)})
+    with pytest.raises(DataError, match=name):
+        check_structure(broken, "here")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("energy", (1,)), ("forces", (3, 3)), ("forces", (2, 2)), ("stress", (6,)), ("charges", (3,))],
+)
+def test_a_label_of_the_wrong_shape_is_refused(crystal, name, shape):
+    with pytest.raises(DataError, match=f"{name}: shape"):
+        check_structure(with_property(crystal, name, np.zeros(shape)), "here")
+
+
+@pytest.mark.parametrize("number", [-1, 0, 119])
+def test_an_impossible_element_is_named(water, number):
+    broken = dataclasses.replace(water, atomic_numbers=np.array([8, number, 1]))
+    with pytest.raises(DataError, match=f"atom 1: atomic number {number}"):
+        check_structure(broken, "here")
+
+
+def test_no_atoms(water):
+    empty = dataclasses.replace(
+        water, atomic_numbers=np.zeros(0, dtype=int), positions=np.zeros((0, 3)), properties={}
+    )
+    with pytest.raises(DataError, match="no atoms"):
+        check_structure(empty, "here")

@@ -1,0 +1,231 @@
+"""Write one small file of every kind at its current version into this folder.
+
+Run it when a kind gets a new version. Files that exist are left alone: a stored archive stands for
+the files that people have, so it never changes.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from mace_jax.artifacts.batch_plan import BatchPlan, Caps, PlanReport, write_batch_plan
+from mace_jax.artifacts.dataset import write_dataset_file
+from mace_jax.artifacts.metrics import MetricsLog
+from mace_jax.artifacts.model_bundle import ModelBundle, ModelConfig, write_model_bundle
+from mace_jax.artifacts.predictions import Predictions, write_predictions
+from mace_jax.artifacts.statistics import write_statistics
+from mace_jax.artifacts.train_config import (
+    DatasetsConfig,
+    FlagsConfig,
+    LogsConfig,
+    LossConfig,
+    ModelSection,
+    OptimizerConfig,
+    TrainConfig,
+    TrainSection,
+    write_train_config,
+)
+from mace_jax.structures.statistics import Statistics
+from mace_jax.structures.structure import PROPERTY_SHAPES, Structure
+from mace_jax_schemas import current_version
+
+HERE = Path(__file__).parent
+DIGEST = "0123456789abcdef" * 4
+BLOCKS = ("RealAgnosticResidualInteractionBlock", "RealAgnosticInteractionBlock")
+
+PROVENANCE = {
+    "tool": "mace-jax-shared",
+    "tool_version": "0.1.0",
+    "command": ["--seed", "3", "~/data/train set.xyz"],
+    "seed": 3,
+    "inputs": [
+        {"role": "train", "name": "a.xyz", "kind": "extxyz", "version": None, "sha256": DIGEST},
+        {
+            "role": "model",
+            "name": "m.msgpack",
+            "kind": "model_bundle",
+            "version": 1,
+            "sha256": DIGEST,
+        },
+    ],
+}
+
+
+def _ramp(*shape: int) -> np.ndarray:
+    return np.arange(1.0, np.prod(shape, dtype=int) + 1).reshape(shape) / 8
+
+
+_SYMMETRIC = np.array([[1.0, 6, 5], [6, 2, 4], [5, 4, 3]]) / 64
+
+STRUCTURES = [
+    Structure(
+        np.array([8, 1, 1]),
+        np.array([[0.0, 0.0, 0.0], [0.96, 0.0, 0.0], [-0.24, 0.93, 0.0]]),
+        np.zeros((3, 3)),
+        np.zeros(3, dtype=bool),
+        {"energy": np.array(-14.25), "forces": _ramp(3, 3)},
+        {"energy": 1.0, "forces": 0.5},
+    ),
+    Structure(
+        np.array([6, 14]),
+        np.array([[0.0, 0.0, 0.0], [1.125, 1.0, 1.25]]),
+        np.array([[3.125, 0.0, 0.25], [0.5, 3.25, 0.0], [0.0, 0.5, 3.0]]),
+        np.array([True, True, False]),
+        {
+            "energy": np.array(-9.5),
+            "forces": _ramp(2, 3),
+            "stress": _SYMMETRIC,
+            "virials": -30 * _SYMMETRIC,
+            "dipole": _ramp(3),
+            "charges": _ramp(2),
+            "polarizability": 2 * _SYMMETRIC,
+        },
+        dict.fromkeys(PROPERTY_SHAPES, 2.0),
+        weight=1.5,
+        config_type="slab",
+        head="pbe",
+    ),
+]
+
+STATISTICS = Statistics((1, 8), {1: -13.625, 8: -432.25}, 12.5, -3.75, 1.125, 5.0)
+
+PLAN = BatchPlan(
+    dataset_name="train",
+    dataset_sha256=DIGEST,
+    n_structures=3,
+    r_max=5.0,
+    seed=3,
+    caps=Caps(7, 52, 3),
+    batches=((2, 0), (1,)),
+    report=PlanReport(3, 2, 1, 0.25, 0.5, 0.5, 40, {"id": 1, "n_node": 2, "n_edge": 40}),
+)
+
+TRAIN_CONFIG = TrainConfig(
+    DatasetsConfig(
+        "train",
+        "valid",
+        None,
+        "statistics.json",
+        "train.plan.json",
+        r_max=5.0,
+        n_edge=500,
+        atomic_numbers=(1, 8),
+        E0s="{1: -13.625}",
+        energy_key="dft_energy",
+    ),
+    FlagsConfig(3, "float64", "cpu", True),
+    LogsConfig("run", "out", True),
+    ModelSection(5.0, "ScaleShiftMACE", radial_MLP=(8, 8), gate="tanh", avg_num_neighbors=12.5),
+    LossConfig(1.0, 10.0, 0.5),
+    OptimizerConfig("adam", 0.125, max_epochs=7),
+    TrainSection(None, 2.5, 2, 20),
+)
+
+BUNDLE = ModelBundle(
+    config=ModelConfig(
+        model="ScaleShiftMACE",
+        r_max=5.0,
+        num_bessel=8,
+        num_polynomial_cutoff=5,
+        max_ell=1,
+        num_interactions=2,
+        hidden_irreps="2x0e + 2x1o",
+        MLP_irreps="2x0e",
+        correlation=2,
+        radial_MLP=(4, 4),
+        gate="silu",
+        interaction_cls=BLOCKS[0],
+        interaction_cls_first=BLOCKS[1],
+        avg_num_neighbors=12.5,
+        atomic_numbers=(1, 8),
+    ),
+    dtype="float64",
+    heads=("pbe", "r2scan"),
+    atomic_energies={"pbe": {1: -13.625, 8: -432.25}, "r2scan": {1: -13.5, 8: -432.0}},
+    scale={"pbe": 0.75, "r2scan": 0.5},
+    shift={"pbe": 0.125, "r2scan": 0.0},
+    parameters={
+        "node_embedding/w": _ramp(2, 3),
+        "radial/0/w": _ramp(2, 2).astype(np.float32),
+        "index": np.array([1, 0], dtype=np.int32),
+    },
+    license="MIT",
+    model_card={"data": "made up"},
+)
+
+_ERRORS = {
+    f"{relative}{norm}_{what}": 0.25
+    for relative in ("", "rel_")
+    for norm in ("mae", "rmse")
+    for what in ("e", "e_per_atom", "f", "stress")
+}
+METRICS = [
+    {
+        "mode": mode,
+        "head": "Default",
+        "epoch": epoch,
+        "interval": epoch,
+        "loss": 1.5,
+        "time": 0.5,
+        "lr": 0.125,
+        **({**_ERRORS, "mae_stress": None} if mode == "valid" else {}),
+    }
+    for epoch in (0, 1)
+    for mode in ("train", "valid")
+]
+
+PREDICTIONS = Predictions(
+    energy=np.array([-14.25, -9.5]),
+    forces=_ramp(5, 3),
+    stress=np.stack([np.zeros((3, 3)), _SYMMETRIC]),
+    node_energy=_ramp(5),
+    n_node=np.array([3, 2]),
+)
+
+
+def _write_metrics(path: Path) -> None:
+    with MetricsLog(path, PROVENANCE) as log:
+        log.append(*METRICS)
+
+
+def _write_predictions(path: Path) -> None:
+    write_predictions(path, PREDICTIONS, STRUCTURES, "pbe", PROVENANCE)
+
+
+# file name -> (kind, writer)
+WRITERS = {
+    "train.h5": ("dataset", lambda path: write_dataset_file(path, STRUCTURES, PROVENANCE)),
+    "statistics.json": ("statistics", lambda path: write_statistics(path, STATISTICS, PROVENANCE)),
+    "train.plan.json": ("batch_plan", lambda path: write_batch_plan(path, PLAN, PROVENANCE)),
+    "run.config.json": (
+        "train_config",
+        lambda path: write_train_config(path, TRAIN_CONFIG, PROVENANCE),
+    ),
+    "model.msgpack": ("model_bundle", lambda path: write_model_bundle(path, BUNDLE, PROVENANCE)),
+    "run.metrics": ("metrics", _write_metrics),
+    "predictions.npz": ("predictions", _write_predictions),
+    "predictions.extxyz": ("predictions", _write_predictions),
+    "predictions.parquet": ("predictions", _write_predictions),
+}
+
+
+def archive_path(root: Path, name: str) -> Path:
+    """Return where the archive of a file at its current version stands."""
+    kind = WRITERS[name][0]
+    return root / kind / f"v{current_version(kind)}" / name
+
+
+def write_archives(root: Path) -> None:
+    """Write every archive that is not there yet."""
+    for name, (_, write) in WRITERS.items():
+        path = archive_path(root, name)
+        if path.exists():
+            print(f"{path}: kept", file=sys.stderr)
+            continue
+        write(path)
+        print(path)
+
+
+if __name__ == "__main__":
+    write_archives(HERE)

@@ -1,0 +1,248 @@
+"""Files that earlier code wrote are read by today's, and today's are like the stored ones."""
+
+import dataclasses
+import importlib.util
+import json
+from pathlib import Path
+
+import h5py
+import msgpack
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from mace_jax.artifacts.batch_plan import read_batch_plan
+from mace_jax.artifacts.dataset import Dataset
+from mace_jax.artifacts.metrics import read_metrics
+from mace_jax.artifacts.model_bundle import read_model_bundle
+from mace_jax.artifacts.predictions import read_predictions
+from mace_jax.artifacts.statistics import read_statistics
+from mace_jax.artifacts.train_config import read_train_config
+from mace_jax.artifacts.versioned import MADE_BY
+from mace_jax.structures.read_extxyz import read_structures
+from mace_jax_schemas import current_version
+
+HERE = Path(__file__).parent
+_spec = importlib.util.spec_from_file_location("make_archives", HERE / "make_archives.py")
+made = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(made)
+
+STORED = sorted(path for path in HERE.glob("*/v*/*") if not path.name.startswith("."))
+
+
+def stored(pattern):
+    found = [path for path in STORED if path.match(pattern)]
+    assert found, f"no archive {pattern}"
+    return found
+
+
+def label(value):
+    return str(value.relative_to(HERE)) if isinstance(value, Path) else ""
+
+
+def assert_same(found, expected):
+    """Compare dataclasses, mappings and arrays, deeply and exactly."""
+    if dataclasses.is_dataclass(expected):
+        assert_same(vars(found), vars(expected))
+    elif isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            assert_same(found[name], value)
+    elif isinstance(expected, np.ndarray):
+        np.testing.assert_array_equal(found, expected)
+        assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
+    else:
+        assert found == expected
+
+
+# --- every stored archive is read
+
+
+def read_dataset(path):
+    with Dataset(path) as dataset:
+        return list(dataset)
+
+
+@pytest.mark.parametrize("path", stored("dataset/*/*.h5"), ids=label)
+def test_dataset(path):
+    found = read_dataset(path)
+    assert len(found) == len(made.STRUCTURES)
+    for structure, expected in zip(found, made.STRUCTURES, strict=True):
+        weights = {name: expected.property_weights[name] for name in expected.properties}
+        assert_same(structure, dataclasses.replace(expected, property_weights=weights))
+
+
+@pytest.mark.parametrize(
+    ("path", "read", "expected"),
+    [
+        *((path, read_statistics, made.STATISTICS) for path in stored("statistics/*/*.json")),
+        *((path, read_batch_plan, made.PLAN) for path in stored("batch_plan/*/*.json")),
+        *((path, read_train_config, made.TRAIN_CONFIG) for path in stored("train_config/*/*.json")),
+        *((path, read_model_bundle, made.BUNDLE) for path in stored("model_bundle/*/*.msgpack")),
+    ],
+    ids=label,
+)
+def test_single_files(path, read, expected):
+    assert_same(read(path), expected)
+
+
+@pytest.mark.parametrize("path", stored("metrics/*/*.metrics"), ids=label)
+def test_metrics(path):
+    header, rows = read_metrics(path)
+    assert (header["status"], header["provenance"]) == ("finished", made.PROVENANCE)
+    assert rows == made.METRICS
+
+
+@pytest.mark.parametrize("path", stored("predictions/*/*.npz"), ids=label)
+def test_predictions_npz(path):
+    metadata, found = read_predictions(path)
+    assert metadata["provenance"] == made.PROVENANCE
+    assert_same(found, made.PREDICTIONS)
+
+
+@pytest.mark.parametrize("path", stored("predictions/*/*.extxyz"), ids=label)
+def test_predictions_extxyz(path):
+    for index, structure in enumerate(read_structures(path)[0]):
+        expected = made.PREDICTIONS.of_structure(index)
+        assert structure.properties["energy"] == expected["energy"]
+        np.testing.assert_allclose(structure.properties["forces"], expected["forces"], atol=1e-8)
+
+
+@pytest.mark.parametrize("path", stored("predictions/*/*.parquet"), ids=label)
+def test_predictions_parquet(path):
+    table = pq.read_table(path)
+    assert table["energy"].to_pylist() == made.PREDICTIONS.energy.tolist()
+    forces = np.concatenate([np.reshape(row, (-1, 3)) for row in table["forces"].to_pylist()])
+    np.testing.assert_array_equal(forces, made.PREDICTIONS.forces)
+
+
+def test_every_kind_has_an_archive_of_every_version_that_is_read():
+    for kind in MADE_BY:
+        for version in range(1, current_version(kind) + 1):
+            assert list((HERE / kind / f"v{version}").glob("*")), "run make_archives.py"
+
+
+@pytest.mark.parametrize("path", STORED, ids=label)
+def test_archives_are_small_and_reproducible(path):
+    assert path.stat().st_size < 50_000
+    assert b"created_utc" not in path.read_bytes()
+
+
+# --- what is written today has the form of the stored archive
+
+
+def json_form(value):
+    """Names and types, at every depth; numbers and texts are not compared."""
+    if isinstance(value, dict):
+        return {name: json_form(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [json_form(item) for item in value]
+    return "number" if isinstance(value, int | float) else type(value).__name__
+
+
+def json_content(path):
+    lines = path.read_text().splitlines() if path.suffix == ".metrics" else [path.read_text()]
+    documents = [json.loads(line) for line in lines]
+    for document in documents:
+        if "provenance" in document:
+            document["provenance"] = json_form(document["provenance"])
+    return documents
+
+
+def hdf5_form(path):
+    form = {}
+
+    def visit(name, item):
+        kind = (str(item.dtype), item.shape) if isinstance(item, h5py.Dataset) else "group"
+        form[name] = (kind, sorted(item.attrs))
+
+    with h5py.File(path) as file:
+        form["/"] = {name: (str(np.asarray(v).dtype)) for name, v in file.attrs.items()}
+        form["schema"] = json.loads(file.attrs["schema"])
+        form["provenance"] = json_form(json.loads(file.attrs["provenance"]))
+        file.visititems(visit)
+    return form
+
+
+def msgpack_form(path):
+    document = msgpack.unpackb(path.read_bytes())
+    header = document["header"]
+    return {
+        "order": list(document),
+        "header": {**json_form(header), "schema": header["schema"], "units": header["units"]},
+        "arrays": document["arrays"],
+    }
+
+
+def npz_form(path):
+    with np.load(path, allow_pickle=False) as file:
+        metadata = json.loads(str(file["metadata"]))
+        arrays = {name: file[name] for name in file.files if name != "metadata"}
+    form = {name: (str(array.dtype), array.shape) for name, array in arrays.items()}
+    return {**form, "schema": metadata["schema"], "metadata": json_form(metadata)}
+
+
+def parquet_form(path):
+    schema = pq.read_schema(path)
+    metadata = json.loads(schema.metadata[b"mace_jax"])
+    columns = {field.name: str(field.type) for field in schema}
+    return {**columns, "schema": metadata["schema"], "metadata": json_form(metadata)}
+
+
+def extxyz_form(path):
+    import ase.io
+
+    return [
+        (sorted(atoms.info), sorted(atoms.arrays), sorted(atoms.calc.results))
+        for atoms in ase.io.read(path, ":")
+    ]
+
+
+FORMS = {
+    ".json": json_content,
+    ".metrics": json_content,
+    ".h5": hdf5_form,
+    ".msgpack": msgpack_form,
+    ".npz": npz_form,
+    ".parquet": parquet_form,
+    ".extxyz": extxyz_form,
+}
+
+
+@pytest.mark.parametrize("name", sorted(made.WRITERS))
+def test_a_format_does_not_change_without_a_new_version(tmp_path, name):
+    kind, write = made.WRITERS[name]
+    write(tmp_path / name)
+    form = FORMS[Path(name).suffix]
+    archive = made.archive_path(HERE, name)
+    assert form(tmp_path / name) == form(archive), (
+        f"{kind} is written differently than at v{current_version(kind)}: raise its version, "
+        "add the migration, and run make_archives.py"
+    )
+
+
+@pytest.mark.parametrize("name", sorted(made.WRITERS))
+def test_the_forms_see_a_change(tmp_path, name):
+    """The comparison above must not be blind: a file of other content has another form."""
+    archive = made.archive_path(HERE, name)
+    suffix = Path(name).suffix
+    changed = tmp_path / name
+    changed.write_bytes(archive.read_bytes())
+    if suffix == ".h5":
+        with h5py.File(changed, "a") as file:
+            file["config_batch_0/config_0/extra"] = 1.0
+    elif suffix == ".npz":
+        with np.load(archive) as file:
+            np.savez(changed, **{**file, "energy": file["energy"].astype("f4")})
+    elif suffix == ".parquet":
+        table = pq.read_table(archive)
+        pq.write_table(table.set_column(0, "energy", table["energy"].cast("float")), changed)
+    elif suffix == ".msgpack":
+        document = msgpack.unpackb(archive.read_bytes())
+        document["header"]["extra"] = 1
+        changed.write_bytes(msgpack.packb(document))
+    elif suffix == ".extxyz":
+        changed.write_text(archive.read_text().replace("node_energy", "atom_energy"))
+    else:
+        changed.write_text(archive.read_text().replace('"seed"', '"sede"'))
+    assert FORMS[suffix](changed) != FORMS[suffix](archive)
