@@ -21,7 +21,7 @@ ELEMENTS = "[1, 6, 8]"
 
 
 def run(*command: str, cwd: Path) -> str:
-    # e3nn 0.4 and mace checkpoints need the full unpickler, which torch >= 2.6 no longer defaults to
+    # e3nn 0.4 and mace checkpoints need the full unpickler, no longer the default of torch
     environment = {**os.environ, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1", "OMP_NUM_THREADS": "2"}
     done = subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, check=False

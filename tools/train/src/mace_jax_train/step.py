@@ -78,7 +78,7 @@ def make_train_step(
             n_updates=n_updates,
         )
         errors = batch_errors(predicted, batch, loss)
-        return new_state, StepReport(errors, optax.global_norm(gradient))
+        return new_state, StepReport(errors, optax.tree.norm(gradient))
 
     return jax.jit(train_step, donate_argnums=0)
 
