@@ -38,8 +38,9 @@ def test_torch_mace_can_read_ours(path, provenance):
     [
         {},
         {"atomic_energies": {"1": -13.587222780835477, "8": -432.25}, "atomic_numbers": [1, 8]},
+        {"atomic_energies": "{1: np.float64(-13.587222780835477), 8: np.float64(-432.25)}"},
     ],
-    ids=["text", "containers"],
+    ids=["text", "containers", "numpy 2"],
 )
 def test_torchs_untagged_form(path, changes):
     path.write_text(json.dumps({**TORCH, **changes}))

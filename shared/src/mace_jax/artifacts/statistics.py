@@ -1,6 +1,7 @@
 """``statistics.json``: what training needs to know of its data, in Torch MACE's own form."""
 
 import ast
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from mace_jax.errors import ArtifactError
 from mace_jax.structures.statistics import Statistics
 
 KIND = "statistics"
+_NUMPY_SCALAR = re.compile(r"np\.float64\(([^()]*)\)")
 
 
 def write_statistics(path: Path, statistics: Statistics, provenance: dict[str, Any]) -> None:
@@ -57,7 +59,10 @@ def read_statistics(path: Path) -> Statistics:
 
 
 def _torch_statistics_to_v1(document: Document) -> Document:
-    """Add the tag that Torch MACE's file lacks; its fields and text literals are those of v1."""
+    """Add the tag that Torch MACE's file lacks; its fields and text literals are those of v1.
+
+    With NumPy 2 it writes energies as ``np.float64(-13.6)``, which is no literal.
+    """
     provenance: Document = {
         "tool": "mace_prepare_data",
         "tool_version": "unknown",
@@ -66,9 +71,9 @@ def _torch_statistics_to_v1(document: Document) -> Document:
         "inputs": [],
     }
     texts = {
-        name: repr(document[name])
+        name: _NUMPY_SCALAR.sub(r"\1", str(document[name]))
         for name in ("atomic_energies", "atomic_numbers")
-        if isinstance(document.get(name), (dict, list))
+        if name in document
     }
     return {"schema": tag(KIND), "provenance": provenance, **document, **texts}
 
