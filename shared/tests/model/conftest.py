@@ -103,7 +103,7 @@ class Network:
 
 def random_bundle(config: ModelConfig, dtype: str = "float64", seed: int = 0) -> ModelBundle:
     scale, shift = (0.83, -0.27) if config.model == "ScaleShiftMACE" else (1.0, 0.0)
-    model = MACE(config, scale=[scale], shift=[shift], dtype=dtype, rngs=nnx.Rngs(seed))
+    model = MACE(config, scale=[scale], shift=[shift], dtype=dtype, rng=np.random.default_rng(seed))
     return ModelBundle(
         config=config,
         dtype=dtype,

@@ -2,7 +2,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from numpy.testing import assert_allclose
 
 from mace_jax.model.activation import normalized_activation
@@ -53,7 +52,7 @@ def test_activations_keep_the_second_moment(name):
 
 
 def test_mlp():
-    mlp = RadialMLP((3, 5, 2), dtype="float64", rngs=nnx.Rngs(0))
+    mlp = RadialMLP((3, 5, 2), dtype="float64", rng=np.random.default_rng(0))
     first, last = (np.asarray(weight[...]) for weight in mlp.layers)
     x = np.random.default_rng(0).normal(size=(4, 3))
     hidden = x @ first / 3**0.5

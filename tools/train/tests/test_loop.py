@@ -173,21 +173,33 @@ def test_patience(make_config, prepare):
     assert max(row["epoch"] for row in rows) == 3
 
 
-def test_a_run_that_explodes_stops_and_keeps_the_best(make_config, prepare):
-    config = make_config(
-        datasets={"valid_path": None, "test_path": None, "n_edge": 1000},
-        optimizer={"lr": 1e30},
-        train={"max_grad_norm": None, "ema_decay": None},
-    )
-    run, files = prepare(config)
-    assert len(run.loaders["train"]) == 1
-    with pytest.raises(DivergedError, match=r"^epoch 2: batch 0: loss .*lower optimizer\.lr"):
-        train(run, files, track_silently)
+def test_a_step_that_is_not_finite_stops_the_run_and_keeps_the_best(make_config, prepare):
+    run, files = prepare(make_config(optimizer={"max_epochs": 5}))
+    loader = run.loaders["train"]
+
+    def spoil_before_epoch_2(epochs, description, total):
+        for epoch in epochs:
+            if epoch == 2:
+                loader.graphs[0] = loader.graphs[0]._replace(interaction_energy=np.nan)
+            yield epoch
+
+    (index,) = (i for i, batch in enumerate(loader.plan.batches) if 0 in batch)
+    with pytest.raises(DivergedError, match=rf"^epoch 2: batch {index}: loss nan.*optimizer\.lr"):
+        train(run, files, spoil_before_epoch_2)
     best = read_model_bundle(files.path("_best.msgpack"))
     assert best.model_card["metrics"]["epoch"] == 1
     header, rows = read_metrics(files.path(".metrics"))
     assert header["status"] == "stopped"
-    assert [row["epoch"] for row in rows] == [1]
+    assert {row["epoch"] for row in rows} == {1}
+
+
+def test_an_evaluation_that_is_not_finite_is_not_saved(make_config, prepare):
+    config = make_config(optimizer={"lr": 1e30}, train={"max_grad_norm": None, "ema_decay": None})
+    run, files = prepare(config)
+    with pytest.raises(DivergedError, match=r"^epoch 1: .*lower optimizer\.lr"):
+        train(run, files, track_silently)
+    assert not files.path("_best.msgpack").exists()
+    assert not files.path("_last.msgpack").exists()
 
 
 def test_evaluations_between_epochs_are_skipped(make_config, prepare):

@@ -44,7 +44,7 @@ def test_decay_picks_the_weights_that_mace_torch_picks(first):
         avg_num_neighbors=1.0,
         atomic_numbers=(1,),
     )
-    model = MACE(config, scale=[1.0], shift=[0.0], dtype="float64", rngs=nnx.Rngs(0))
+    model = MACE(config, scale=[1.0], shift=[0.0], dtype="float64", rng=np.random.default_rng(0))
     mask = decayed(nnx.state(model, nnx.Param))
     marks = {
         "/".join(str(part) for part in path): bool(
@@ -69,7 +69,7 @@ def test_decay_picks_the_weights_that_mace_torch_picks(first):
 
 
 def numpy_steps(config, parameters, gradients, max_norm=None):
-    """Adam as in Kingma & Ba; AMSGrad takes the maximum of the bias-corrected second moment."""
+    """torch.optim.Adam; with AMSGrad it keeps the largest second moment, corrected afterwards."""
     norms = [np.sqrt(sum(np.square(g).sum() for g in gradient.values())) for gradient in gradients]
     result = {}
     for name, start in parameters.items():
@@ -79,10 +79,8 @@ def numpy_steps(config, parameters, gradients, max_norm=None):
             g = g + config.weight_decay * p * (name == "products")
             m = config.b1 * m + (1 - config.b1) * g
             v = config.b2 * v + (1 - config.b2) * g**2
-            second = v / (1 - config.b2**t)
-            largest = np.maximum(largest, second)
-            if config.algorithm == "amsgrad":
-                second = largest
+            largest = np.maximum(largest, v)
+            second = (largest if config.algorithm == "amsgrad" else v) / (1 - config.b2**t)
             p = p - config.lr * m / (1 - config.b1**t) / (np.sqrt(second) + config.eps)
         result[name] = p
     return result

@@ -70,7 +70,7 @@ def _torch_statistics_to_v1(document: Document) -> Document:
         "seed": None,
         "inputs": [],
     }
-    texts = {
+    texts: Document = {
         name: _NUMPY_SCALAR.sub(r"\1", str(document[name]))
         for name in ("atomic_energies", "atomic_numbers")
         if name in document

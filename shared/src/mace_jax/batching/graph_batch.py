@@ -105,7 +105,7 @@ class GraphBuilder(NamedTuple):
             DataError: the model knows an element or head not.
         """
         species = species_index(structure.atomic_numbers, self.elements, place)
-        head = self.head_of(structure, place) if head is None else head
+        head = self.require_head(head, place) if head else self.head_of(structure, place)
         reference = total_atomic_energy(structure.atomic_numbers, self.atomic_energies[head])
         return Graph(
             structure,
@@ -121,15 +121,20 @@ class GraphBuilder(NamedTuple):
         Raises:
             DataError: the model has several heads, none of that name.
         """
-        if len(self.heads) == 1:
-            return self.heads[0]
-        if structure.head not in self.heads:
+        return self.heads[0] if len(self.heads) == 1 else self.require_head(structure.head, place)
+
+    def require_head(self, head: str, place: str) -> str:
+        """Return ``head``.
+
+        Raises:
+            DataError: the model has none of that name.
+        """
+        if head not in self.heads:
             message = (
-                f"{place}: head {structure.head!r}, expected one of {list(self.heads)}; "
-                "correct the head"
+                f"{place}: head {head!r}, expected one of {list(self.heads)}; correct the head"
             )
             raise DataError(message)
-        return structure.head
+        return head
 
 
 def pad_batch(graphs: Sequence[Graph], caps: Caps, dtype: str) -> GraphBatch:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import e3nn_jax as e3nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
@@ -88,7 +89,7 @@ class InteractionBlock(nnx.Module):
         avg_num_neighbors: float,
         n_elements: int,
         dtype: str,
-        rngs: nnx.Rngs,
+        rng: np.random.Generator,
     ) -> None:
         """Build the block.
 
@@ -102,7 +103,7 @@ class InteractionBlock(nnx.Module):
             avg_num_neighbors: divides the message.
             n_elements: number of chemical elements.
             dtype: of the weights.
-            rngs: random numbers.
+            rng: draws the initial weights.
         """
         self.node_irreps, self.target_irreps = tuple(node_irreps), tuple(target_irreps)
         self.hidden_irreps, self.edge_irreps = tuple(hidden_irreps), tuple(edge_irreps)
@@ -110,24 +111,22 @@ class InteractionBlock(nnx.Module):
         self.avg_num_neighbors = avg_num_neighbors
         paths = self.paths()
         square = (channels, channels)
-        self.linear_up = EquivariantLinear(
-            dict.fromkeys(node_irreps, square), dtype=dtype, rngs=rngs
-        )
+        self.linear_up = EquivariantLinear(dict.fromkeys(node_irreps, square), dtype=dtype, rng=rng)
         self.conv_tp_weights = RadialMLP(
-            (*radial_widths, len(paths) * channels), dtype=dtype, rngs=rngs
+            (*radial_widths, len(paths) * channels), dtype=dtype, rng=rng
         )
         fan_in = {
             irrep: sum(path.message == irrep for path in paths) * channels
             for irrep in target_irreps
         }
         self.linear = EquivariantLinear(
-            {irrep: (n, channels) for irrep, n in fan_in.items() if n}, dtype=dtype, rngs=rngs
+            {irrep: (n, channels) for irrep, n in fan_in.items() if n}, dtype=dtype, rng=rng
         )
         self.skip_tp = SpeciesLinear(
             dict.fromkeys(self.skip_irreps(), square),
             n_elements,
             dtype=dtype,
-            rngs=rngs,
+            rng=rng,
         )
 
     def paths(self) -> list[Path]:

@@ -4,18 +4,22 @@ from collections.abc import Mapping
 
 import e3nn_jax as e3nn
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
+from mace_jax.model.initial_weights import normal
 from mace_jax.model.irreps import Features
 
 
 class SpeciesEmbedding(nnx.Module):
     """A vector for each chemical element; mace-torch ``LinearNodeEmbeddingBlock``."""
 
-    def __init__(self, n_elements: int, channels: int, *, dtype: str, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, n_elements: int, channels: int, *, dtype: str, rng: np.random.Generator
+    ) -> None:
         """Draw standard normal weights ``[n_elements, channels]``."""
-        self.weight = nnx.Param(rngs.params.normal((n_elements, channels), dtype))
+        self.weight = nnx.Param(normal(rng, (n_elements, channels), dtype))
 
     def __call__(self, species: Array) -> Array:
         """Return ``[n_node, 1, channels]`` for ``species [n_node]``."""
@@ -30,20 +34,17 @@ class EquivariantLinear(nnx.Module):
         channels: Mapping[e3nn.Irrep, tuple[int, int]],
         *,
         dtype: str,
-        rngs: nnx.Rngs,
+        rng: np.random.Generator,
     ) -> None:
         """Draw standard normal weights; they are scaled by 1/sqrt(inputs) when applied.
 
         Args:
             channels: irrep -> (input channels, output channels).
             dtype: of the weights.
-            rngs: random numbers.
+            rng: draws the initial weights.
         """
         self.weights = nnx.Dict(
-            {
-                str(irrep): nnx.Param(rngs.params.normal(shape, dtype))
-                for irrep, shape in channels.items()
-            }
+            {str(irrep): nnx.Param(normal(rng, shape, dtype)) for irrep, shape in channels.items()}
         )
 
     def __call__(self, features: Features) -> Features:
@@ -67,13 +68,13 @@ class SpeciesLinear(nnx.Module):
         n_elements: int,
         *,
         dtype: str,
-        rngs: nnx.Rngs,
+        rng: np.random.Generator,
     ) -> None:
         """Draw standard normal weights ``[inputs, n_elements, outputs]``."""
         self.n_elements = n_elements
         self.weights = nnx.Dict(
             {
-                str(irrep): nnx.Param(rngs.params.normal((n_in, n_elements, n_out), dtype))
+                str(irrep): nnx.Param(normal(rng, (n_in, n_elements, n_out), dtype))
                 for irrep, (n_in, n_out) in channels.items()
             }
         )

@@ -30,7 +30,7 @@ def load_model(bundle: ModelBundle, source: str) -> MACE:
         scale=[bundle.scale[head] for head in bundle.heads],
         shift=[bundle.shift[head] for head in bundle.heads],
         dtype=bundle.dtype,
-        rngs=nnx.Rngs(0),
+        rng=np.random.default_rng(0),
     )
     expected = model_parameters(model)
     _check_parameters(expected, dict(bundle.parameters), source)

@@ -4,12 +4,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import e3nn_jax as e3nn
+import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
 from mace_jax.artifacts.model_bundle import ModelConfig
 from mace_jax.batching.graph_batch import GraphBatch
+from mace_jax.errors import ConfigError
 from mace_jax.model.interaction import INTERACTION_BLOCKS
 from mace_jax.model.irreps import (
     Features,
@@ -39,7 +42,7 @@ class MACE(nnx.Module):
         scale: Sequence[float],
         shift: Sequence[float],
         dtype: str,
-        rngs: nnx.Rngs,
+        rng: np.random.Generator,
     ) -> None:
         """Build the network with random weights.
 
@@ -48,11 +51,14 @@ class MACE(nnx.Module):
             scale: of each head, dimensionless; not trained.
             shift: of each head, eV per atom; not trained.
             dtype: ``float32`` or ``float64``.
-            rngs: random numbers.
+            rng: draws the initial weights.
 
         Raises:
-            ConfigError: the irreps are impossible.
+            ConfigError: the irreps are impossible, or float64 is asked for where jax has it off.
         """
+        if dtype == "float64" and not jax.config.read("jax_enable_x64"):
+            message = "a float64 network needs float64 in jax; call it within jax.enable_x64(True)"
+            raise ConfigError(message)
         self.config, self.dtype = config, dtype
         self.scale, self.shift = tuple(scale), tuple(shift)
         hidden = parse_irreps(config.hidden_irreps, "hidden_irreps")
@@ -60,7 +66,7 @@ class MACE(nnx.Module):
         readout_channels = parse_irreps(config.MLP_irreps, "MLP_irreps").count("0e")
         n_elements = len(config.atomic_numbers)
         self.edge_irreps = tuple(spherical_harmonics_irreps(config.max_ell))
-        common: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
+        common: dict[str, Any] = {"dtype": dtype, "rng": rng}
 
         self.node_embedding = SpeciesEmbedding(n_elements, channels, **common)
         interactions, products, readouts = [], [], []

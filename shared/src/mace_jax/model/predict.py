@@ -11,6 +11,7 @@ from mace_jax.artifacts.model_bundle import ModelBundle
 from mace_jax.artifacts.predictions import Predictions
 from mace_jax.batching.graph_batch import Graph, GraphBatch, pad_batch
 from mace_jax.batching.plan import GraphSizes, pack_graphs, padded_caps
+from mace_jax.errors import DataError
 from mace_jax.model.energy_forces import EnergyForces, energy_and_forces
 from mace_jax.model.load import graph_builder, load_model
 from mace_jax.structures.structure import Structure
@@ -42,8 +43,11 @@ def predict(
         track: progress.
 
     Raises:
-        DataError: a structure has an element or a head that the model lacks.
+        DataError: there is no structure, or one has an element or a head that the model lacks.
     """
+    if not structures:
+        message = f"{source}: no structures to predict, expected at least one"
+        raise DataError(message)
     model = load_model(bundle, source)
     builder = graph_builder(bundle)
     graphs = [

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import e3nn_jax as e3nn
+import numpy as np
 from flax import nnx
 from jax import Array
 
@@ -26,7 +27,7 @@ class EquivariantProductBasisBlock(nnx.Module):
         channels: int,
         n_elements: int,
         dtype: str,
-        rngs: nnx.Rngs,
+        rng: np.random.Generator,
     ) -> None:
         """Build the block; arguments as in ``SymmetricContraction``."""
         self.symmetric_contractions = SymmetricContraction(
@@ -36,10 +37,10 @@ class EquivariantProductBasisBlock(nnx.Module):
             channels=channels,
             n_elements=n_elements,
             dtype=dtype,
-            rngs=rngs,
+            rng=rng,
         )
         self.linear = EquivariantLinear(
-            dict.fromkeys(targets, (channels, channels)), dtype=dtype, rngs=rngs
+            dict.fromkeys(targets, (channels, channels)), dtype=dtype, rng=rng
         )
 
     def __call__(self, message: Features, residual: Features, species: Array) -> Features:

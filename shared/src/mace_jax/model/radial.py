@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
 from mace_jax.model.activation import normalized_activation
+from mace_jax.model.initial_weights import normal
 
 
 def bessel_basis(lengths: Array, r_max: float, num_bessel: int) -> Array:
@@ -52,16 +54,16 @@ def polynomial_cutoff(lengths: Array, r_max: float, p: int) -> Array:
 class RadialMLP(nnx.Module):
     """Layers without bias, silu between them; e3nn's ``FullyConnectedNet``."""
 
-    def __init__(self, widths: Sequence[int], *, dtype: str, rngs: nnx.Rngs) -> None:
+    def __init__(self, widths: Sequence[int], *, dtype: str, rng: np.random.Generator) -> None:
         """Draw standard normal weights; they are scaled by 1/sqrt(inputs) when applied.
 
         Args:
             widths: of the input, the hidden layers and the output.
             dtype: of the weights.
-            rngs: random numbers.
+            rng: draws the initial weights.
         """
         self.layers = nnx.List(
-            nnx.Param(rngs.params.normal((n_in, n_out), dtype)) for n_in, n_out in pairwise(widths)
+            nnx.Param(normal(rng, (n_in, n_out), dtype)) for n_in, n_out in pairwise(widths)
         )
 
     def __call__(self, x: Array) -> Array:

@@ -2,6 +2,7 @@
 
 import e3nn_jax as e3nn
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
@@ -15,9 +16,11 @@ _SCALAR = e3nn.Irrep("0e")
 class LinearReadoutBlock(nnx.Module):
     """A linear map of the scalars; mace-torch class of the same name."""
 
-    def __init__(self, channels: int, n_heads: int, *, dtype: str, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, channels: int, n_heads: int, *, dtype: str, rng: np.random.Generator
+    ) -> None:
         """Build the block."""
-        self.linear = EquivariantLinear({_SCALAR: (channels, n_heads)}, dtype=dtype, rngs=rngs)
+        self.linear = EquivariantLinear({_SCALAR: (channels, n_heads)}, dtype=dtype, rng=rng)
 
     def __call__(self, features: Features, node_head: Array) -> Array:
         """Return the energy of each node by its own head, ``[n_node]``."""
@@ -28,15 +31,22 @@ class NonLinearReadoutBlock(nnx.Module):
     """Two layers with a gate between them; mace-torch class of the same name."""
 
     def __init__(
-        self, channels: int, hidden: int, gate: str, n_heads: int, *, dtype: str, rngs: nnx.Rngs
+        self,
+        channels: int,
+        hidden: int,
+        gate: str,
+        n_heads: int,
+        *,
+        dtype: str,
+        rng: np.random.Generator,
     ) -> None:
         """Build the block with ``hidden`` scalars for each head."""
         self.gate, self.n_heads = gate, n_heads
         self.linear_1 = EquivariantLinear(
-            {_SCALAR: (channels, n_heads * hidden)}, dtype=dtype, rngs=rngs
+            {_SCALAR: (channels, n_heads * hidden)}, dtype=dtype, rng=rng
         )
         self.linear_2 = EquivariantLinear(
-            {_SCALAR: (n_heads * hidden, n_heads)}, dtype=dtype, rngs=rngs
+            {_SCALAR: (n_heads * hidden, n_heads)}, dtype=dtype, rng=rng
         )
 
     def __call__(self, features: Features, node_head: Array) -> Array:

@@ -16,6 +16,7 @@ from flax import nnx
 from jax import Array
 from numpy.typing import NDArray
 
+from mace_jax.model.initial_weights import normal
 from mace_jax.model.wigner_3j import wigner_3j
 
 LP = tuple[int, int]  # (l, parity)
@@ -89,7 +90,7 @@ def coupling_polynomial(irreps: tuple[LP, ...], target: LP, degree: int) -> Poly
     tensors = coupling_tensors(irreps, target, degree)
     dim = tensors.shape[1]
     factors = np.array(list(combinations_with_replacement(range(dim), degree)))
-    flat = tensors.reshape(tensors.shape[0], -1, tensors.shape[-1])
+    flat = tensors.reshape(tensors.shape[0], dim**degree, tensors.shape[-1])
     everywhere = np.stack(np.unravel_index(np.arange(dim**degree), [dim] * degree), axis=-1)
     everywhere.sort(axis=1)
     monomial = _rank(everywhere, dim)
@@ -120,7 +121,7 @@ class SymmetricContraction(nnx.Module):
         channels: int,
         n_elements: int,
         dtype: str,
-        rngs: nnx.Rngs,
+        rng: np.random.Generator,
     ) -> None:
         """Draw weights ``[n_elements, n_couplings, channels]`` with deviation 1 / n_couplings.
 
@@ -131,7 +132,7 @@ class SymmetricContraction(nnx.Module):
             channels: of every irrep.
             n_elements: number of chemical elements.
             dtype: of the weights.
-            rngs: random numbers.
+            rng: draws the initial weights.
         """
         self.irreps = tuple((irrep.l, irrep.p) for irrep in irreps)
         self.targets = tuple(targets)
@@ -141,8 +142,7 @@ class SymmetricContraction(nnx.Module):
                 str(target): nnx.Dict(
                     {
                         str(degree): nnx.Param(
-                            rngs.params.normal((n_elements, n_couplings, channels), dtype)
-                            / n_couplings
+                            normal(rng, (n_elements, n_couplings, channels), dtype) / n_couplings
                         )
                         for degree in range(1, correlation + 1)
                         if (n_couplings := self.polynomial(target, degree).coefficients.shape[1])

@@ -38,7 +38,6 @@ _REQUIRED = {
     "use_last_readout_only": False,
     "use_edge_irreps_first": False,
     "edge_irreps": None,
-    "keep_last_layer_irreps": False,
 }
 
 
@@ -84,12 +83,27 @@ def _require_supported(model: Any) -> None:
     radial = child(model, "radial_embedding")
     if has_child(radial, "distance_transform"):
         _refuse(f"{child(radial, 'distance_transform').short_name}")
-    if child(radial, "bessel_fn").short_name != "BesselBasis":
-        _refuse(f"radial basis {child(radial, 'bessel_fn').short_name}")
+    _require_supported_basis(child(radial, "bessel_fn"), float(tensor(model, "r_max")))
     _require_supported_blocks(model)
+    elements = tensor(model, "atomic_numbers")
+    if np.any(np.diff(elements) <= 0):
+        _refuse(f"an order of elements that does not ascend, {elements.tolist()},")
+
+
+def _require_supported_basis(basis: Record, r_max: float) -> None:
+    if basis.short_name != "BesselBasis":
+        _refuse(f"radial basis {basis.short_name}")
+    frequencies = tensor(basis, "bessel_weights")
+    untrained = np.pi / r_max * np.arange(1, len(frequencies) + 1)
+    # they were formed in float32 or float64
+    if not np.allclose(frequencies, untrained, rtol=1e-6):
+        _refuse("a Bessel basis with trained frequencies")
 
 
 def _require_supported_blocks(model: Record) -> None:
+    last_irreps = irreps(attribute(children(model, "interactions")[-1], "hidden_irreps"))
+    if [name for _, name in last_irreps] != ["0e"]:
+        _refuse(f"a last layer that keeps {irreps_text(last_irreps)}")
     for block in children(model, "interactions"):
         if block.short_name not in _INTERACTIONS:
             _refuse(f"interaction block {block.short_name}")

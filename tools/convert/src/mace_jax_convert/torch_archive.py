@@ -6,6 +6,7 @@ rebuilds tensors as NumPy arrays and plain data as it is; every other class beco
 """
 
 import io
+import math
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -109,8 +110,9 @@ def _read_pickle(archive: zipfile.ZipFile, path: Path) -> Any:
     unpickler = _InertUnpickler(io.BytesIO(archive.read(pickles[0])), archive, root)
     try:
         return unpickler.load()
-    except ArtifactError:
-        raise
+    except ArtifactError as error:
+        message = f"{path}: {error}"
+        raise ArtifactError(message) from error
     except Exception as error:  # a damaged pickle can raise anything
         message = f"{path}: damaged ({type(error).__name__}: {error}); get the file again"
         raise ArtifactError(message) from error
@@ -157,7 +159,8 @@ def _rebuild_tensor(
     if 0 in shape:
         return np.empty(shape, storage.dtype)
     last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
-    if offset < 0 or min(strides, default=0) < 0 or last >= len(storage):
+    repeats = math.prod(shape) > len(storage)  # a copy could be of any size
+    if offset < 0 or min(strides, default=0) < 0 or last >= len(storage) or repeats:
         message = f"tensor of shape {shape} reaches outside its storage of {len(storage)} numbers"
         raise ArtifactError(message)
     byte_strides = [step * storage.itemsize for step in strides]

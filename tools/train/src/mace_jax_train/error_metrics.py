@@ -32,7 +32,7 @@ class BatchErrors(NamedTuple):
 
 
 def batch_errors(predicted: EnergyForces, batch: GraphBatch, loss: Array) -> BatchErrors:
-    """Sum the errors of a batch over everything that has a label, whatever its weight."""
+    """Sum the errors of a batch over every label, unweighted; one of weight 0 is no label."""
     n_graph = batch.graph_mask.sum()
     has_energy, has_stress = batch.energy_weight > 0, batch.stress_weight > 0
     has_forces = (batch.forces_weight > 0)[batch.node_graph] & batch.node_mask

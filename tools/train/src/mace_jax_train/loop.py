@@ -101,8 +101,7 @@ def train(run: Run, files: RunFiles, track: Track) -> Outcome:
             if epoch % config.train.eval_interval and epoch != epochs[-1]:
                 journal.append(*rows.values())
                 continue
-            if judged == "valid":
-                rows["valid"] = _evaluate(run, eval_step, state.averaged, "valid", epoch)
+            rows[judged] = _evaluate(run, eval_step, state.averaged, judged, epoch)
             journal.append(*rows.values())
             _log_rows(rows)
             _save(files.path("_last.msgpack"), run, state.averaged, rows[judged], record)
@@ -156,8 +155,13 @@ def _evaluate(run: Run, eval_step: EvalStep, parameters: nnx.State, split: str, 
     errors = [
         jax.device_get(eval_step(parameters, batch)) for batch in _batches(run.loaders[split])
     ]
-    mode = {"valid": "valid", "test": "eval_test"}[split]
-    row = _row(mode, epoch, metrics(errors), started, run.config.optimizer.lr)
+    row = _row(
+        "eval_test" if split == "test" else split,
+        epoch,
+        metrics(errors),
+        started,
+        run.config.optimizer.lr,
+    )
     if not math.isfinite(row["loss"]):
         message = (
             f"epoch {epoch}: {split}: loss {row['loss']}, expected a finite number; "

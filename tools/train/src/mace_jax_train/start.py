@@ -4,7 +4,7 @@ import logging
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
-from flax import nnx
+import numpy as np
 
 from mace_jax.artifacts.model_bundle import ModelBundle, ModelConfig
 from mace_jax.artifacts.provenance import Input
@@ -73,7 +73,7 @@ def prepare_run(config: TrainConfig, files: RunFiles, track: Track) -> Run:
         scale=[bundle.scale[HEAD]],
         shift=[bundle.shift[HEAD]],
         dtype=bundle.dtype,
-        rngs=nnx.Rngs(config.flags.seed),
+        rng=np.random.default_rng(config.flags.seed),
     )
     bundle = replace(bundle, parameters=model_parameters(model))
     return Run(config, statistics, model, bundle, loaders, tuple(inputs))
