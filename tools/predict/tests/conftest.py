@@ -1,0 +1,144 @@
+"""Bundles of a tiny untrained network with one head or two, and the command in this process."""
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import ase
+import ase.io
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache as compilation_cache_module
+
+from mace_jax.artifacts.model_bundle import ModelBundle, ModelConfig, write_model_bundle
+from mace_jax.artifacts.provenance import make_provenance
+from mace_jax.model.load import model_parameters
+from mace_jax.model.mace import MACE
+from mace_jax_predict.cli import main
+
+ENERGIES = {"pbe": {1: -13.0, 8: -430.0}, "scan": {1: -14.0, 8: -440.0}}
+
+
+class Outcome(NamedTuple):
+    """How the command ended and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+
+def make_bundle(heads: tuple[str, ...]) -> ModelBundle:
+    block = "RealAgnosticResidualInteractionBlock"
+    config = ModelConfig(
+        model="ScaleShiftMACE",
+        r_max=3.0,
+        num_bessel=4,
+        num_polynomial_cutoff=5,
+        max_ell=1,
+        num_interactions=1,
+        hidden_irreps="4x0e",
+        MLP_irreps="4x0e",
+        correlation=1,
+        radial_MLP=(8,),
+        gate="silu",
+        interaction_cls=block,
+        interaction_cls_first=block,
+        avg_num_neighbors=2.0,
+        atomic_numbers=(1, 8),
+    )
+    scale = {head: 1.0 + index for index, head in enumerate(heads)}
+    shift = {head: 0.1 * (1 + index) for index, head in enumerate(heads)}
+    model = MACE(
+        config,
+        scale=list(scale.values()),
+        shift=list(shift.values()),
+        dtype="float32",
+        rng=np.random.default_rng(0),
+    )
+    return ModelBundle(
+        config=config,
+        dtype="float32",
+        heads=heads,
+        atomic_energies={head: ENERGIES[head] for head in heads},
+        scale=scale,
+        shift=shift,
+        parameters=model_parameters(model),
+    )
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with ``one.msgpack`` (head pbe) and ``two.msgpack`` (pbe and scan)."""
+    folder = tmp_path_factory.mktemp("bundles")
+    provenance = make_provenance("mace-jax-train", [], reproducible=True)
+    for name, heads in (("one", ("pbe",)), ("two", ("pbe", "scan"))):
+        write_model_bundle(folder / f"{name}.msgpack", make_bundle(heads), provenance)
+    return folder
+
+
+def water(index: int, **info: object) -> ase.Atoms:
+    generator = np.random.default_rng(index)
+    atoms = ase.Atoms("OHH", [[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]])
+    atoms.positions += 0.05 * generator.normal(size=(3, 3))
+    atoms.info.update(info)
+    return atoms
+
+
+@pytest.fixture
+def waters() -> list[ase.Atoms]:
+    """Return five molecules without labels, one of them a dimer, one in a cell."""
+    dimer = water(3) + water(4)
+    dimer.positions[3:] += [2.8, 0, 0]
+    crystal = water(5)
+    crystal.set_cell(np.diag([3.5, 3.6, 3.7]))
+    crystal.pbc = True
+    return [water(1), dimer, water(2), crystal, water(6)]
+
+
+@pytest.fixture(scope="session")
+def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Compile each padded shape once for all tests."""
+    values = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.getbasetemp() / "jax-cache"),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": 0,
+    }
+    before = {name: getattr(jax.config, name) for name in values}
+    for name, value in values.items():
+        jax.config.update(name, value)
+    compilation_cache_module.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache_module.reset_cache()
+
+
+@pytest.fixture
+def predict(
+    bundles: Path,
+    compilation_cache: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> Iterator[Callable[..., Outcome]]:
+    """Return a function that writes frames to in.xyz and predicts them to out.npz."""
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    monkeypatch.chdir(tmp_path)
+
+    def run(frames: list[ase.Atoms], *arguments: str, model: str = "one") -> Outcome:
+        ase.io.write("in.xyz", frames, format="extxyz")
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main(
+                [
+                    *(str(bundles / f"{model}.msgpack"), "in.xyz", "--output", "out.npz"),
+                    *("--force", *arguments),
+                ]
+            )
+        return Outcome(stopped.value.code, *capfd.readouterr())
+
+    yield run
+    root.handlers, root.level = handlers, level
