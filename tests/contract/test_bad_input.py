@@ -252,7 +252,7 @@ CASES = [
     preprocess(
         "element not given",
         "--atomic_numbers 1,6",
-        r"train.xyz: structure \d+: unknown element O \(8\), expected one of \[1, 6\]",
+        r"train.xyz: frame \d+: unknown element O \(8\), expected one of \[1, 6\]",
     ),
     preprocess(
         "no energies",
@@ -497,7 +497,7 @@ CASES = [
         "aspirin_small.metrics: not complete JSON",
         prepare=cut("results/aspirin_small.metrics", 0.99),
     ),
-    plot("no epoch left", "--start-interval 100", "no evaluations to plot"),
+    plot("no epoch left", "--start-interval 100", "no evaluations from epoch 100 on"),
     plot("second run broken", "", "broken.metrics", prepare=one_good_run_and_one_broken),
     plot("row without head", "", "aspirin_small.metrics: line 6", prepare=metrics_row(head=None)),
     plot("row without loss", "", "aspirin_small.metrics: line 6", prepare=metrics_row(loss=None)),

@@ -1,10 +1,14 @@
 """From raw structures to a dataset on disk: what preprocess does, and train when given extxyz."""
 
+import ctypes
 import logging
-from collections.abc import Sequence
+import os
+import signal
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +101,18 @@ def resolve_elements(splits: Sequence[Split], given: Sequence[int] | None) -> tu
         )
     elements = sorted_elements(given)
     for split in splits:
-        for index, structure in enumerate(split.structures):
-            species_index(structure.atomic_numbers, elements, f"{split.source}: structure {index}")
+        require_elements(split.structures, elements)
     return elements
+
+
+def require_elements(structures: Iterable[Structure], elements: tuple[int, ...]) -> None:
+    """Check that every atom is of one of ``elements``.
+
+    Raises:
+        DataError: names the first structure with another one.
+    """
+    for structure in structures:
+        species_index(structure.atomic_numbers, elements, structure.place)
 
 
 def resolve_atomic_energies(
@@ -177,9 +190,21 @@ def write_shards(
         for job in jobs:
             _write_shard(*job)
         return
-    with ProcessPoolExecutor(min(n_process, len(jobs))) as pool:
+    spawn = get_context("spawn")  # a fork of a process with threads, such as jax's, may hang
+    workers = min(n_process, len(jobs))
+    with ProcessPoolExecutor(workers, spawn, _die_with_parent, (os.getpid(),)) as pool:
         for future in [pool.submit(_write_shard, *job) for job in jobs]:
             future.result()
+
+
+def _die_with_parent(parent: int) -> None:
+    """Ask Linux to end this worker when the tool itself is killed, and end if it was already."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "prctl"):
+        set_parent_death_signal = 1
+        libc.prctl(set_parent_death_signal, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def _write_shard(

@@ -9,12 +9,11 @@ import matplotlib as mpl
 import pytest
 from matplotlib.figure import Figure
 
-from mace_jax.artifacts.metrics import read_metrics
 from mace_jax.artifacts.provenance import make_provenance
 from mace_jax.artifacts.versioned import tag
 from mace_jax.errors import ArtifactError
 from mace_jax_plot.cli import main
-from mace_jax_plot.curves import draw_curves, metrics_files
+from mace_jax_plot.curves import draw_curves, metrics_files, read_run
 
 MAGIC = {"png": b"\x89PNG\r\n\x1a\n", "pdf": b"%PDF-", "svg": b"<?xml"}
 
@@ -202,8 +201,7 @@ def test_svg_is_text_that_names_its_run(write, plot):
 def test_style_of_the_caller_is_left_alone(write, tmp_path):
     path = write(rows_of(2))
     before = {name: mpl.rcParams[name] for name in mpl.rcParams if name != "backend"}
-    _, rows = read_metrics(path)
-    draw_curves(tmp_path / "o.png", path, "finished", rows, ["rmse_f"], linear=False)
+    draw_curves(tmp_path / "o.png", read_run(path, ["rmse_f"], 0), ["rmse_f"], linear=False)
     assert {name: mpl.rcParams[name] for name in before} == before
 
 

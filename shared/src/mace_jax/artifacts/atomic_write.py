@@ -4,7 +4,7 @@ import ctypes
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -54,6 +54,52 @@ def atomic_directory(target: Path) -> Iterator[Path]:
         _sync(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def atomic_directory_entries(target: Path, names: Sequence[str]) -> Iterator[Path]:
+    """Yield a temporary folder; on success its entries replace those of ``target``.
+
+    Args:
+        target: existing or new folder; entries of other names are left alone.
+        names: all that may be written, in the order in which they become visible. What is not
+            written this time is removed, so that old and new are never mixed; the last name goes
+            first and comes last: with it the set is complete.
+    """
+    created = not target.exists()
+    target.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".", suffix=".tmp", dir=target))
+    try:
+        yield temporary
+        for path in temporary.rglob("*"):
+            _sync(path)
+        _remove(target / names[-1])
+        for name in names:
+            _move(temporary / name, target / name)
+        _sync(target)
+    except BaseException:
+        shutil.rmtree(temporary)
+        if created and not any(target.iterdir()):
+            target.rmdir()
+        raise
+    shutil.rmtree(temporary)
+
+
+def _move(new: Path, target: Path) -> None:
+    """Put a file or folder in the place of ``target``; without a new one remove the old."""
+    if new.is_dir():
+        _replace_directory(new, target)
+    elif new.exists():
+        new.replace(target)
+    else:
+        _remove(target)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _replace_directory(new: Path, target: Path) -> None:

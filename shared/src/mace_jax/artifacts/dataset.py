@@ -3,6 +3,7 @@
 import glob
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,8 +138,8 @@ class Dataset:
             ArtifactError, DataError: it is damaged or holds an impossible number.
         """
         file, group = self._index[index]
-        structure = read_structure(file, group)
-        check_structure(structure, self.place(index))
+        structure = replace(read_structure(file, group), place=self.place(index))
+        check_structure(structure, structure.place)
         return structure
 
     def __iter__(self) -> Iterator[Structure]:

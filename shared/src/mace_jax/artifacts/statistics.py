@@ -78,6 +78,12 @@ def _torch_statistics_to_v1(document: Document) -> Document:
     return {"schema": tag(KIND), "provenance": provenance, **document, **texts}
 
 
+def statistics_training_digest(path: Path) -> str | None:
+    """Return the SHA-256 of the dataset the statistics were computed from; None if not recorded."""
+    inputs = read_json(path).get("provenance", {}).get("inputs", [])
+    return next((item["sha256"] for item in inputs if item["role"] == "train"), None)
+
+
 def statistics_input(path: Path) -> Input:
     """Describe a statistics file in a provenance record."""
     return Input("statistics", path, KIND, tag(KIND)["version"], file_sha256(path))

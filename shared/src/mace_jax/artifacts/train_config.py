@@ -188,6 +188,7 @@ def _check_ranges(config: TrainConfig, source: str) -> None:
         "loss.stress_weight": config.loss.stress_weight,
         "optimizer.weight_decay": config.optimizer.weight_decay,
         "model.max_ell": config.model.max_ell,
+        "flags.seed": config.flags.seed,
     }
     for name, value in positive.items():
         if value is not None and not 0 < value < float("inf"):

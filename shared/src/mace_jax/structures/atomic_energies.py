@@ -34,19 +34,21 @@ def take_isolated_atoms(
     """
     rest: list[Structure] = []
     energies: dict[int, float] = {}
-    for index, structure in enumerate(structures):
+    for structure in structures:
         if structure.config_type != ISOLATED_ATOM or len(structure) != 1 or structure.pbc.any():
             rest.append(structure)
             continue
         number = int(structure.atomic_numbers[0])
         if "energy" not in structure.properties:
-            message = f"isolated atom {symbol(number)} (frame {index}) has no energy; give it one"
+            message = (
+                f"{structure.place}: isolated atom {symbol(number)} has no energy; give it one"
+            )
             raise DataError(message)
         energy = float(structure.properties["energy"])
         if energies.setdefault(number, energy) != energy:
             message = (
-                f"isolated atom {symbol(number)} has two energies, {energies[number]} and "
-                f"{energy} eV (frame {index}); keep one"
+                f"{structure.place}: isolated atom {symbol(number)} has {energy} eV, "
+                f"another frame {energies[number]} eV; keep one"
             )
             raise DataError(message)
     return rest, energies

@@ -219,6 +219,7 @@ def _to_structure(
         _number(frame.info.get("config_weight", 1.0), place),
         str(frame.info.get("config_type", "Default")),
         str(frame.info.get("head", head)),
+        place,
     )
     check_structure(structure, place)
     return structure

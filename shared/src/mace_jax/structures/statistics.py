@@ -48,8 +48,8 @@ def compute_statistics(
     mean_sum, n_energies = 0.0, 0
     force_sum, n_forces = 0.0, 0
     n_edges, n_receivers = 0, 0
-    for index, structure in enumerate(structures):
-        edges = neighbor_list(structure, r_max, f"structure {index}")
+    for structure in structures:
+        edges = neighbor_list(structure, r_max, structure.place)
         n_edges += len(edges.receivers)
         n_receivers += len(np.unique(edges.receivers))
         if "energy" in structure.properties:

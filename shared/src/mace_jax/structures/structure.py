@@ -37,6 +37,7 @@ class Structure:
         weight: weight of the whole structure in the loss.
         config_type: name of the group of data it belongs to.
         head: name of the readout head it is for.
+        place: where it was read, for messages, such as ``train.xyz: frame 3``.
     """
 
     atomic_numbers: NDArray[np.int64]
@@ -48,6 +49,7 @@ class Structure:
     weight: float = 1.0
     config_type: str = "Default"
     head: str = "Default"
+    place: str = "structure"
 
     def __len__(self) -> int:
         """Return the number of atoms."""

@@ -23,7 +23,9 @@ log = logging.getLogger(__name__)
 @click.argument("dataset", type=FilePath)
 @click.option("--r-max", type=PositiveFloat(), required=True, help="cutoff of the model, Å")
 @click.option("--n-edge", type=click.IntRange(1), required=True, help="edges per batch, at most")
-@click.option("--seed", type=int, default=0, help="of the order in which graphs are packed")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, help="of the order in which graphs are packed"
+)
 @click.option("--output", "-o", type=FilePath, required=True, help="the plan, *.plan.json")
 @force_option
 @reproducible_option

@@ -32,23 +32,15 @@ def main(
 ) -> Result:
     """Draw loss and metric curves of training runs, one figure beside each metrics file."""
     from mace_jax.artifacts.atomic_write import require_absent
-    from mace_jax.artifacts.metrics import read_metrics
-    from mace_jax_plot.curves import draw_curves, metrics_files
+    from mace_jax_plot.curves import draw_curves, metrics_files, read_run
 
     names = [key.strip() for key in keys.split(",") if key.strip()]
     files = metrics_files(path)
     figures = [file.with_suffix(f".{output_format}") for file in files]
     for figure in figures:
         require_absent(figure, force=force)
-    for file, figure in zip(files, figures, strict=True):
-        header, rows = read_metrics(file)
-        draw_curves(
-            figure,
-            file,
-            header["status"],
-            [row for row in rows if row["epoch"] >= start_interval],
-            names,
-            linear=linear,
-        )
+    runs = [read_run(file, names, start_interval) for file in files]
+    for figure, run in zip(figures, runs, strict=True):
+        draw_curves(figure, run, names, linear=linear)
     single = figures[0] if len(figures) == 1 else path
     return Result(single, {"figures": [str(figure) for figure in figures]})

@@ -1,7 +1,7 @@
 """Learning curves: the loss of training and validation, and one panel for each metric."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mace_jax.artifacts.atomic_write import atomic_file
+from mace_jax.artifacts.metrics import read_metrics
 from mace_jax.errors import ArtifactError, ConfigError
 
 Row = dict[str, Any]
@@ -50,50 +51,63 @@ def metrics_files(path: Path) -> list[Path]:
     return files
 
 
-def draw_curves(
-    figure_path: Path,
-    source: Path,
-    status: str,
-    rows: list[Row],
-    keys: list[str],
-    *,
-    linear: bool,
-) -> None:
+class TrainingRun(NamedTuple):
+    """The metrics of a run, checked: its name, how it ended, and its rows."""
+
+    name: str
+    status: str
+    rows: list[Row]
+
+
+def read_run(path: Path, keys: list[str], start_interval: int) -> TrainingRun:
+    """Read a metrics file and check that there is something to draw for every key.
+
+    Args:
+        path: of the metrics file.
+        keys: metrics to show.
+        start_interval: first epoch to show.
+
+    Raises:
+        ArtifactError: it is damaged or has no rows from that epoch on.
+        ConfigError: a key has no values.
+    """
+    header, all_rows = read_metrics(path)
+    rows = [row for row in all_rows if row["epoch"] >= start_interval]
+    if not rows:
+        message = (
+            f"{path}: no evaluations from epoch {start_interval} on, expected some; "
+            "wait for them or lower --start-interval"
+        )
+        raise ArtifactError(message)
+    known = {name for row in rows for name, value in row.items() if _is_metric(name, value)}
+    for key in keys:
+        if key not in known:
+            expected = ", ".join(sorted(known))
+            message = f"{path}: no values of {key!r}, expected some of {expected}; correct --keys"
+            raise ConfigError(message)
+    return TrainingRun(path.stem, header["status"], rows)
+
+
+def draw_curves(path: Path, run: TrainingRun, keys: list[str], *, linear: bool) -> None:
     """Write one figure atomically: a panel for the loss and one for each key.
 
     Args:
-        figure_path: target; its suffix is the format.
-        source: the metrics file, for title and messages.
-        status: of the run; named in the title unless it finished.
-        rows: of the metrics file.
+        path: target; its suffix is the format.
+        run: what to draw; a status other than ``finished`` is named in the title.
         keys: metrics to show.
         linear: linear instead of logarithmic vertical axes.
-
-    Raises:
-        ArtifactError: there are no rows.
-        ConfigError: a key has no values.
     """
-    if not rows:
-        message = f"{source}: no evaluations to plot; wait for the first epoch"
-        raise ArtifactError(message)
-    for key in keys:
-        if not any(row.get(key) is not None for row in rows):
-            known = sorted(
-                {name for row in rows for name, value in row.items() if _is_metric(name, value)}
-            )
-            message = f"{source}: no values of {key!r}, expected some of {', '.join(known)}"
-            raise ConfigError(message)
     with mpl.rc_context(_STYLE):
         panels = ["loss", *keys]
         figure = Figure(figsize=(4.2 * len(panels), 3.6), layout="constrained")
         for axes, key in zip(
             figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
         ):
-            _draw_panel(axes, rows, key, linear=linear)
-        unfinished = "" if status == "finished" else f" ({status})"
-        figure.suptitle(source.stem + unfinished)
-        with atomic_file(figure_path) as temporary:
-            figure.savefig(temporary, format=figure_path.suffix[1:], metadata=_no_date(figure_path))
+            _draw_panel(axes, run.rows, key, linear=linear)
+        unfinished = "" if run.status == "finished" else f" ({run.status})"
+        figure.suptitle(run.name + unfinished)
+        with atomic_file(path) as temporary:
+            figure.savefig(temporary, format=path.suffix[1:], metadata=_no_date(path))
 
 
 def _draw_panel(axes: Axes, rows: list[Row], key: str, *, linear: bool) -> None:
@@ -122,7 +136,7 @@ def _draw_panel(axes: Axes, rows: list[Row], key: str, *, linear: bool) -> None:
     axes.set_xlabel("epoch")
     axes.set_ylabel(_axis_label(key))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if not linear:
+    if not linear and any(row.get(key) for row in rows):  # zeros alone have no logarithm
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(_plain_number)
         axes.yaxis.set_minor_formatter(_plain_leading_number)

@@ -1,6 +1,7 @@
 """The command line of mace-jax-preprocess."""
 
 import ast
+import math
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def _key_options(command: Any) -> Any:
     "--E0s", "e0s", help="average, a dict such as '{1: -13.6}', or JSON [default: isolated atoms]"
 )
 @click.option("--shuffle", type=bool, default=True, help="shuffle train and valid")
-@click.option("--seed", type=int, default=123, help="of the split and the shuffle")
+@click.option("--seed", type=click.IntRange(0), default=123, help="of the split and the shuffle")
 @click.option("--num-process", type=click.IntRange(1), default=1, help="writers, files per split")
 @click.option("--config-type-weights", default="{}", help="dict: config_type -> weight")
 @_key_options
@@ -74,7 +75,13 @@ def main(h5_prefix: Path, config_type_weights: str, **options: Any) -> Result:
 
 def _parse_weights(text: str) -> dict[str, float]:
     try:
-        return {str(name): float(weight) for name, weight in ast.literal_eval(text).items()}
-    except (ValueError, SyntaxError, AttributeError, TypeError) as error:
-        message = f"--config_type_weights: {text!r}, expected a dict such as '{{\"Default\": 1.0}}'"
-        raise ConfigError(message) from error
+        weights = {str(name): float(weight) for name, weight in ast.literal_eval(text).items()}
+    except (ValueError, SyntaxError, AttributeError, TypeError):
+        weights = {"": math.nan}
+    if not all(math.isfinite(weight) and weight >= 0 for weight in weights.values()):
+        message = (
+            f"--config_type_weights: {text!r}, expected a dict of numbers ≥ 0 "
+            "such as '{\"Default\": 1.0}'"
+        )
+        raise ConfigError(message)
+    return weights

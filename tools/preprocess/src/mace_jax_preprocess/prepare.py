@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mace_jax.artifacts.atomic_write import atomic_directory, require_absent
+from mace_jax.artifacts.atomic_write import atomic_directory_entries, require_absent
 from mace_jax.artifacts.dataset import Dataset
 from mace_jax.artifacts.provenance import external_input, make_provenance
 from mace_jax.artifacts.statistics import write_statistics
@@ -26,11 +26,14 @@ from mace_jax.preparation import (
 )
 from mace_jax.structures.atomic_energies import take_isolated_atoms
 from mace_jax.structures.label_keys import LabelKeys
+from mace_jax.structures.statistics import Statistics
 from mace_jax.structures.structure import Structure
 
 log = logging.getLogger(__name__)
 
 TOOL = "mace-jax-preprocess"
+# What is written below the prefix; statistics.json last, so that with it the set is complete.
+OUTPUTS = ("train", "val", "test", "statistics.json")
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,7 @@ def prepare(options: Options) -> dict[str, Any]:
     Raises:
         DataError, ConfigError: nothing has been written then.
     """
-    statistics_path = options.h5_prefix / "statistics.json"
-    for name in _output_names(options):
+    for name in OUTPUTS:
         require_absent(options.h5_prefix / name, force=options.force)
     train = read_split("train", options.train_file, options.keys)
     structures, isolated = take_isolated_atoms(train.structures)
@@ -81,34 +83,32 @@ def prepare(options: Options) -> dict[str, Any]:
         if options.compute_statistics
         else None
     )
+    with atomic_directory_entries(options.h5_prefix, OUTPUTS) as folder:
+        for split in splits:
+            _write_split(split, options, folder)
+        if statistics:
+            _write_statistics(statistics, options, folder)
     summary: dict[str, Any] = {"atomic_numbers": list(elements)}
     for split in splits:
-        _write_split(split, options)
         summary[split.name] = len(split.structures)
     if statistics:
-        with Dataset(options.h5_prefix / "train") as dataset:
-            inputs = [dataset.as_input("train")]
-        provenance = make_provenance(
-            TOOL, inputs, seed=options.seed, reproducible=options.reproducible
-        )
-        write_statistics(statistics_path, statistics, provenance)
         summary["avg_num_neighbors"] = statistics.avg_num_neighbors
         summary["atomic_energies"] = {str(z): e for z, e in statistics.atomic_energies.items()}
-        log.info(
-            "statistics: %.2f neighbours, mean %.6f eV/atom, rms force %.4f eV/Å; E0s %s",
-            statistics.avg_num_neighbors,
-            statistics.mean,
-            statistics.std,
-            ", ".join(f"{z}: {energy:.4f}" for z, energy in statistics.atomic_energies.items()),
-        )
     return summary
 
 
-def _output_names(options: Options) -> list[str]:
-    names = ["train", "val"]
-    names += ["test"] if options.test_file else []
-    names += ["statistics.json"] if options.compute_statistics else []
-    return names
+def _write_statistics(statistics: Statistics, options: Options, folder: Path) -> None:
+    with Dataset(folder / "train") as dataset:
+        inputs = [dataset.as_input("train")]
+    provenance = make_provenance(TOOL, inputs, seed=options.seed, reproducible=options.reproducible)
+    write_statistics(folder / "statistics.json", statistics, provenance)
+    log.info(
+        "statistics: %.2f neighbours, mean %.6f eV/atom, rms force %.4f eV/Å; E0s %s",
+        statistics.avg_num_neighbors,
+        statistics.mean,
+        statistics.std,
+        ", ".join(f"{z}: {energy:.4f}" for z, energy in statistics.atomic_energies.items()),
+    )
 
 
 def _validation_split(train: Split, options: Options) -> tuple[Split, Split]:
@@ -138,7 +138,7 @@ def _validation_split(train: Split, options: Options) -> tuple[Split, Split]:
     return train, valid
 
 
-def _write_split(split: Split, options: Options) -> None:
+def _write_split(split: Split, options: Options, prefix: Path) -> None:
     weighted = [_weighted(structure, options) for structure in split.structures]
     if split.name == "test":
         shards = _shards_by_config_type(weighted)
@@ -152,10 +152,10 @@ def _write_split(split: Split, options: Options) -> None:
         seed=options.seed,
         reproducible=options.reproducible,
     )
-    folder = options.h5_prefix / {"valid": "val"}.get(split.name, split.name)
-    with atomic_directory(folder) as temporary:
-        write_shards(temporary, shards, provenance, options.num_process)
-    log.info("wrote %s: %d structures in %d files", folder, len(weighted), len(shards))
+    name = {"valid": "val"}.get(split.name, split.name)
+    (prefix / name).mkdir()
+    write_shards(prefix / name, shards, provenance, options.num_process)
+    log.info("%s: %d structures in %d files", options.h5_prefix / name, len(weighted), len(shards))
 
 
 def _weighted(structure: Structure, options: Options) -> Structure:
@@ -164,9 +164,9 @@ def _weighted(structure: Structure, options: Options) -> Structure:
 
 
 def _shards_by_config_type(structures: list[Structure]) -> dict[str, list[Structure]]:
-    """Name the files of a test set by config type, as Torch MACE does."""
+    """Name files ``<config_type>_<head>_0.h5`` with an empty head, as Torch MACE does."""
     groups: dict[str, list[Structure]] = {}
     for structure in structures:
         name = re.sub(r"[^\w.+-]", "-", structure.config_type)
-        groups.setdefault(f"{name}_0.h5", []).append(structure)
+        groups.setdefault(f"{name}__0.h5", []).append(structure)
     return dict(sorted(groups.items()))

@@ -73,7 +73,9 @@ _FLAGS = {
 @click.option("--dry-run", is_flag=True, help="check everything, show shapes and memory, stop")
 @click.option("--name", help="tag of the run's files [default: name of the first config]")
 @click.option("--log-dir", help="folder of the run's files")
-@click.option("--seed", type=int, help="of the initial weights, plans and order of batches")
+@click.option(
+    "--seed", type=click.IntRange(0), help="of the initial weights, plans and order of batches"
+)
 @click.option("--dtype", "--default-dtype", type=click.Choice(["float32", "float64"]))
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "tpu"]))
 @click.option("--train-path", "--train-file", help="HDF5 file, folder or glob, or extxyz")
@@ -127,10 +129,10 @@ def main(
     default_name = configs[0].name.split(".")[0] if configs else "run"
     files = run_files(config, default_name, reproducible=reproducible)
     if print_config:
-        log.info("%s", gin_text(config))
+        click.echo(gin_text(config), err=True)  # asked for, so --quiet does not silence it
     if dry_run:
         return _dry_run(config)
-    files.require_free(force=force)
+    files.require_free(configs, force=force)
     return _train(config, files)
 
 
@@ -187,10 +189,11 @@ def _train(config: Any, files: Any) -> Result:
     from mace_jax_train.start import parameter_count, prepare_run
 
     with _computing(config.flags):
-        run = prepare_run(config, files, track_on_stderr)
-        provenance = files.provenance(run.inputs, config.flags.seed)
-        write_train_config(files.path(".config.json"), config, provenance)
-        write_bytes(files.path(".gin"), gin_text(config).encode())
+        with files.staged() as staged:
+            run = prepare_run(config, staged, track_on_stderr)
+            provenance = files.provenance(run.inputs, config.flags.seed)
+            write_bytes(staged.path(".gin"), gin_text(config).encode())
+            write_train_config(staged.path(".config.json"), config, provenance)
         log.info("network: %d parameters", parameter_count(run.bundle))
         outcome = train(run, files, track_on_stderr)
     return Result(

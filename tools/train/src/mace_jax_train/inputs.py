@@ -19,13 +19,19 @@ from mace_jax.artifacts.batch_plan import (
 )
 from mace_jax.artifacts.dataset import SUFFIXES, Dataset
 from mace_jax.artifacts.provenance import Input, external_input
-from mace_jax.artifacts.statistics import read_statistics, statistics_input, write_statistics
+from mace_jax.artifacts.statistics import (
+    read_statistics,
+    statistics_input,
+    statistics_training_digest,
+    write_statistics,
+)
 from mace_jax.artifacts.train_config import DatasetsConfig, TrainConfig
 from mace_jax.batching.plan import plan_batches, plan_lines
 from mace_jax.elements import sorted_elements
 from mace_jax.errors import ConfigError, IncompatibleError
 from mace_jax.preparation import (
     read_split,
+    require_elements,
     require_energies,
     resolve_atomic_energies,
     split_evenly,
@@ -78,7 +84,7 @@ def _convert(split: str, path: Path, keys: LabelKeys, files: RunFiles) -> dict[i
     folder = _data_folder(split, files)
     with atomic_directory(folder) as temporary:
         write_shards(temporary, {f"{split}_0.h5": part}, provenance)
-    log.info("%s: converted %s to %s", split, path, folder)
+    log.info("%s: converted %s to %s", split, path, folder.parent.name)
     return isolated
 
 
@@ -94,6 +100,8 @@ def run_statistics(
         path = Path(config.datasets.statistics_file)
         statistics = read_statistics(path)
         inputs.append(statistics_input(path))
+        if statistics_training_digest(path) not in (None, train.sha256()):
+            log.warning("%s: was computed from other data than %s", path, train.path)
         r_max = _r_max(config, statistics.r_max)
         if statistics.r_max != r_max:
             message = (
@@ -104,15 +112,17 @@ def run_statistics(
         return _with_given_energies(config, statistics, train), r_max
     r_max = _r_max(config, None)
     structures = list(train)
-    elements = config.datasets.atomic_numbers or sorted_elements(
-        z for structure in structures for z in structure.atomic_numbers
+    elements = sorted_elements(
+        config.datasets.atomic_numbers
+        or (z for structure in structures for z in structure.atomic_numbers)
     )
+    require_elements(structures, elements)
     energies = resolve_atomic_energies(config.datasets.E0s, structures, isolated, elements)
-    statistics = compute_statistics(structures, tuple(sorted(elements)), energies, r_max)
+    statistics = compute_statistics(structures, elements, energies, r_max)
     path = files.path(".statistics.json")
     write_statistics(path, statistics, files.provenance([train.as_input("train")]))
     inputs.append(statistics_input(path))
-    log.info("statistics: computed from the training data, saved to %s", path)
+    log.info("statistics: computed from the training data, saved to %s", path.name)
     return statistics, r_max
 
 
@@ -133,9 +143,7 @@ def _r_max(config: TrainConfig, from_statistics: float | None) -> float:
 
 def _with_given_energies(config: TrainConfig, statistics: Statistics, train: Dataset) -> Statistics:
     """Let E0s and elements of the configuration win over those of the statistics file."""
-    elements = statistics.atomic_numbers
-    if config.datasets.atomic_numbers:
-        elements = tuple(sorted(config.datasets.atomic_numbers))
+    elements = sorted_elements(config.datasets.atomic_numbers or statistics.atomic_numbers)
     if config.datasets.E0s and config.datasets.E0s.lower() != "average":
         energies = resolve_atomic_energies(config.datasets.E0s, [], {}, elements)
     else:
@@ -143,6 +151,7 @@ def _with_given_energies(config: TrainConfig, statistics: Statistics, train: Dat
         energies = require_atomic_energies(statistics.atomic_energies, elements, source)
     if energies != statistics.atomic_energies:
         # mean is taken relative to the E0s, so other E0s need another mean
+        require_elements(train, elements)
         return compute_statistics(train, elements, energies, statistics.r_max)
     return replace(statistics, atomic_numbers=elements, atomic_energies=energies)
 

@@ -1,16 +1,29 @@
 """Where a run writes: every file carries the run's tag and says where it came from."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from mace_jax.artifacts.atomic_write import atomic_directory_entries
 from mace_jax.artifacts.provenance import Input, make_provenance
 from mace_jax.artifacts.train_config import TrainConfig
 from mace_jax.errors import ConfigError
 
 TOOL = "mace-jax-train"
+# What is made before the training, the configuration last: with it all is there.
+PREPARED = (
+    ".data",
+    ".train.plan.json",
+    ".valid.plan.json",
+    ".test.plan.json",
+    ".statistics.json",
+    ".gin",
+    ".config.json",
+)
+RESULTS = (".metrics", "_best.msgpack", "_last.msgpack")
 
 
 @dataclass(frozen=True)
@@ -35,20 +48,37 @@ class RunFiles:
         """Return the provenance record of a file of this run."""
         return make_provenance(TOOL, inputs, seed=seed, reproducible=self.reproducible)
 
-    def require_free(self, *, force: bool) -> None:
-        """Refuse to write over an earlier run of the same tag.
+    def require_free(self, configs: Sequence[Path], *, force: bool) -> None:
+        """Refuse to write over an earlier run of the same tag, and ever over what is read.
+
+        Args:
+            configs: the configuration files of this run.
+            force: whether an earlier run may be replaced.
 
         Raises:
-            ConfigError: one of its results exists.
+            ConfigError: one of the files exists, or is one of ``configs``.
         """
-        suffixes = (".config.json", ".gin", ".metrics", "_best.msgpack", "_last.msgpack")
-        taken = [path for path in map(self.path, suffixes) if path.exists()]
+        taken = [path for path in map(self.path, (*PREPARED, *RESULTS)) if path.exists()]
+        own = {path.resolve() for path in taken} & {path.resolve() for path in configs}
+        if own:
+            message = (
+                f"{own.pop()}: is read as configuration and would be replaced by this run; "
+                "give --name or --log-dir"
+            )
+            raise ConfigError(message)
         if taken and not force:
             message = (
                 f"{taken[0]}: a run named {self.tag!r} exists already; "
                 "give --force to replace it or --name to choose another name"
             )
             raise ConfigError(message)
+
+    @contextmanager
+    def staged(self) -> Iterator["RunFiles"]:
+        """Yield the same files in a temporary folder; they appear together, or not at all."""
+        names = [self.path(suffix).name for suffix in PREPARED]
+        with atomic_directory_entries(self.folder, names) as folder:
+            yield replace(self, folder=folder)
 
 
 def run_files(config: TrainConfig, default_name: str, *, reproducible: bool = False) -> RunFiles:
