@@ -76,13 +76,17 @@ def test_isolated_atoms_are_taken_out():
 
 def test_isolated_atoms_that_disagree_are_refused():
     data = [make([1], -13.6, "IsolatedAtom"), make([8], -1.0), make([1], -13.5, "IsolatedAtom")]
-    with pytest.raises(DataError, match=r"H has two energies, -13\.6 and -13\.5 eV \(frame 2\)"):
+    data[2] = dataclasses.replace(data[2], place="train.xyz: frame 2")
+    message = r"^train\.xyz: frame 2: isolated atom H has -13\.5 eV, another frame -13\.6 eV"
+    with pytest.raises(DataError, match=message):
         take_isolated_atoms(data)
 
 
 def test_an_isolated_atom_without_energy_is_refused():
-    broken = dataclasses.replace(make([8], -1.0, "IsolatedAtom"), properties={})
-    with pytest.raises(DataError, match=r"isolated atom O \(frame 0\) has no energy"):
+    broken = dataclasses.replace(
+        make([8], -1.0, "IsolatedAtom"), properties={}, place="train.xyz: frame 0"
+    )
+    with pytest.raises(DataError, match=r"^train\.xyz: frame 0: isolated atom O has no energy"):
         take_isolated_atoms([broken])
 
 
