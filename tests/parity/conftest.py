@@ -31,8 +31,7 @@ def evaluate() -> Callable[[ModelBundle, Sequence[Structure]], Predictions]:
     """Return a function that predicts all structures in float64, padded to one shape."""
 
     def in_float64(bundle: ModelBundle, structures: Sequence[Structure]) -> Predictions:
-        places = [f"structure {index}" for index in range(len(structures))]
         with jax.enable_x64(True):
-            return predict(bundle, "bundle", structures, places, n_edge=1)
+            return predict(bundle, "bundle", structures, n_edge=1)
 
     return in_float64

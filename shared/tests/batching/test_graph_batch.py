@@ -14,7 +14,7 @@ SPARE = Caps(5, 11, 2)
 
 @pytest.fixture
 def graphs(water, crystal):
-    graphs = [BUILDER.build(structure, "here") for structure in (water, crystal, water)]
+    graphs = [BUILDER.build(structure) for structure in (water, crystal, water)]
     assert len(graphs[1].edges.senders) > 20
     assert graphs[1].edges.shifts.any()
     return graphs
@@ -95,7 +95,7 @@ def test_labels_and_weights(batch, crystal):
 @pytest.mark.parametrize("missing", ["energy", "forces", "stress"])
 def test_a_missing_label_has_weight_0(crystal, missing, dtype):
     properties = {name: v for name, v in crystal.properties.items() if name != missing}
-    graph = BUILDER.build(dataclasses.replace(crystal, properties=properties), "here")
+    graph = BUILDER.build(dataclasses.replace(crystal, properties=properties))
     batch = pad_batch([graph], Caps(9, 500, 2), dtype)
     for name in ("energy", "forces", "stress"):
         weight = getattr(batch, f"{name}_weight")
@@ -108,7 +108,7 @@ def test_interaction_energy_is_subtracted_in_float64(water, dtype):
     interaction = 1.2345e-4
     assert float(np.float32(total + interaction) - np.float32(total)) != np.float32(interaction)
     properties = {"energy": np.array(total + interaction)}
-    graph = BUILDER.build(dataclasses.replace(water, properties=properties), "here")
+    graph = BUILDER.build(dataclasses.replace(water, properties=properties))
     expected = np.float64(total + interaction) - total
     assert graph.interaction_energy == expected
     assert pad_batch([graph], Caps(9, 50, 2), dtype).energy[0] == np.dtype(dtype).type(expected)
@@ -116,22 +116,22 @@ def test_interaction_energy_is_subtracted_in_float64(water, dtype):
 
 def test_an_unknown_element_is_refused(water):
     with pytest.raises(DataError, match=r"frame 3: unknown element H \(1\)"):
-        BUILDER._replace(elements=(6, 8)).build(water, "frame 3")
+        BUILDER._replace(elements=(6, 8)).build(dataclasses.replace(water, place="frame 3"))
 
 
 def test_heads(water):
     two = BUILDER._replace(heads=("pbe", "r2scan"), atomic_energies={**E0, "r2scan": E0["pbe"]})
-    assert BUILDER.build(water, "here").head == 0
-    assert two.build(dataclasses.replace(water, head="r2scan"), "here").head == 1
-    assert two.build(water, "here", head="r2scan").head == 1
+    assert BUILDER.build(water).head == 0
+    assert two.build(dataclasses.replace(water, head="r2scan")).head == 1
+    assert two.build(water, head="r2scan").head == 1
     with pytest.raises(DataError, match=r"frame 3: head 'Default', expected one of"):
-        two.build(water, "frame 3")
+        two.build(dataclasses.replace(water, place="frame 3"))
 
 
 def test_the_e0s_are_those_of_the_head(water):
     shifted = {number: energy + 1 for number, energy in E0["pbe"].items()}
     two = BUILDER._replace(heads=("pbe", "x"), atomic_energies={**E0, "x": shifted})
-    one, other = (two.build(water, "here", head=head).interaction_energy for head in two.heads)
+    one, other = (two.build(water, head=head).interaction_energy for head in two.heads)
     assert one - other == pytest.approx(3.0)
 
 
@@ -139,6 +139,6 @@ def test_a_batch_without_edges(water):
     alone = dataclasses.replace(
         water, atomic_numbers=np.array([8]), positions=np.zeros((1, 3)), properties={}
     )
-    batch = pad_batch([BUILDER.build(alone, "here")], Caps(2, 4, 2), "float64")
+    batch = pad_batch([BUILDER.build(alone)], Caps(2, 4, 2), "float64")
     assert not batch.edge_mask.any()
     assert not batch.node_mask[batch.receivers].any()

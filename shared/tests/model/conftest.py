@@ -82,7 +82,7 @@ class Network:
 
     def batch(self, structures: Sequence[Structure], caps: Caps = CAPS) -> GraphBatch:
         builder = graph_builder(self.bundle)
-        graphs = [builder.build(structure, "here") for structure in structures]
+        graphs = [builder.build(structure) for structure in structures]
         return pad_batch(graphs, caps, self.bundle.dtype)
 
     def evaluate(self, structures: Sequence[Structure], caps: Caps = CAPS) -> list[Found]:

@@ -24,8 +24,7 @@ def structures(molecule, crystal, slab, lone_carbon):
 
 
 def predict_all(bundle, structures, **options):
-    places = [f"frame {index}" for index in range(len(structures))]
-    return predict(bundle, "model", structures, places, **({"n_edge": 60} | options))
+    return predict(bundle, "model", structures, **({"n_edge": 60} | options))
 
 
 def test_input_order_and_one_by_one(scalars_network, structures):

@@ -119,7 +119,10 @@ def test_a_single_atom_has_no_edges():
 
 def test_atoms_at_the_same_place_are_refused(crystal):
     with pytest.raises(DataError, match=r"a\.xyz: frame 2: atoms \d and \d are at the same place"):
-        neighbor_list(make([[1, 2, 3], [0, 0, 0], [1, 2, 3]]), 2.0, "a.xyz: frame 2")
+        neighbor_list(
+            dataclasses.replace(make([[1, 2, 3], [0, 0, 0], [1, 2, 3]]), place="a.xyz: frame 2"),
+            2.0,
+        )
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -139,7 +142,10 @@ def test_atoms_at_the_same_place_through_the_cell_are_refused(crystal, seed):
 )
 def test_periodic_without_a_cell_is_refused(cell):
     with pytest.raises(DataError, match=r"a\.xyz: frame 2"):
-        neighbor_list(make([[0, 0, 0], [0, 0, 1]], cell, True), 2.0, "a.xyz: frame 2")
+        neighbor_list(
+            dataclasses.replace(make([[0, 0, 0], [0, 0, 1]], cell, True), place="a.xyz: frame 2"),
+            2.0,
+        )
 
 
 def test_a_slab_may_leave_out_the_vector_along_which_it_is_not_periodic():

@@ -134,7 +134,7 @@ def test_extxyz_can_be_read_with_its_provenance(predict, waters, tmp_path):
 def test_places_name_file_and_frame(tmp_path, waters):
     ase.io.write(tmp_path / "in.xyz", waters, format="extxyz")
     loaded = read_input(tmp_path / "in.xyz")
-    assert loaded.places[4] == f"{tmp_path / 'in.xyz'}: frame 4"
+    assert loaded.structures[4].place == f"{tmp_path / 'in.xyz'}: frame 4"
     assert (loaded.as_input.role, loaded.as_input.kind) == ("structures", "extxyz")
 
 

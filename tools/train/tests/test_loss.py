@@ -55,7 +55,7 @@ BATCHES = {
 
 
 def padded(structures, caps=CAPS):
-    graphs = [BUILDER.build(item, "here") for item in structures]
+    graphs = [BUILDER.build(item) for item in structures]
     return pad_batch(graphs, caps, "float64")
 
 

@@ -139,7 +139,7 @@ class Dataset:
         """
         file, group = self._index[index]
         structure = replace(read_structure(file, group), place=self.place(index))
-        check_structure(structure, structure.place)
+        check_structure(structure)
         return structure
 
     def __iter__(self) -> Iterator[Structure]:

@@ -93,35 +93,36 @@ class GraphBuilder(NamedTuple):
     heads: tuple[str, ...]
     atomic_energies: Mapping[str, Mapping[int, float]]
 
-    def build(self, structure: Structure, place: str, head: str | None = None) -> Graph:
+    def build(self, structure: Structure, head: str | None = None) -> Graph:
         """Return the graph of ``structure``.
 
         Args:
             structure: atoms and labels.
-            place: where it stands, for messages.
             head: readout head; by default the structure's own.
 
         Raises:
             DataError: the model knows an element or head not.
         """
-        species = species_index(structure.atomic_numbers, self.elements, place)
-        head = self.require_head(head, place) if head else self.head_of(structure, place)
+        species = species_index(structure.atomic_numbers, self.elements, structure.place)
+        head = self.require_head(head, structure.place) if head else self.head_of(structure)
         reference = total_atomic_energy(structure.atomic_numbers, self.atomic_energies[head])
         return Graph(
             structure,
-            neighbor_list(structure, self.r_max, place),
+            neighbor_list(structure, self.r_max),
             species,
             self.heads.index(head),
             float(structure.properties.get("energy", reference)) - reference,
         )
 
-    def head_of(self, structure: Structure, place: str) -> str:
+    def head_of(self, structure: Structure) -> str:
         """Return the head of ``structure``; a model with one head serves all.
 
         Raises:
             DataError: the model has several heads, none of that name.
         """
-        return self.heads[0] if len(self.heads) == 1 else self.require_head(structure.head, place)
+        if len(self.heads) == 1:
+            return self.heads[0]
+        return self.require_head(structure.head, structure.place)
 
     def require_head(self, head: str, place: str) -> str:
         """Return ``head``.

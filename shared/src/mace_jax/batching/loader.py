@@ -15,9 +15,7 @@ def load_graphs(
 ) -> list[Graph]:
     """Read a whole dataset and find the edges of every structure, once for all epochs."""
     structures = track(dataset, description, len(dataset))
-    return [
-        builder.build(structure, dataset.place(index)) for index, structure in enumerate(structures)
-    ]
+    return [builder.build(structure) for structure in structures]
 
 
 class PlannedLoader:

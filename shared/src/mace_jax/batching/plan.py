@@ -36,7 +36,7 @@ def graph_sizes(dataset: Dataset, r_max: float, track: Track = track_silently) -
     n_edge = np.zeros(len(dataset), dtype=np.int64)
     for index, structure in enumerate(track(dataset, "counting edges", len(dataset))):
         n_node[index] = len(structure)
-        n_edge[index] = len(neighbor_list(structure, r_max, dataset.place(index)).senders)
+        n_edge[index] = len(neighbor_list(structure, r_max).senders)
     return GraphSizes(n_node, n_edge)
 
 

@@ -138,7 +138,7 @@ def _common_options(tool: str) -> list[click.Parameter]:
 
 
 def _start_logging(_context: click.Context, _option: click.Parameter, quiet: bool) -> bool:
-    handler = logging.StreamHandler()
+    handler = _CurrentStderr()
     handler.setFormatter(_PlainFormatter())
     logger = logging.getLogger()
     logger.handlers = [handler]
@@ -152,6 +152,13 @@ def tool_logger_name() -> str:
     """Return the package of the running command, such as ``mace_jax_plot``."""
     context = click.get_current_context()
     return str(context.command.callback.__module__).split(".")[0]
+
+
+class _CurrentStderr(logging.Handler):
+    """Prints to what ``sys.stderr`` is now: a progress bar puts itself in its place for a while."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
 
 
 class _PlainFormatter(logging.Formatter):

@@ -22,7 +22,6 @@ def predict(
     bundle: ModelBundle,
     source: str,
     structures: Sequence[Structure],
-    places: Sequence[str],
     *,
     n_edge: int,
     head: str | None = None,
@@ -37,7 +36,6 @@ def predict(
         bundle: the model.
         source: its file, for messages.
         structures: what to predict; labels are ignored.
-        places: where each stands, for messages.
         n_edge: edges of a batch, at most; raised if one structure alone has more.
         head: readout head for all; by default each structure's own.
         track: progress.
@@ -50,10 +48,7 @@ def predict(
         raise DataError(message)
     model = load_model(bundle, source)
     builder = graph_builder(bundle)
-    graphs = [
-        builder.build(structure, place, head)
-        for structure, place in zip(structures, places, strict=True)
-    ]
+    graphs = [builder.build(structure, head) for structure in structures]
     sizes = GraphSizes(
         np.array([len(structure) for structure in structures]),
         np.array([len(graph.edges.senders) for graph in graphs]),

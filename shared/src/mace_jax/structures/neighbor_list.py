@@ -24,7 +24,7 @@ class Edges(NamedTuple):
     shifts: NDArray[np.int32]
 
 
-def neighbor_list(structure: Structure, r_max: float, place: str = "structure") -> Edges:
+def neighbor_list(structure: Structure, r_max: float) -> Edges:
     """Return all pairs closer than ``r_max`` Å, both directions, periodic images included.
 
     Raises:
@@ -32,7 +32,7 @@ def neighbor_list(structure: Structure, r_max: float, place: str = "structure") 
     """
     from vesin import NeighborList
 
-    periodic = structure.pbc
+    periodic, place = structure.pbc, structure.place
     lengths = np.linalg.norm(structure.cell, axis=1)
     if (periodic & (lengths == 0)).any():
         message = (

@@ -221,7 +221,7 @@ def _to_structure(
         str(frame.info.get("head", head)),
         place,
     )
-    check_structure(structure, place)
+    check_structure(structure)
     return structure
 
 

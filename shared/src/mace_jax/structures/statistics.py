@@ -49,7 +49,7 @@ def compute_statistics(
     force_sum, n_forces = 0.0, 0
     n_edges, n_receivers = 0, 0
     for structure in structures:
-        edges = neighbor_list(structure, r_max, structure.place)
+        edges = neighbor_list(structure, r_max)
         n_edges += len(edges.receivers)
         n_receivers += len(np.unique(edges.receivers))
         if "energy" in structure.properties:

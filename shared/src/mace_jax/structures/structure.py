@@ -62,13 +62,13 @@ def volume(structure: Structure) -> float:
     return cell_volume if structure.pbc.any() and cell_volume > 0 else np.inf
 
 
-def check_structure(structure: Structure, place: str) -> None:
+def check_structure(structure: Structure) -> None:
     """Check that shapes agree and every number is finite.
 
     Raises:
-        DataError: names ``place``, the quantity, and the first atom that is wrong.
+        DataError: names the place, the quantity, and the first atom that is wrong.
     """
-    n = len(structure)
+    n, place = len(structure), structure.place
     if n == 0:
         message = f"{place}: has no atoms, expected at least one; remove the structure"
         raise DataError(message)

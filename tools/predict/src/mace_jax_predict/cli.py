@@ -66,7 +66,6 @@ def main(
             bundle,
             str(model),
             loaded.structures,
-            loaded.places,
             n_edge=batch_max_edges,
             head=head,
             track=track_on_stderr,

@@ -10,10 +10,9 @@ from mace_jax.structures.structure import Structure
 
 
 class LoadedStructures(NamedTuple):
-    """Structures, where each stands, and the provenance entry of their file."""
+    """Structures and the provenance entry of their file."""
 
     structures: list[Structure]
-    places: list[str]
     as_input: Input
 
 
@@ -25,8 +24,6 @@ def read_input(path: Path) -> LoadedStructures:
     """
     if path.is_dir() or path.suffix in SUFFIXES:
         with Dataset(path) as dataset:
-            places = [dataset.place(index) for index in range(len(dataset))]
-            return LoadedStructures(list(dataset), places, dataset.as_input("structures"))
+            return LoadedStructures(list(dataset), dataset.as_input("structures"))
     structures, _ = read_structures(path)
-    places = [f"{path}: frame {index}" for index in range(len(structures))]
-    return LoadedStructures(structures, places, external_input("structures", path, "extxyz"))
+    return LoadedStructures(structures, external_input("structures", path, "extxyz"))

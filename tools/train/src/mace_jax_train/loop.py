@@ -14,6 +14,7 @@ from flax import nnx
 
 from mace_jax.artifacts.metrics import MetricsLog
 from mace_jax.artifacts.model_bundle import ModelBundle, write_model_bundle
+from mace_jax.artifacts.train_config import TrainConfig
 from mace_jax.batching.graph_batch import GraphBatch
 from mace_jax.batching.loader import PlannedLoader
 from mace_jax.errors import DivergedError
@@ -118,7 +119,7 @@ def train(run: Run, files: RunFiles, track: Track) -> Outcome:
 
 
 def _train_epoch(
-    train_step: TrainStep, state: TrainState, loader: PlannedLoader, config: Any, epoch: int
+    train_step: TrainStep, state: TrainState, loader: PlannedLoader, config: TrainConfig, epoch: int
 ) -> tuple[TrainState, list[BatchErrors]]:
     """Step through all batches; each report is read one step late, so the device never waits."""
     errors: list[BatchErrors] = []
