@@ -1,6 +1,5 @@
 """Everything that is run on the project: `nox -l` lists it."""
 
-import os
 import tempfile
 from pathlib import Path
 
@@ -70,7 +69,7 @@ def torch(session: nox.Session) -> None:
     session.run("pytest", "tests/parity/live", *session.posargs, env={"MACE_JAX_LIVE_TORCH": "1"})
 
 
-@nox.session(venv_backend="venv", venv_location=os.environ.get("MACE_JAX_VENV", ".venv"))
+@nox.session(venv_backend="none")
 def dev(session: nox.Session) -> None:
     """Make the editable development environment in .venv."""
-    install_editable(session, "test", "lint")
+    session.run("make", ".venv/bin/.test-installed", external=True)

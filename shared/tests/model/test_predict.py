@@ -65,7 +65,7 @@ def test_one_graph_larger_than_the_cap(scalars_network, molecule, crystal):
 
 
 def test_unknown_element_is_refused(scalars_network, molecule):
-    gold = replace(molecule, atomic_numbers=np.array([6, 8, 1, 1, 79]))
+    gold = replace(molecule, atomic_numbers=np.array([6, 8, 1, 1, 79]), place="frame 1")
     with pytest.raises(DataError, match=r"^frame 1: unknown element Au \(79\)"):
         predict_all(scalars_network.bundle, [molecule, gold])
 
