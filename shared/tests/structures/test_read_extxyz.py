@@ -330,3 +330,10 @@ def test_a_binary_file_is_an_error(tmp_path):
     path.write_bytes(np.random.default_rng(0).bytes(500))
     with pytest.raises(DataError, match=r"a\.xyz"):
         read_structures(path)
+
+
+def test_a_symbol_that_is_no_element_is_named_with_its_atom(tmp_path):
+    path = tmp_path / "a.xyz"
+    path.write_text("2\nProperties=species:S:1:pos:R:3 energy=1\nh 0 0 0\nXx 0 0 1\n")
+    with pytest.raises(DataError, match=r"a\.xyz: frame 0: atom 1: unknown element 'Xx'"):
+        read_structures(path)

@@ -78,7 +78,6 @@ class _NotExtxyzError(Exception):
 
 
 def _c_parser_frames(path: Path) -> Iterator[_Frame]:
-    from ase.data import atomic_numbers
     from extxyz import cextxyz
 
     handle = cextxyz.cfopen(str(path), "r")
@@ -97,16 +96,12 @@ def _c_parser_frames(path: Path) -> Iterator[_Frame]:
                 return
             if not {"species", "pos"} <= arrays.keys() or _has_json(info):
                 raise _NotExtxyzError
-            species = arrays.pop("species")
-            try:
-                numbers = [atomic_numbers[name] for name in np.atleast_1d(species)]
-            except KeyError as error:
-                raise _NotExtxyzError from error
+            numbers = _numbers_of(arrays.pop("species"), f"{path}: frame {index}")
             lattice = info.pop("Lattice", None)
             cell, pbc = _cell_and_pbc(lattice, info.pop("pbc", None))
             info.pop("Properties", None)
             yield _Frame(
-                np.array(numbers, dtype=np.int64),
+                numbers,
                 np.array(arrays.pop("pos"), dtype=np.float64).reshape(-1, 3),
                 cell,
                 pbc,
@@ -116,6 +111,25 @@ def _c_parser_frames(path: Path) -> Iterator[_Frame]:
             )
     finally:
         cextxyz.cfclose(handle)
+
+
+def _numbers_of(species: NDArray[Any], place: str) -> NDArray[np.int64]:
+    """Return atomic numbers of chemical symbols, capitals or not, as ASE reads them.
+
+    Raises:
+        DataError: one is no symbol.
+    """
+    from ase.data import atomic_numbers
+
+    symbols = [str(name).capitalize() for name in np.atleast_1d(species)]
+    for atom, name in enumerate(symbols):
+        if name not in atomic_numbers:
+            message = (
+                f"{place}: atom {atom}: unknown element {name!r}, expected a chemical symbol; "
+                "correct it"
+            )
+            raise DataError(message)
+    return np.array([atomic_numbers[name] for name in symbols], dtype=np.int64)
 
 
 def _rest_of_file(path: Path, start: int) -> bytes:
