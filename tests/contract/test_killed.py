@@ -223,7 +223,7 @@ def test_preprocess_killed_while_it_writes(environment, tmp_path, n_process):
 def test_writer_processes_do_not_outlive_a_killed_preprocess(environment, tmp_path):
     """They must not wait for work for ever once nobody can give it; killed at six moments."""
     with (ROOT / "examples" / "aspirin" / "train.xyz").open() as source:
-        (tmp_path / "train.xyz").write_text("".join(islice(source, 23 * 100)))
+        (tmp_path / "train.xyz").write_text("".join(islice(source, 23 * 440)))
     processes, workers = [], []
     try:
         for moment in range(6):
@@ -245,7 +245,7 @@ def test_writer_processes_do_not_outlive_a_killed_preprocess(environment, tmp_pa
                 time.sleep(0.001)
             assert process.poll() is None
             workers += [int(number) for number in children.read_text().split()]
-            time.sleep(0.02 * moment)
+            time.sleep(0.2 * moment)  # while they start, and while they write
             process.kill()
             process.wait()
         deadline = time.monotonic() + 5

@@ -320,3 +320,14 @@ def test_plans_made_by_train_are_those_of_plan_batches(chain, tmp_path, invoke, 
         made = read_batch_plan(tmp_path / f"tiny.{split}.plan.json")
         assert made == read_batch_plan(chain / f"{name}.plan.json")
     assert_same_parameters(chain / "run/tiny_best.msgpack", tmp_path / "tiny_best.msgpack")
+
+
+@pytest.mark.parametrize(("data", "warned"), [("data/train", False), ("data/val", True)])
+def test_statistics_of_other_data_are_pointed_out(chain, invoke, monkeypatch, data, warned):
+    monkeypatch.chdir(chain)
+    outcome = invoke(
+        *("mace-jax-train", "tiny.gin", "--dry-run", "--train-path", data, "--valid-path", "None"),
+        *("--statistics-file", "data/statistics.json", "--n-edge", "1200"),
+    )
+    warning = f"warning: data/statistics.json: was computed from other data than {data}"
+    assert (warning in outcome.err) == warned

@@ -99,6 +99,7 @@ class Dataset:
         """
         self.path = Path(path)
         self.paths = dataset_files(self.path)
+        self._sha256: str | None = None
         self._files: list[h5py.File] = []
         self._index: list[tuple[h5py.File, str]] = []
         try:
@@ -152,8 +153,13 @@ class Dataset:
         return f"{file.filename}: {group}"
 
     def sha256(self) -> str:
-        """Return the digest of all files, which names the data a plan was made for."""
-        return files_sha256(self.paths)
+        """Return the digest of all files, which names the data a plan was made for.
+
+        It is computed once: the files may be large.
+        """
+        if self._sha256 is None:
+            self._sha256 = files_sha256(self.paths)
+        return self._sha256
 
     def as_input(self, role: str) -> Input:
         """Describe this dataset in a provenance record."""

@@ -20,8 +20,6 @@ from mace_jax.structures.structure import Structure, volume
 
 Array = Any  # NDArray on the host, jax.Array inside the network
 
-LABELS = ("energy", "forces", "stress")
-
 
 class GraphBatch(NamedTuple):
     """Padded graphs and their labels.

@@ -143,12 +143,12 @@ def _start_logging(_context: click.Context, _option: click.Parameter, quiet: boo
     logger = logging.getLogger()
     logger.handlers = [handler]
     logger.setLevel(logging.WARNING)
-    for name in ("mace_jax", tool_logger_name()):
+    for name in ("mace_jax", _running_package()):
         logging.getLogger(name).setLevel(logging.WARNING if quiet else logging.INFO)
     return quiet
 
 
-def tool_logger_name() -> str:
+def _running_package() -> str:
     """Return the package of the running command, such as ``mace_jax_plot``."""
     context = click.get_current_context()
     return str(context.command.callback.__module__).split(".")[0]

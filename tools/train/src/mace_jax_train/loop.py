@@ -63,7 +63,6 @@ class Best:
     parameters: nnx.State
     row: Row = field(default_factory=lambda: {"loss": math.inf})
     waited: int = 0
-    test_row: Row | None = None
 
     def improved_by(self, row: Row, parameters: nnx.State) -> bool:
         """Take over a lower loss with a copy of its parameters; count what is not lower."""
@@ -111,11 +110,12 @@ def train(run: Run, files: RunFiles, track: Track) -> Outcome:
             elif best.waited == config.train.patience:
                 log.info("stopped: no better loss in %d evaluations", best.waited)
                 break
+        test_row = None
         if "test" in run.loaders:
-            best.test_row = _evaluate(run, eval_step, best.parameters, "test", epoch)
-            journal.append(best.test_row)
-            _log_rows({"test (best)": best.test_row})
-    return Outcome(files.path("_best.msgpack"), best.row, best.test_row, epoch)
+            test_row = _evaluate(run, eval_step, best.parameters, "test", epoch)
+            journal.append(test_row)
+            _log_rows({"test (best)": test_row})
+    return Outcome(files.path("_best.msgpack"), best.row, test_row, epoch)
 
 
 def _train_epoch(
