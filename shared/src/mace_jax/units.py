@@ -10,6 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 
 UNITS = {"energy": "eV", "length": "Å", "forces": "eV/Å", "stress": "eV/Å³"}
 
+# One Debye in e·Å, from the speed of light (m/s) and the elementary charge (C).
+DEBYE = 1e-11 / 299792458.0 / 1.602176634e-19
+
 _VOIGT_ORDER = np.array([0, 5, 4, 5, 1, 3, 4, 3, 2])
 
 

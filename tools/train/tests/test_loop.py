@@ -6,12 +6,11 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 
 from mace_jax.artifacts.metrics import read_metrics
 from mace_jax.artifacts.model_bundle import read_model_bundle
 from mace_jax.errors import DataError, DivergedError
-from mace_jax.model.load import load_model, parameter_table
+from mace_jax.model.load import load_model, parameter_table, split_trainable
 from mace_jax.structures.structure import Structure
 from mace_jax.tracking import track_silently
 from mace_jax_train.error_metrics import metrics
@@ -111,9 +110,9 @@ def by_hand(make_config, tmp_path_factory):
     """The parameters of every step and the averages of every epoch, from the compiled step."""
     files = RunFiles(tmp_path_factory.mktemp("by_hand"), "run")
     run = prepare_run(make_config(), files, track_silently)
-    graphdef, parameters = nnx.split(run.model, nnx.Param)
+    network, parameters = split_trainable(run.model)
     optimizer = make_optimizer(run.config.optimizer, run.config.train.max_grad_norm)
-    step = make_train_step(graphdef, optimizer, run.config.loss, run.config.train.ema_decay)
+    step = make_train_step(network, optimizer, run.config.loss, run.config.train.ema_decay)
     state = initial_state(parameters, optimizer)
     steps, epochs = [parameter_table(state.parameters)], []
     for epoch in range(1, EPOCHS + 1):
@@ -151,8 +150,8 @@ def test_the_best_bundle_has_the_loss_it_claims(first, by_hand):
     _, outcome, _ = first
     run, *_ = by_hand
     bundle = read_model_bundle(outcome.best)
-    graphdef, parameters = nnx.split(load_model(bundle, "best"), nnx.Param)
-    evaluate = make_eval_step(graphdef, run.config.loss)
+    network, parameters = split_trainable(load_model(bundle, "best"))
+    evaluate = make_eval_step(network, run.config.loss)
     for split, row in (("valid", outcome.best_row), ("test", outcome.test_row)):
         errors = [evaluate(parameters, batch) for _, batch in run.loaders[split].in_order()]
         found = metrics(jax.device_get(errors))

@@ -6,7 +6,7 @@ The file is a map of two entries: ``header`` (JSON-like, validated by the schema
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mace_jax.artifacts.atomic_write import write_bytes
 from mace_jax.artifacts.provenance import Input, canonical_json, file_sha256
 from mace_jax.artifacts.versioned import check_document, tag
-from mace_jax.errors import ArtifactError
+from mace_jax.errors import ArtifactError, ConfigError
 from mace_jax.units import UNITS
 
 KIND = "model_bundle"
@@ -25,24 +25,64 @@ _DTYPES = ("<f4", "<f8", "<i4", "<i8")
 
 
 @dataclass(frozen=True)
+class EmbeddingSpec:
+    """An input beside atoms and positions, embedded and added to the features of every atom.
+
+    Attributes:
+        name: of the input, such as ``total_charge``.
+        type: ``categorical`` or ``continuous``.
+        per: ``graph`` or ``atom``.
+        emb_dim: width of its embedding.
+        in_dim: numbers that a continuous input has for each atom or graph.
+        num_classes: values that a categorical input can take.
+        offset: added to a categorical input, so that it starts at 0.
+        use_bias: whether the layers of a continuous input have biases.
+    """
+
+    name: str
+    type: str
+    per: str
+    emb_dim: int
+    in_dim: int = 1
+    num_classes: int = 0
+    offset: int = 0
+    use_bias: bool = True
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Hyper-parameters of a MACE network, by mace-torch's names.
 
     Attributes:
-        model: ``MACE``, or ``ScaleShiftMACE``, which scales and shifts the interaction energy.
+        model: ``MACE``, ``ScaleShiftMACE``, which scales and shifts the interaction energy,
+            ``AtomicDipolesMACE``, ``EnergyDipolesMACE`` or ``AtomicDielectricMACE``.
         r_max: cutoff, Å.
-        num_bessel: radial basis functions.
+        num_bessel: radial basis functions, of whichever kind.
         num_polynomial_cutoff: order p of the envelope.
         max_ell: highest l of the spherical harmonics on edges.
         num_interactions: message-passing layers.
         hidden_irreps: node features, such as ``32x0e + 32x1o``.
-        MLP_irreps: hidden features of the last readout, such as ``16x0e``.
-        correlation: body order of the product basis minus one.
+        MLP_irreps: hidden features of the last readout (of one head), such as ``16x0e``.
+        correlation: body order of the product basis minus one; of all layers, or of each.
         radial_MLP: widths of the hidden layers that turn the radial basis into weights.
         gate: non-linearity of the last readout.
         interaction_cls, interaction_cls_first: interaction block of later layers and of the first.
         avg_num_neighbors: divides the sum over neighbours.
         atomic_numbers: the elements the model knows, ascending.
+        radial_type: ``bessel``, ``gaussian`` or ``chebyshev``.
+        distance_transform: ``Agnesi``, ``Soft`` or ``None``.
+        apply_cutoff: whether the envelope multiplies the radial basis, or else the message.
+        pair_repulsion: whether the ZBL repulsion of nuclei is added.
+        readout_cls: class of the last readout.
+        edge_irreps: features that a neighbour sends; by default all it has.
+        use_edge_irreps_first: whether ``edge_irreps`` counts in the first layer, too.
+        use_so3: whether inversion is left out of account.
+        use_reduced_cg: whether the couplings of the product basis are independent of each other.
+        use_agnostic_product: whether all elements share the weights of the product basis.
+        use_last_readout_only: whether only the last layer is read out.
+        keep_last_layer_irreps: whether the last layer computes more than scalars.
+        use_embedding_readout: whether an energy is read from the embeddings, too.
+        embedding_specs: further inputs.
     """
 
     model: str
@@ -53,13 +93,43 @@ class ModelConfig:
     num_interactions: int
     hidden_irreps: str
     MLP_irreps: str
-    correlation: int
+    correlation: int | tuple[int, ...]
     radial_MLP: tuple[int, ...]
     gate: str
     interaction_cls: str
     interaction_cls_first: str
     avg_num_neighbors: float
     atomic_numbers: tuple[int, ...]
+    radial_type: str = "bessel"
+    distance_transform: str = "None"
+    apply_cutoff: bool = True
+    pair_repulsion: bool = False
+    readout_cls: str = "NonLinearReadoutBlock"
+    edge_irreps: str | None = None
+    use_edge_irreps_first: bool = False
+    use_so3: bool = False
+    use_reduced_cg: bool = False
+    use_agnostic_product: bool = False
+    use_last_readout_only: bool = False
+    keep_last_layer_irreps: bool = False
+    use_embedding_readout: bool = False
+    embedding_specs: tuple[EmbeddingSpec, ...] = ()
+
+    def correlations(self) -> tuple[int, ...]:
+        """Return the correlation of each layer.
+
+        Raises:
+            ConfigError: a list of another length than the layers.
+        """
+        if isinstance(self.correlation, int):
+            return (self.correlation,) * self.num_interactions
+        if len(self.correlation) != self.num_interactions:
+            message = (
+                f"correlation: {list(self.correlation)}, expected {self.num_interactions} numbers, "
+                "one for each layer"
+            )
+            raise ConfigError(message)
+        return self.correlation
 
 
 @dataclass(frozen=True)
@@ -75,6 +145,7 @@ class ModelBundle:
         parameters: path -> array.
         license: of the weights, if known.
         model_card: what people should know, free form.
+        parity: how it was compared with the implementation it comes from, as in the schema.
     """
 
     config: ModelConfig
@@ -86,6 +157,7 @@ class ModelBundle:
     parameters: Mapping[str, NDArray[Any]]
     license: str | None = None
     model_card: Mapping[str, Any] = field(default_factory=dict)
+    parity: Mapping[str, Any] | None = None
 
 
 def write_model_bundle(path: Path, bundle: ModelBundle, provenance: dict[str, Any]) -> None:
@@ -107,6 +179,7 @@ def write_model_bundle(path: Path, bundle: ModelBundle, provenance: dict[str, An
         "units": UNITS,
         "license": bundle.license,
         "model_card": dict(bundle.model_card),
+        "parity": bundle.parity,
     }
     header["content_sha256"] = _content_sha256(header, arrays)
     check_document(header, KIND, path)
@@ -120,18 +193,17 @@ def read_model_bundle(path: Path) -> ModelBundle:
         ArtifactError: it is missing, truncated, damaged or of another kind.
     """
     document = _unpack(path)
-    header = check_document(document["header"], KIND, path, place="header")
-    arrays = document["arrays"]
+    original, arrays = document["header"], document["arrays"]
+    header = check_document(original, KIND, path, place="header")
     parameters = {name: _unpack_array(entry, path, name) for name, entry in arrays.items()}
-    if _content_sha256(header, arrays) != header["content_sha256"]:
+    if _content_sha256(original, arrays) != original["content_sha256"]:
         message = f"{path}: content_sha256 differs from the content; get the file again"
         raise ArtifactError(message)
-    config: dict[str, Any] = {
-        item.name: tuple(value) if isinstance(value := header["model"][item.name], list) else value
-        for item in fields(ModelConfig)
-    }
+    config = _config(header["model"])
+    if original["schema"]["version"] == 1:
+        parameters |= _constants_of_version_1(config, header["dtype"])
     return ModelBundle(
-        config=ModelConfig(**config),
+        config=config,
         dtype=header["dtype"],
         heads=tuple(header["heads"]),
         atomic_energies={
@@ -143,7 +215,22 @@ def read_model_bundle(path: Path) -> ModelBundle:
         parameters=parameters,
         license=header["license"],
         model_card=header["model_card"],
+        parity=header["parity"],
     )
+
+
+def _config(document: Mapping[str, Any]) -> ModelConfig:
+    values = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in document.items()
+    }
+    specs = tuple(EmbeddingSpec(**spec) for spec in document["embedding_specs"])
+    return ModelConfig(**{**values, "embedding_specs": specs})
+
+
+def _constants_of_version_1(config: ModelConfig, dtype: str) -> dict[str, NDArray[Any]]:
+    """Return what version 1, which had the Bessel basis only, left to the network."""
+    frequencies = np.pi / config.r_max * np.arange(1, config.num_bessel + 1)
+    return {"radial_embedding/bessel_fn/bessel_weights": frequencies.astype(dtype)}
 
 
 def model_bundle_input(path: Path) -> Input:

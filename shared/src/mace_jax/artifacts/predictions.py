@@ -2,7 +2,7 @@
 
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -30,33 +30,43 @@ _UNREADABLE = (
 SUFFIXES = (".npz", ".extxyz", ".xyz", ".parquet")
 
 
+# Shape of each quantity in terms of the number of atoms n.
+SHAPES: dict[str, tuple[str | int, ...]] = {
+    "energy": (),
+    "forces": ("n", 3),
+    "stress": (3, 3),
+    "virials": (3, 3),
+    "node_energy": ("n",),
+    "dipole": (3,),
+    "atomic_dipoles": ("n", 3),
+    "charges": ("n",),
+    "polarizability": (3, 3),
+}
+
+
 @dataclass(frozen=True)
 class Predictions:
     """Predicted quantities of many structures, in input order.
 
     Attributes:
-        energy: total energy, eV, ``[n_graph]``.
-        forces: eV/Å, ``[n_atoms_total, 3]``.
-        stress: eV/Å³, ``[n_graph, 3, 3]``; zero for a structure without a periodic cell.
-        node_energy: eV, E0 included, ``[n_atoms_total]``.
         n_node: atoms of each structure, ``[n_graph]``.
+        quantities: by name, what the model predicts, ``[n_graph, …]`` or ``[n_atoms_total, …]``:
+            ``energy`` (total, eV), ``forces`` (eV/Å), ``stress`` (eV/Å³, zero for a structure
+            without a periodic cell), ``virials`` (eV), ``node_energy`` (eV, E0 included),
+            ``dipole`` and ``atomic_dipoles`` (Debye; e·Å by AtomicDielectricMACE),
+            ``charges`` (e), ``polarizability``.
     """
 
-    energy: NDArray[np.float64]
-    forces: NDArray[np.float64]
-    stress: NDArray[np.float64]
-    node_energy: NDArray[np.float64]
     n_node: NDArray[np.int64]
+    quantities: Mapping[str, NDArray[np.float64]]
 
     def of_structure(self, index: int) -> dict[str, NDArray[np.float64]]:
         """Return the arrays of one structure."""
         end = int(self.n_node[: index + 1].sum())
         atoms = slice(end - int(self.n_node[index]), end)
         return {
-            "energy": self.energy[index],
-            "forces": self.forces[atoms],
-            "stress": self.stress[index],
-            "node_energy": self.node_energy[atoms],
+            name: array[atoms] if "n" in SHAPES[name] else array[index]
+            for name, array in self.quantities.items()
         }
 
 
@@ -92,7 +102,7 @@ def write_predictions(
         "schema": tag(KIND),
         "provenance": provenance,
         "head": head,
-        "quantities": ["energy", "forces", "stress", "node_energy"],
+        "quantities": list(predictions.quantities),
         "n_graph": len(predictions.n_node),
     }
     check_document(metadata, KIND, path)
@@ -107,7 +117,12 @@ def write_predictions(
 
 def _write_npz(path: Path, predictions: Predictions, metadata: Document) -> None:
     with path.open("wb") as file:
-        np.savez(file, **vars(predictions), metadata=np.array(json.dumps(metadata)))
+        np.savez(
+            file,
+            n_node=predictions.n_node,
+            metadata=np.array(json.dumps(metadata)),
+            **predictions.quantities,
+        )
 
 
 def _write_parquet(path: Path, predictions: Predictions, metadata: Document) -> None:
@@ -116,15 +131,13 @@ def _write_parquet(path: Path, predictions: Predictions, metadata: Document) -> 
 
     per_atom = np.concatenate([[0], np.cumsum(predictions.n_node)])
     atoms = [slice(*bounds) for bounds in pairwise(per_atom)]
-    table = pa.table(
-        {
-            "energy": predictions.energy,
-            "n_node": predictions.n_node,
-            "forces": [predictions.forces[rows].ravel() for rows in atoms],
-            "stress": list(predictions.stress.reshape(-1, 9)),
-            "node_energy": [predictions.node_energy[rows] for rows in atoms],
-        }
-    )
+    columns: dict[str, Any] = {"n_node": predictions.n_node}
+    for name, array in predictions.quantities.items():
+        if "n" in SHAPES[name]:
+            columns[name] = [array[rows].ravel() for rows in atoms]
+        else:
+            columns[name] = list(array.reshape(len(array), -1)) if SHAPES[name] else array
+    table = pa.table(columns)
     pq.write_table(table.replace_schema_metadata({"mace_jax": json.dumps(metadata)}), path)
 
 
@@ -136,20 +149,21 @@ def _write_extxyz(
 
     with path.open("w", encoding="utf-8") as file:
         for index, structure in enumerate(structures):
-            predicted = predictions.of_structure(index)
             atoms = Atoms(
                 numbers=structure.atomic_numbers,
                 positions=structure.positions,
                 cell=structure.cell,
                 pbc=structure.pbc,
             )
-            atoms.info["energy"] = float(predicted["energy"])
-            if np.isfinite(volume(structure)):
-                atoms.info["stress"] = predicted["stress"]
             if index == 0:
                 atoms.info.update(_flat_metadata(metadata))
-            atoms.arrays["forces"] = predicted["forces"]
-            atoms.arrays["node_energy"] = predicted["node_energy"]
+            for name, value in predictions.of_structure(index).items():
+                if name in ("stress", "virials") and not np.isfinite(volume(structure)):
+                    continue
+                if "n" in SHAPES[name]:
+                    atoms.arrays[name] = value
+                else:
+                    atoms.info[name] = value if SHAPES[name] else float(value)
             write_extxyz(file, [atoms], write_results=False)
 
 
@@ -174,26 +188,27 @@ def read_predictions(path: Path) -> tuple[Document, Predictions]:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         metadata = json.loads(str(arrays.pop("metadata")[()]))
-        predictions = Predictions(**arrays)
+        predictions = Predictions(arrays.pop("n_node"), arrays)
     except _UNREADABLE as error:
         message = f"{path}: not a predictions file ({error}); create it with mace-jax-predict"
         raise ArtifactError(message) from error
-    _check_shapes(predictions, path)
-    return check_document(metadata, KIND, path), predictions
+    metadata = check_document(metadata, KIND, path)
+    _check_shapes(predictions, metadata["quantities"], path)
+    return metadata, predictions
 
 
-def _check_shapes(predictions: Predictions, path: Path) -> None:
+def _check_shapes(predictions: Predictions, quantities: Sequence[str], path: Path) -> None:
+    remedy = "create it with mace-jax-predict"
+    if set(predictions.quantities) != set(quantities):
+        message = (
+            f"{path}: arrays {sorted(predictions.quantities)}, expected {sorted(quantities)}; "
+            f"{remedy}"
+        )
+        raise ArtifactError(message)
     n_graph, n_atoms = predictions.n_node.size, int(predictions.n_node.sum())
-    shapes = {
-        "energy": (n_graph,),
-        "forces": (n_atoms, 3),
-        "stress": (n_graph, 3, 3),
-        "node_energy": (n_atoms,),
-    }
-    for name, shape in shapes.items():
-        found = getattr(predictions, name).shape
-        if found != shape:
-            message = (
-                f"{path}: {name}: shape {found}, expected {shape}; create it with mace-jax-predict"
-            )
+    for name, array in predictions.quantities.items():
+        shape = tuple(size for size in SHAPES[name] if size != "n")
+        expected = (n_atoms if "n" in SHAPES[name] else n_graph, *shape)
+        if array.shape != expected:
+            message = f"{path}: {name}: shape {array.shape}, expected {expected}; {remedy}"
             raise ArtifactError(message)

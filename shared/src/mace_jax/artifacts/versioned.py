@@ -26,8 +26,43 @@ MADE_BY = {
     "predictions": "mace-jax-predict",
 }
 
+
+def _model_bundle_v1_to_v2(header: Document) -> Document:
+    """Version 2 can say of more architectures what version 1 took for granted."""
+    taken_for_granted = {
+        "radial_type": "bessel",
+        "distance_transform": "None",
+        "apply_cutoff": True,
+        "pair_repulsion": False,
+        "readout_cls": "NonLinearReadoutBlock",
+        "edge_irreps": None,
+        "use_edge_irreps_first": False,
+        "use_so3": False,
+        "use_reduced_cg": False,
+        "use_agnostic_product": False,
+        "use_last_readout_only": False,
+        "keep_last_layer_irreps": False,
+        "use_embedding_readout": False,
+        "embedding_specs": [],
+    }
+    model = {**header["model"], **taken_for_granted}
+    return {**_of_version(header, 2), "model": model, "parity": None}
+
+
+def _predictions_v1_to_v2(metadata: Document) -> Document:
+    """Version 2 has more quantities."""
+    return _of_version(metadata, 2)
+
+
+def _of_version(document: Document, version: int) -> Document:
+    return {**document, "schema": {**document["schema"], "version": version}}
+
+
 # (kind, version n) -> function that turns a document of version n into version n + 1
-MIGRATIONS: Mapping[tuple[str, int], Callable[[Document], Document]] = {}
+MIGRATIONS: Mapping[tuple[str, int], Callable[[Document], Document]] = {
+    ("model_bundle", 1): _model_bundle_v1_to_v2,
+    ("predictions", 1): _predictions_v1_to_v2,
+}
 
 
 def tag(kind: str) -> Document:

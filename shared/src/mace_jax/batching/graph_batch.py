@@ -12,11 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mace_jax.artifacts.batch_plan import Caps
+from mace_jax.artifacts.model_bundle import EmbeddingSpec
 from mace_jax.elements import species_index
 from mace_jax.errors import DataError
 from mace_jax.structures.atomic_energies import total_atomic_energy
 from mace_jax.structures.neighbor_list import Edges, neighbor_list
 from mace_jax.structures.structure import Structure, volume
+
+# What mace-torch assumes of a structure that says nothing.
+DEFAULT_INPUTS = {"total_charge": 0.0, "total_spin": 1.0, "elec_temp": 0.0, "charges": 0.0}
 
 Array = Any  # NDArray on the host, jax.Array inside the network
 
@@ -41,6 +45,7 @@ class GraphBatch(NamedTuple):
             before it is rounded to the batch's dtype, ``[n_graph]``.
         forces: label, eV/Å, ``[n_node, 3]``.
         stress: label, eV/Å³, ``[n_graph, 3, 3]``.
+        inputs: what else the model is told, name -> ``[n_node, k]`` or ``[n_graph, k]``.
         energy_weight, forces_weight, stress_weight: weight of each graph's label in the loss;
             0 where there is no label, and there alone is the label's value meaningless.
     """
@@ -64,6 +69,7 @@ class GraphBatch(NamedTuple):
     energy_weight: Array
     forces_weight: Array
     stress_weight: Array
+    inputs: Mapping[str, Array]
 
 
 class Graph(NamedTuple):
@@ -74,6 +80,8 @@ class Graph(NamedTuple):
     species: NDArray[np.int32]
     head: int
     interaction_energy: float
+    graph_inputs: Mapping[str, NDArray[np.float64]]
+    node_inputs: Mapping[str, NDArray[np.float64]]
 
 
 class GraphBuilder(NamedTuple):
@@ -83,13 +91,15 @@ class GraphBuilder(NamedTuple):
         r_max: cutoff, Å.
         elements: atomic numbers the model knows, ascending.
         heads: names of its readout heads.
-        atomic_energies: head -> atomic number -> E0, eV.
+        atomic_energies: head -> atomic number -> E0, eV; no heads for a model without energy.
+        inputs: what else the model is told.
     """
 
     r_max: float
     elements: tuple[int, ...]
     heads: tuple[str, ...]
     atomic_energies: Mapping[str, Mapping[int, float]]
+    inputs: tuple[EmbeddingSpec, ...] = ()
 
     def build(self, structure: Structure, head: str | None = None) -> Graph:
         """Return the graph of ``structure``.
@@ -103,13 +113,19 @@ class GraphBuilder(NamedTuple):
         """
         species = species_index(structure.atomic_numbers, self.elements, structure.place)
         head = self.require_head(head, structure.place) if head else self.head_of(structure)
-        reference = total_atomic_energy(structure.atomic_numbers, self.atomic_energies[head])
+        reference = 0.0
+        if self.atomic_energies:
+            reference = total_atomic_energy(structure.atomic_numbers, self.atomic_energies[head])
         return Graph(
             structure,
             neighbor_list(structure, self.r_max),
             species,
             self.heads.index(head),
             float(structure.properties.get("energy", reference)) - reference,
+            *(
+                {s.name: model_input(structure, s) for s in self.inputs if s.per == per}
+                for per in ("graph", "atom")
+            ),
         )
 
     def head_of(self, structure: Structure) -> str:
@@ -134,6 +150,40 @@ class GraphBuilder(NamedTuple):
             )
             raise DataError(message)
         return head
+
+
+def model_input(structure: Structure, spec: EmbeddingSpec) -> NDArray[np.float64]:
+    """Return what a model is told of ``structure``, ``[1, in_dim]`` or ``[n, in_dim]``.
+
+    Without a value of its own a structure is neutral, a singlet and cold, as in mace-torch.
+
+    Raises:
+        DataError: there is none, or it is of another shape, or of no class that the model knows.
+    """
+    value = structure.inputs.get(spec.name, structure.properties.get(spec.name))
+    rows = 1 if spec.per == "graph" else len(structure)
+    if value is None and spec.name in DEFAULT_INPUTS:
+        value = np.full(rows, DEFAULT_INPUTS[spec.name])
+    if value is None:
+        message = f"{structure.place}: has no {spec.name}, which the model needs; add it"
+        raise DataError(message)
+    if value.size != rows * spec.in_dim:
+        message = (
+            f"{structure.place}: {spec.name}: shape {value.shape}, expected {(rows, spec.in_dim)}; "
+            "correct it"
+        )
+        raise DataError(message)
+    value = value.reshape(rows, spec.in_dim)
+    if spec.type == "categorical":
+        low, high = -spec.offset, spec.num_classes - 1 - spec.offset
+        wrong = value[(value < low) | (value > high) | (value != np.round(value))]
+        if wrong.size:
+            message = (
+                f"{structure.place}: {spec.name} {wrong[0]:g}, expected a whole number from {low} "
+                f"to {high}; correct it"
+            )
+            raise DataError(message)
+    return value
 
 
 def pad_batch(graphs: Sequence[Graph], caps: Caps, dtype: str) -> GraphBatch:
@@ -191,6 +241,16 @@ def pad_batch(graphs: Sequence[Graph], caps: Caps, dtype: str) -> GraphBatch:
         energy_weight=weights("energy"),
         forces_weight=weights("forces"),
         stress_weight=weights("stress"),
+        inputs={
+            name: _pad(
+                np.concatenate([graph.graph_inputs[name] for graph in graphs]), caps.n_graph, dtype
+            )
+            for name in graphs[0].graph_inputs
+        }
+        | {
+            name: nodes([graph.node_inputs[name] for graph in graphs], dtype)
+            for name in graphs[0].node_inputs
+        },
     )
 
 

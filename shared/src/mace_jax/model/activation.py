@@ -12,11 +12,12 @@ _ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], float]] = {
     "silu": (jax.nn.silu, 1.6791767923989418),
     "tanh": (jnp.tanh, 1.5937334472592695),
     "abs": (jnp.abs, 1.001110600838467),
+    "sigmoid": (jax.nn.sigmoid, 1.8467055342154763),
 }
 
 
 def normalized_activation(name: str) -> Callable[[Array], Array]:
-    """Return the activation ``silu``, ``tanh``, ``abs`` or ``None`` (the identity).
+    """Return the activation ``silu``, ``tanh``, ``abs``, ``sigmoid`` or ``None`` (the identity).
 
     Source: e3nn (torch) 0.4 ``normalize2mom``.
     """

@@ -4,13 +4,15 @@ The energy depends on positions and cell through the edge vectors alone, so its 
 respect to those gives both forces and stress.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from mace_jax.batching.graph_batch import GraphBatch
+from mace_jax.equivariance.irreps import SCALAR
 from mace_jax.model.mace import MACE
 
 
@@ -21,12 +23,14 @@ class EnergyForces(NamedTuple):
         energy: interaction energy (without E0), eV, ``[n_graph]``; padding graphs are 0.
         node_energy: the same for each node, eV, ``[n_node]``.
         forces: -dE/dx, eV/Å, ``[n_node, 3]``.
+        virials: -dE/dstrain, eV, ``[n_graph, 3, 3]``.
         stress: (1/V) dE/dstrain, eV/Å³, ``[n_graph, 3, 3]``; zero without a periodic cell.
     """
 
     energy: Array
     node_energy: Array
     forces: Array
+    virials: Array
     stress: Array
 
 
@@ -49,13 +53,26 @@ def edge_vectors(batch: GraphBatch, r_max: float) -> Array:
 def energy_and_forces(model: MACE, batch: GraphBatch) -> EnergyForces:
     """Evaluate ``model`` on ``batch``."""
     vectors = edge_vectors(batch, model.config.r_max)
+    return differentiate(lambda vectors: (model(vectors, batch), None), vectors, batch)[0]
+
+
+def differentiate(
+    node_energies: Callable[[Array], tuple[Array, Any]], vectors: Array, batch: GraphBatch
+) -> tuple[EnergyForces, Any]:
+    """Return energies and their derivatives, and what else the network computed.
+
+    Args:
+        node_energies: from edge vectors to the energy of each node, and anything beside.
+        vectors: of the edges, Å, ``[n_edge, 3]``.
+        batch: the graphs.
+    """
     n_node, n_graph = len(batch.species), len(batch.n_node)
 
-    def total_energy(vectors: Array) -> tuple[Array, Array]:
-        node_energy = model(vectors, batch)
-        return node_energy.sum(), node_energy
+    def total_energy(vectors: Array) -> tuple[Array, tuple[Array, Any]]:
+        node_energy, rest = node_energies(vectors)
+        return node_energy.sum(), (node_energy, rest)
 
-    gradient, node_energy = jax.grad(total_energy, has_aux=True)(vectors)
+    gradient, (node_energy, rest) = jax.grad(total_energy, has_aux=True)(vectors)
     forces = jax.ops.segment_sum(gradient, batch.senders, n_node) - jax.ops.segment_sum(
         gradient, batch.receivers, n_node, indices_are_sorted=True
     )
@@ -66,9 +83,46 @@ def energy_and_forces(model: MACE, batch: GraphBatch) -> EnergyForces:
         indices_are_sorted=True,
     )
     symmetric = (strain_gradient + strain_gradient.swapaxes(1, 2)) / 2
-    return EnergyForces(
-        energy=jax.ops.segment_sum(node_energy, batch.node_graph, n_graph, indices_are_sorted=True),
+    result = EnergyForces(
+        energy=sum_over_nodes(node_energy, batch),
         node_energy=node_energy,
         forces=forces,
+        virials=-symmetric,
         stress=symmetric / batch.volume[:, None, None],
     )
+    return result, rest
+
+
+def sum_over_nodes(values: Array, batch: GraphBatch) -> Array:
+    """Sum ``[n_node, …]`` over the nodes of each graph: ``[n_graph, …]``."""
+    n_graph = len(batch.n_node)
+    return jax.ops.segment_sum(values, batch.node_graph, n_graph, indices_are_sorted=True)
+
+
+def hessian(model: MACE, batch: GraphBatch) -> Array:
+    """Return d²E/dx², eV/Å², ``[n_node, 3, n_node, 3]``; padding nodes are 0."""
+
+    def negative_forces(positions: Array) -> Array:
+        return -energy_and_forces(model, batch._replace(positions=positions)).forces
+
+    return jax.jacfwd(negative_forces)(batch.positions)
+
+
+def descriptors(model: MACE, batch: GraphBatch, *, invariants_only: bool = True) -> Array:
+    """Return the features of each node after every layer, joined: ``[n_node, n_features]``.
+
+    Args:
+        model: the network.
+        batch: the graphs.
+        invariants_only: leave out what changes when a structure is rotated; otherwise channels
+            come before components, as in mace-torch's ``node_feats``.
+    """
+    vectors = edge_vectors(batch, model.config.r_max)
+    layers = model.layers(model.embed(batch), vectors, batch)
+    features = [
+        x.swapaxes(1, 2).reshape(len(x), -1)
+        for layer in layers
+        for irrep, x in layer.items()
+        if irrep == SCALAR or not invariants_only
+    ]
+    return jnp.where(batch.node_mask[:, None], jnp.concatenate(features, axis=1), 0)

@@ -1,187 +1,134 @@
 """Interaction blocks: messages from neighbours, summed at each atom."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
-import e3nn_jax as e3nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
 
-from mace_jax.model.irreps import Features
-from mace_jax.model.linear import EquivariantLinear, SpeciesLinear
-from mace_jax.model.radial import RadialMLP
-from mace_jax.model.wigner_3j import wigner_3j
+from mace_jax.architecture import (
+    ATTENTION_MLP,
+    ATTENTION_SCALARS,
+    DENSITY_MLP,
+    Layer,
+    Path,
+)
+from mace_jax.equivariance.irreps import SCALAR, Irrep, Irreps
+from mace_jax.equivariance.wigner_3j import wigner_3j
+from mace_jax.errors import ConfigError
+from mace_jax.model.gate import gated
+from mace_jax.model.initial_weights import uniform
+from mace_jax.model.irreps import Features, complete
+from mace_jax.model.linear import EquivariantLinear, SpeciesEmbedding, SpeciesLinear
+from mace_jax.model.mlp import FullyConnectedNet, RadialMLP
 
 
-class Path(NamedTuple):
-    """A coupling of a neighbour's irrep with a spherical harmonic to an irrep of the message."""
+class Edges(NamedTuple):
+    """What is known of every edge.
 
-    node: e3nn.Irrep
-    edge: e3nn.Irrep
-    message: e3nn.Irrep
-
-
-def convolution_paths(
-    node_irreps: list[e3nn.Irrep], edge_irreps: list[e3nn.Irrep], targets: list[e3nn.Irrep]
-) -> list[Path]:
-    """Return all couplings that end in ``targets``, ordered as in Torch MACE.
-
-    Source: mace-torch ``tp_out_irreps_with_instructions``.
+    Attributes:
+        senders: ``[n_edge]``.
+        receivers: ``[n_edge]``, ascending.
+        harmonics: ``[n_edge, 2l+1]`` per irrep.
+        radial: radial basis, ``[n_edge, num_bessel]``.
+        cutoff: factor of every message, 0 beyond the cutoff, ``[n_edge, 1]``.
     """
-    paths = [
-        Path(node, edge, message)
-        for node in node_irreps
-        for edge in edge_irreps
-        for message in node * edge
-        if message in targets
-    ]
-    return sorted(paths, key=lambda path: (path.message.l, path.message.p))
+
+    senders: Array
+    receivers: Array
+    harmonics: dict[Irrep, Array]
+    radial: Array
+    cutoff: Array
+
+    def sum_at_receivers(self, x: Array, n_node: int) -> Array:
+        """Sum ``[n_edge, …]`` to ``[n_node, …]``."""
+        return jax.ops.segment_sum(x, self.receivers, n_node, indices_are_sorted=True)
 
 
 def channelwise_convolution(
-    features: Features,
-    harmonics: Features,
-    weights: Array,
-    paths: list[Path],
-    senders: Array,
-    receivers: Array,
+    features: Features, edges: Edges, weights: Array, paths: Sequence[Path]
 ) -> Features:
     """Sum weighted couplings of neighbour features and edge harmonics at each receiver.
 
     Args:
-        features: of the nodes, ``[n_node, 2l+1, channels]`` per irrep.
-        harmonics: of the edges, ``[n_edge, 2l+1]`` per irrep.
-        weights: ``[n_edge, n_paths, channels]``.
+        features: of the nodes, ``[n_node, 2l+1, channels]`` per irrep; absent ones are zero.
+        edges: with their harmonics.
+        weights: ``[n_edge, sum of the paths' channels]``.
         paths: the couplings.
-        senders, receivers: ``[n_edge]``; receivers ascend.
 
-    Returns: per irrep ``[n_node, 2l+1, paths to it * channels]``.
+    Returns: per irrep ``[n_node, 2l+1, sum of channels of paths to it]``.
 
     Source: Batatia et al. 2022, eq. 8; mace-torch ``conv_tp``, e3nn component normalisation.
     """
     n_node = len(next(iter(features.values())))
-    gathered = {irrep: x[senders] for irrep, x in features.items()}
-    sums: dict[e3nn.Irrep, list[Array]] = {}
-    for index, (node, edge, message) in enumerate(paths):
-        coupling = (2 * message.l + 1) ** 0.5 * wigner_3j(node.l, edge.l, message.l)
-        coupling = jnp.asarray(coupling, weights.dtype)
-        per_edge = jnp.einsum("eb,abc->eac", harmonics[edge], coupling)
-        messages = jnp.einsum("eau,eac,eu->ecu", gathered[node], per_edge, weights[:, index])
-        summed = jax.ops.segment_sum(messages, receivers, n_node, indices_are_sorted=True)
-        sums.setdefault(message, []).append(summed)
+    gathered = {irrep: x[edges.senders] for irrep, x in features.items()}
+    sums: dict[Irrep, list[Array]] = {}
+    start = 0
+    for path in paths:
+        weight = weights[:, start : start + path.channels]
+        start += path.channels
+        if path.node in features:
+            symbol = wigner_3j(path.node.l, path.edge.l, path.message.l)
+            coupling = jnp.asarray(path.message.dim**0.5 * symbol, weights.dtype)
+            per_edge = jnp.einsum("eb,abc->eac", edges.harmonics[path.edge], coupling)
+            messages = jnp.einsum("eau,eac,eu->ecu", gathered[path.node], per_edge, weight)
+            summed = edges.sum_at_receivers(messages, n_node)
+        else:
+            summed = jnp.zeros((n_node, path.message.dim, path.channels), weights.dtype)
+        sums.setdefault(path.message, []).append(summed)
     return {irrep: jnp.concatenate(parts, axis=-1) for irrep, parts in sums.items()}
 
 
+class BlockOptions(NamedTuple):
+    """What all interaction blocks of a network have in common.
+
+    Attributes:
+        num_bessel: radial basis functions.
+        radial_MLP: widths of the hidden layers of the radial MLP.
+        avg_num_neighbors: divides the message.
+        n_elements: number of chemical elements.
+        dtype: of the weights.
+    """
+
+    num_bessel: int
+    radial_MLP: tuple[int, ...]
+    avg_num_neighbors: float
+    n_elements: int
+    dtype: str
+
+
 class InteractionBlock(nnx.Module):
-    """What all interaction blocks share: the convolution with radial weights."""
+    """What all interaction blocks share: linear maps and the convolution with radial weights."""
 
-    def __init__(
-        self,
-        node_irreps: list[e3nn.Irrep],
-        target_irreps: list[e3nn.Irrep],
-        hidden_irreps: list[e3nn.Irrep],
-        *,
-        edge_irreps: list[e3nn.Irrep],
-        channels: int,
-        radial_widths: tuple[int, ...],
-        avg_num_neighbors: float,
-        n_elements: int,
-        dtype: str,
-        rng: np.random.Generator,
-    ) -> None:
-        """Build the block.
-
-        Args:
-            node_irreps: of the input features.
-            target_irreps: of the message.
-            hidden_irreps: of the features after the product basis; the residual's irreps.
-            edge_irreps: of the spherical harmonics.
-            channels: of every irrep.
-            radial_widths: of the radial basis and the hidden layers of the radial MLP.
-            avg_num_neighbors: divides the message.
-            n_elements: number of chemical elements.
-            dtype: of the weights.
-            rng: draws the initial weights.
-        """
-        self.node_irreps, self.target_irreps = tuple(node_irreps), tuple(target_irreps)
-        self.hidden_irreps, self.edge_irreps = tuple(hidden_irreps), tuple(edge_irreps)
-        self.channels = channels
-        self.avg_num_neighbors = avg_num_neighbors
-        paths = self.paths()
-        square = (channels, channels)
-        self.linear_up = EquivariantLinear(dict.fromkeys(node_irreps, square), dtype=dtype, rng=rng)
-        self.conv_tp_weights = RadialMLP(
-            (*radial_widths, len(paths) * channels), dtype=dtype, rng=rng
-        )
-        fan_in = {
-            irrep: sum(path.message == irrep for path in paths) * channels
-            for irrep in target_irreps
-        }
-        self.linear = EquivariantLinear(
-            {irrep: (n, channels) for irrep, n in fan_in.items() if n}, dtype=dtype, rng=rng
-        )
-        self.skip_tp = SpeciesLinear(
-            dict.fromkeys(self.skip_irreps(), square),
-            n_elements,
-            dtype=dtype,
-            rng=rng,
-        )
-
-    def paths(self) -> list[Path]:
-        """Return the couplings of the convolution."""
-        return convolution_paths(
-            list(self.node_irreps), list(self.edge_irreps), list(self.target_irreps)
-        )
-
-    def skip_irreps(self) -> list[e3nn.Irrep]:
-        """Return the irreps that the linear map by element acts on."""
-        raise NotImplementedError
-
-    def message(
-        self,
-        features: Features,
-        harmonics: Features,
-        radial: Array,
-        senders: Array,
-        receivers: Array,
-    ) -> Features:
-        """Return the message to each node, ``[n_node, 2l+1, channels]`` per target irrep."""
-        paths = self.paths()
-        weights = self.conv_tp_weights(radial).reshape(-1, len(paths), self.channels)
-        sums = channelwise_convolution(
-            self.linear_up(features), harmonics, weights, paths, senders, receivers
-        )
-        message = self.linear(sums)
-        n_node = len(next(iter(features.values())))
-        return {
-            irrep: message[irrep] / self.avg_num_neighbors
-            if irrep in message
-            else jnp.zeros((n_node, irrep.dim, self.channels), radial.dtype)
-            for irrep in self.target_irreps
-        }
+    def __init__(self, layer: Layer, options: BlockOptions, rng: np.random.Generator) -> None:
+        """Build the block for the irreps of ``layer``; ``rng`` draws the initial weights."""
+        self.layer, self.options = layer, options
+        self.linear_up = self.linear_map(layer.node_irreps, layer.edge_irreps, rng)
 
     def __call__(
-        self,
-        features: Features,
-        harmonics: Features,
-        radial: Array,
-        species: Array,
-        senders: Array,
-        receivers: Array,
+        self, features: Features, edges: Edges, species: Array
     ) -> tuple[Features, Features]:
         """Return the message and the residual that is added after the product basis.
 
         Args:
             features: ``[n_node, 2l+1, channels]`` per irrep.
-            harmonics: ``[n_edge, 2l+1]`` per irrep.
-            radial: radial basis times envelope, ``[n_edge, num_bessel]``.
+            edges: of the graph.
             species: ``[n_node]``.
-            senders: ``[n_edge]``.
-            receivers: ``[n_edge]``, ascending.
         """
         raise NotImplementedError
+
+    def linear_map(
+        self, inputs: Irreps, outputs: Irreps, rng: np.random.Generator
+    ) -> EquivariantLinear:
+        """Return a new linear map."""
+        return EquivariantLinear(inputs, outputs, dtype=self.options.dtype, rng=rng)
+
+    def convolution(self, sent: Features, edges: Edges, weights: Array) -> Features:
+        """Sum the messages at each node, before any linear map."""
+        return channelwise_convolution(sent, edges, weights * edges.cutoff, self.layer.paths)
 
 
 class RealAgnosticInteractionBlock(InteractionBlock):
@@ -192,49 +139,178 @@ class RealAgnosticInteractionBlock(InteractionBlock):
     Source: mace-torch class of the same name.
     """
 
-    def skip_irreps(self) -> list[e3nn.Irrep]:
-        """Return those of the message."""
-        return list(self.target_irreps)
+    def __init__(self, layer: Layer, options: BlockOptions, rng: np.random.Generator) -> None:
+        """Build the block; arguments as in ``InteractionBlock``."""
+        super().__init__(layer, options, rng)
+        widths = (options.num_bessel, *options.radial_MLP, layer.n_weights)
+        self.conv_tp_weights = FullyConnectedNet(widths, dtype=options.dtype, rng=rng)
+        self.linear = self.linear_map(layer.path_irreps, layer.message_irreps, rng)
+        self.skip_tp = SpeciesLinear(
+            *self.skip_irreps(), options.n_elements, dtype=options.dtype, rng=rng
+        )
+
+    def skip_irreps(self) -> tuple[Irreps, Irreps]:
+        """Return what the linear map by element maps to what."""
+        return self.layer.message_irreps, self.layer.message_irreps
+
+    def normalization(self, edges: Edges, n_node: int) -> Array | float:  # noqa: ARG002
+        """Return what divides the message."""
+        return self.options.avg_num_neighbors
+
+    def message(self, features: Features, edges: Edges) -> Features:
+        """Return the message to each node, ``[n_node, 2l+1, channels]`` per irrep."""
+        n_node = len(next(iter(features.values())))
+        weights = self.conv_tp_weights(edges.radial)
+        sums = self.convolution(self.linear_up(features), edges, weights)
+        divisor = self.normalization(edges, n_node)
+        message = {irrep: x / divisor for irrep, x in self.linear(sums).items()}
+        return complete(message, self.layer.message_irreps, n_node, edges.radial.dtype)
 
     def __call__(
-        self,
-        features: Features,
-        harmonics: Features,
-        radial: Array,
-        species: Array,
-        senders: Array,
-        receivers: Array,
+        self, features: Features, edges: Edges, species: Array
     ) -> tuple[Features, Features]:
         """Return the message and no residual; arguments as in ``InteractionBlock``."""
-        message = self.message(features, harmonics, radial, senders, receivers)
-        return self.skip_tp(message, species), {}
+        return self.skip_tp(self.message(features, edges), species), {}
 
 
-class RealAgnosticResidualInteractionBlock(InteractionBlock):
+class RealAgnosticResidualInteractionBlock(RealAgnosticInteractionBlock):
     """The message, and a residual: the input through a linear map by element.
 
     Source: mace-torch class of the same name.
     """
 
-    def skip_irreps(self) -> list[e3nn.Irrep]:
-        """Return those that input and output have in common."""
-        return [irrep for irrep in self.node_irreps if irrep in self.hidden_irreps]
+    def skip_irreps(self) -> tuple[Irreps, Irreps]:
+        """Return what the linear map by element maps to what."""
+        return self.layer.node_irreps, self.layer.output_irreps
 
     def __call__(
-        self,
-        features: Features,
-        harmonics: Features,
-        radial: Array,
-        species: Array,
-        senders: Array,
-        receivers: Array,
+        self, features: Features, edges: Edges, species: Array
     ) -> tuple[Features, Features]:
         """Return the message and the residual; arguments as in ``InteractionBlock``."""
-        message = self.message(features, harmonics, radial, senders, receivers)
-        return message, self.skip_tp(features, species)
+        return self.message(features, edges), self.skip_tp(features, species)
+
+
+class RealAgnosticDensityInteractionBlock(RealAgnosticInteractionBlock):
+    """The message is divided by a learned density of neighbours instead of their average number.
+
+    Source: mace-torch class of the same name.
+    """
+
+    def __init__(self, layer: Layer, options: BlockOptions, rng: np.random.Generator) -> None:
+        """Build the block; arguments as in ``InteractionBlock``."""
+        super().__init__(layer, options, rng)
+        self.density_fn = FullyConnectedNet((options.num_bessel, 1), dtype=options.dtype, rng=rng)
+
+    def normalization(self, edges: Edges, n_node: int) -> Array | float:
+        """Return 1 + the density, ``[n_node, 1, 1]``."""
+        density = jnp.tanh(self.density_fn(edges.radial) ** 2) * edges.cutoff
+        return edges.sum_at_receivers(density, n_node)[:, :, None] + 1
+
+
+class RealAgnosticDensityResidualInteractionBlock(
+    RealAgnosticDensityInteractionBlock, RealAgnosticResidualInteractionBlock
+):
+    """Density and residual; mace-torch class of the same name."""
+
+
+class RealAgnosticAttResidualInteractionBlock(InteractionBlock):
+    """Radial weights depend on scalars of both ends of an edge, too.
+
+    Source: mace-torch class of the same name, whose radial MLP has fixed widths.
+    """
+
+    def __init__(self, layer: Layer, options: BlockOptions, rng: np.random.Generator) -> None:
+        """Build the block; arguments as in ``InteractionBlock``."""
+        super().__init__(layer, options, rng)
+        scalars = Irreps([(SCALAR, ATTENTION_SCALARS)])
+        widths = (options.num_bessel + 2 * ATTENTION_SCALARS, *ATTENTION_MLP, layer.n_weights)
+        self.linear_down = self.linear_map(layer.node_irreps, scalars, rng)
+        self.conv_tp_weights = FullyConnectedNet(widths, dtype=options.dtype, rng=rng)
+        self.linear = self.linear_map(layer.path_irreps, layer.message_irreps, rng)
+        self.skip_linear = self.linear_map(layer.node_irreps, layer.output_irreps, rng)
+
+    def __call__(
+        self, features: Features, edges: Edges, species: Array
+    ) -> tuple[Features, Features]:
+        """Return the message and the residual; arguments as in ``InteractionBlock``."""
+        scalars = self.linear_down(features)[SCALAR][:, 0]
+        inputs = [edges.radial, scalars[edges.senders], scalars[edges.receivers]]
+        weights = self.conv_tp_weights(jnp.concatenate(inputs, axis=-1))
+        sums = self.linear(self.convolution(self.linear_up(features), edges, weights))
+        message = {irrep: x / self.options.avg_num_neighbors for irrep, x in sums.items()}
+        message = complete(message, self.layer.message_irreps, len(species), weights.dtype)
+        return message, self.skip_linear(features)
+
+
+class RealAgnosticResidualNonLinearInteractionBlock(InteractionBlock):
+    """Radial weights depend on both elements, and the message goes through a gate.
+
+    Source: mace-torch class of the same name.
+    """
+
+    def __init__(self, layer: Layer, options: BlockOptions, rng: np.random.Generator) -> None:
+        """Build the block; arguments as in ``InteractionBlock``.
+
+        Raises:
+            ConfigError: pseudoscalars; the gate would break parity.
+        """
+        super().__init__(layer, options, rng)
+        if Irrep(0, -1) in layer.message_irreps:
+            message = (
+                f"interaction_cls: {type(self).__name__} cannot have messages of 0o; "
+                "remove 0o from hidden_irreps"
+            )
+            raise ConfigError(message)
+        dtype, channels = options.dtype, layer.node_irreps[SCALAR]
+        n_inputs = options.num_bessel + 2 * channels
+        mlp = (n_inputs, *options.radial_MLP, layer.n_weights)
+        self.source_embedding = self._small_embedding(channels, rng)
+        self.target_embedding = self._small_embedding(channels, rng)
+        self.conv_tp_weights = RadialMLP(mlp, dtype=dtype, rng=rng)
+        self.density_fn = RadialMLP((n_inputs, *DENSITY_MLP, 1), dtype=dtype, rng=rng)
+        self.skip_tp = self.linear_map(layer.node_irreps, layer.output_irreps, rng)
+        self.linear_res = self.linear_map(layer.edge_irreps, layer.gate_irreps, rng)
+        self.linear_1 = self.linear_map(layer.path_irreps, layer.gate_irreps, rng)
+        self.linear_2 = self.linear_map(layer.message_irreps, layer.message_irreps, rng)
+        self.alpha = nnx.Param(jnp.asarray(20.0, dtype))
+        self.beta = nnx.Param(jnp.asarray(0.0, dtype))
+
+    def _small_embedding(self, channels: int, rng: np.random.Generator) -> SpeciesEmbedding:
+        options = self.options
+        embedding = SpeciesEmbedding(options.n_elements, channels, dtype=options.dtype, rng=rng)
+        weight = uniform(rng, (options.n_elements, channels), 0.001, options.dtype)
+        embedding.weight = nnx.Param(weight)
+        return embedding
+
+    def __call__(
+        self, features: Features, edges: Edges, species: Array
+    ) -> tuple[Features, Features]:
+        """Return the message and the residual; arguments as in ``InteractionBlock``."""
+        layer, n_node = self.layer, len(species)
+        source = self.source_embedding(species)[edges.senders, 0]
+        target = self.target_embedding(species)[edges.receivers, 0]
+        inputs = jnp.concatenate([edges.radial, source, target], axis=-1)
+        sent = self.linear_up(features)
+        sums = self.linear_1(self.convolution(sent, edges, self.conv_tp_weights(inputs)))
+        density = jnp.tanh(self.density_fn(inputs) ** 2) * edges.cutoff
+        density = edges.sum_at_receivers(density, n_node)[:, :, None]
+        divisor = density * self.beta[...] + self.alpha[...]
+        own = complete(self.linear_res(sent), layer.gate_irreps, n_node, inputs.dtype)
+        message = {
+            irrep: x + sums[irrep] / divisor if irrep in sums else x for irrep, x in own.items()
+        }
+        message = self.linear_2(gated(message, layer.message_irreps, "silu", "sigmoid"))
+        return message, self.skip_tp(features)
 
 
 INTERACTION_BLOCKS: dict[str, type[InteractionBlock]] = {
     block.__name__: block
-    for block in (RealAgnosticInteractionBlock, RealAgnosticResidualInteractionBlock)
+    for block in (
+        RealAgnosticInteractionBlock,
+        RealAgnosticResidualInteractionBlock,
+        RealAgnosticDensityInteractionBlock,
+        RealAgnosticDensityResidualInteractionBlock,
+        RealAgnosticAttResidualInteractionBlock,
+        RealAgnosticResidualNonLinearInteractionBlock,
+    )
 }

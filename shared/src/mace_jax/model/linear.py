@@ -1,19 +1,20 @@
 """Linear maps that mix the channels of each irrep; they commute with rotations."""
 
-from collections.abc import Mapping
-
-import e3nn_jax as e3nn
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
 
+from mace_jax.equivariance.irreps import SCALAR, Irreps
 from mace_jax.model.initial_weights import normal
 from mace_jax.model.irreps import Features
 
 
 class SpeciesEmbedding(nnx.Module):
-    """A vector for each chemical element; mace-torch ``LinearNodeEmbeddingBlock``."""
+    """A vector for each chemical element; an e3nn ``Linear`` of the element's one-hot.
+
+    Source: mace-torch ``LinearNodeEmbeddingBlock``.
+    """
 
     def __init__(
         self, n_elements: int, channels: int, *, dtype: str, rng: np.random.Generator
@@ -31,29 +32,40 @@ class EquivariantLinear(nnx.Module):
 
     def __init__(
         self,
-        channels: Mapping[e3nn.Irrep, tuple[int, int]],
+        inputs: Irreps,
+        outputs: Irreps,
         *,
         dtype: str,
         rng: np.random.Generator,
+        use_bias: bool = False,
     ) -> None:
         """Draw standard normal weights; they are scaled by 1/sqrt(inputs) when applied.
 
         Args:
-            channels: irrep -> (input channels, output channels).
+            inputs, outputs: irreps; those in both get weights.
             dtype: of the weights.
             rng: draws the initial weights.
+            use_bias: whether scalars get a bias, at first 0.
         """
         self.weights = nnx.Dict(
-            {str(irrep): nnx.Param(normal(rng, shape, dtype)) for irrep, shape in channels.items()}
+            {
+                str(irrep): nnx.Param(normal(rng, (inputs[irrep], channels), dtype))
+                for irrep, channels in outputs.items()
+                if irrep in inputs
+            }
         )
+        self.bias = nnx.Param(jnp.zeros(outputs[SCALAR], dtype)) if use_bias else None
 
     def __call__(self, features: Features) -> Features:
         """Map ``[n, 2l+1, inputs]`` to ``[n, 2l+1, outputs]`` for each irrep that has weights."""
-        return {
+        result = {
             irrep: x @ self.weights[str(irrep)][...] / x.shape[-1] ** 0.5
             for irrep, x in features.items()
             if str(irrep) in self.weights
         }
+        if self.bias is not None:
+            result[SCALAR] = result[SCALAR] + self.bias[...]
+        return result
 
 
 class SpeciesLinear(nnx.Module):
@@ -64,7 +76,8 @@ class SpeciesLinear(nnx.Module):
 
     def __init__(
         self,
-        channels: Mapping[e3nn.Irrep, tuple[int, int]],
+        inputs: Irreps,
+        outputs: Irreps,
         n_elements: int,
         *,
         dtype: str,
@@ -74,8 +87,9 @@ class SpeciesLinear(nnx.Module):
         self.n_elements = n_elements
         self.weights = nnx.Dict(
             {
-                str(irrep): nnx.Param(normal(rng, (n_in, n_elements, n_out), dtype))
-                for irrep, (n_in, n_out) in channels.items()
+                str(irrep): nnx.Param(normal(rng, (inputs[irrep], n_elements, channels), dtype))
+                for irrep, channels in outputs.items()
+                if irrep in inputs
             }
         )
 

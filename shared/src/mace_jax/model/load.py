@@ -1,6 +1,6 @@
 """Between a network and the parameter table of a model bundle."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -8,13 +8,32 @@ import numpy as np
 from flax import nnx
 from numpy.typing import NDArray
 
-from mace_jax.artifacts.model_bundle import ModelBundle
+from mace_jax.architecture import READOUT_IRREPS, model_inputs
+from mace_jax.artifacts.model_bundle import ModelBundle, ModelConfig
 from mace_jax.batching.graph_batch import GraphBuilder
 from mace_jax.errors import ArtifactError
-from mace_jax.model.mace import MACE
+from mace_jax.model.constant import Constant
+from mace_jax.model.mace import MACE, DipoleMACE
 
 
-def load_model(bundle: ModelBundle, source: str) -> MACE:
+def build_model(
+    config: ModelConfig,
+    *,
+    scale: Sequence[float],
+    shift: Sequence[float],
+    dtype: str,
+    rng: np.random.Generator,
+) -> MACE | DipoleMACE:
+    """Build the network of the class that ``config`` names, with random weights.
+
+    Args and raises as in ``MACE``.
+    """
+    if config.model in READOUT_IRREPS:
+        return DipoleMACE(config, dtype=dtype, rng=rng)
+    return MACE(config, scale=scale, shift=shift, dtype=dtype, rng=rng)
+
+
+def load_model(bundle: ModelBundle, source: str) -> MACE | DipoleMACE:
     """Build the network of a bundle.
 
     Args:
@@ -25,16 +44,15 @@ def load_model(bundle: ModelBundle, source: str) -> MACE:
         ArtifactError: parameters are missing, left over, or of another shape.
         ConfigError: the configuration is impossible.
     """
-    model = MACE(
+    model = build_model(
         bundle.config,
-        scale=[bundle.scale[head] for head in bundle.heads],
-        shift=[bundle.shift[head] for head in bundle.heads],
+        scale=[bundle.scale[head] for head in bundle.heads if head in bundle.scale],
+        shift=[bundle.shift[head] for head in bundle.heads if head in bundle.shift],
         dtype=bundle.dtype,
         rng=np.random.default_rng(0),
     )
-    expected = model_parameters(model)
-    _check_parameters(expected, dict(bundle.parameters), source)
-    state = nnx.state(model, nnx.Param)
+    _check_parameters(model_parameters(model), dict(bundle.parameters), source)
+    state = nnx.state(model)
     leaves = {
         path: leaf.replace(jnp.asarray(bundle.parameters[_name(path)]))
         for path, leaf in nnx.to_flat_state(state)
@@ -43,9 +61,17 @@ def load_model(bundle: ModelBundle, source: str) -> MACE:
     return model
 
 
-def model_parameters(model: MACE) -> dict[str, NDArray[np.floating]]:
-    """Return the trainable arrays of a network by path, such as ``products/0/linear/…``."""
-    return parameter_table(nnx.state(model, nnx.Param))
+def split_trainable(
+    model: MACE | DipoleMACE,
+) -> tuple[Callable[[nnx.State], MACE], nnx.State]:
+    """Return the trained arrays of a network, and the network as a function of them."""
+    graphdef, parameters, constants = nnx.split(model, nnx.Param, Constant)
+    return lambda parameters: nnx.merge(graphdef, parameters, constants), parameters
+
+
+def model_parameters(model: MACE | DipoleMACE) -> dict[str, NDArray[np.floating]]:
+    """Return the arrays of a network, trained or constant, by path: ``products/0/linear/…``."""
+    return parameter_table(nnx.state(model))
 
 
 def parameter_table(state: nnx.State) -> dict[str, NDArray[np.floating]]:
@@ -56,7 +82,11 @@ def parameter_table(state: nnx.State) -> dict[str, NDArray[np.floating]]:
 def graph_builder(bundle: ModelBundle) -> GraphBuilder:
     """Return what turns structures into this bundle's graphs."""
     return GraphBuilder(
-        bundle.config.r_max, bundle.config.atomic_numbers, bundle.heads, bundle.atomic_energies
+        bundle.config.r_max,
+        bundle.config.atomic_numbers,
+        bundle.heads,
+        bundle.atomic_energies,
+        model_inputs(bundle.config),
     )
 
 

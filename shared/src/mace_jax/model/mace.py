@@ -1,7 +1,6 @@
-"""The MACE network: edge vectors in, interaction energy of every atom out."""
+"""The MACE networks: edge vectors in, energy of every atom (or its dipole) out."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import e3nn_jax as e3nn
 import jax
@@ -9,27 +8,113 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
+from numpy.typing import NDArray
 
+from mace_jax.architecture import READOUT_IRREPS, architecture
 from mace_jax.artifacts.model_bundle import ModelConfig
 from mace_jax.batching.graph_batch import GraphBatch
+from mace_jax.equivariance.irreps import SCALAR, Irrep, Irreps
+from mace_jax.equivariance.wigner_3j import wigner_3j
 from mace_jax.errors import ConfigError
-from mace_jax.model.interaction import INTERACTION_BLOCKS
-from mace_jax.model.irreps import (
-    Features,
-    hidden_channels,
-    interaction_irreps,
-    parse_irreps,
-    spherical_harmonics_irreps,
-)
+from mace_jax.model.constant import constant
+from mace_jax.model.embedding import GenericJointEmbedding
+from mace_jax.model.interaction import INTERACTION_BLOCKS, BlockOptions, Edges
+from mace_jax.model.irreps import Features, complete
 from mace_jax.model.linear import SpeciesEmbedding
+from mace_jax.model.pair_repulsion import ZBLBasis
 from mace_jax.model.product_basis import EquivariantProductBasisBlock
-from mace_jax.model.radial import bessel_basis, polynomial_cutoff
-from mace_jax.model.readout import LinearReadoutBlock, NonLinearReadoutBlock
+from mace_jax.model.radial import RadialEmbeddingBlock
+from mace_jax.model.readout import (
+    LinearDipoleReadoutBlock,
+    LinearReadoutBlock,
+    NonLinearBiasReadoutBlock,
+    NonLinearDipoleReadoutBlock,
+    NonLinearReadoutBlock,
+)
 
-_SCALAR = e3nn.Irrep("0e")
+_LAST_READOUTS = {
+    block.__name__: block for block in (NonLinearReadoutBlock, NonLinearBiasReadoutBlock)
+}
 
 
-class MACE(nnx.Module):
+class MessagePassing(nnx.Module):
+    """What all models share: embedding, interactions and product bases."""
+
+    def __init__(self, config: ModelConfig, *, dtype: str, rng: np.random.Generator) -> None:
+        """Build the layers with random weights.
+
+        Args:
+            config: hyper-parameters.
+            dtype: ``float32`` or ``float64``.
+            rng: draws the initial weights.
+
+        Raises:
+            ConfigError: the irreps are impossible, or float64 is asked for where jax has it off.
+        """
+        if dtype == "float64" and not jax.config.read("jax_enable_x64"):
+            message = "a float64 network needs float64 in jax; call it within jax.enable_x64(True)"
+            raise ConfigError(message)
+        self.config, self.dtype, self.irreps = config, dtype, architecture(config)
+        n_elements = len(config.atomic_numbers)
+        options = BlockOptions(
+            config.num_bessel, config.radial_MLP, config.avg_num_neighbors, n_elements, dtype
+        )
+        self.node_embedding = SpeciesEmbedding(
+            n_elements, self.irreps.channels, dtype=dtype, rng=rng
+        )
+        self.radial_embedding = RadialEmbeddingBlock(config, dtype=dtype)
+        interactions, products = [], []
+        for layer in self.irreps.layers:
+            interactions.append(INTERACTION_BLOCKS[layer.block](layer, options, rng))
+            products.append(
+                EquivariantProductBasisBlock(
+                    layer,
+                    n_elements,
+                    use_reduced_cg=config.use_reduced_cg,
+                    use_agnostic_product=config.use_agnostic_product,
+                    dtype=dtype,
+                    rng=rng,
+                )
+            )
+        self.interactions = nnx.List(interactions)
+        self.products = nnx.List(products)
+
+    def embed(self, batch: GraphBatch) -> Features:
+        """Return the features of every node before the first layer."""
+        return {SCALAR: self.node_embedding(batch.species)}
+
+    def layers(self, features: Features, vectors: Array, batch: GraphBatch) -> list[Features]:
+        """Return the features of every node after each layer.
+
+        Args:
+            features: of ``embed``.
+            vectors: of the edges, Å, ``[n_edge, 3]``; none of zero length.
+            batch: everything else about the graphs.
+        """
+        radial, cutoff = self.radial_embedding(
+            jnp.linalg.norm(vectors, axis=-1),
+            batch.species[batch.senders],
+            batch.species[batch.receivers],
+        )
+        harmonics = self._edge_harmonics(vectors)
+        edges = Edges(batch.senders, batch.receivers, harmonics, radial, cutoff)
+        result = []
+        for interaction, product in zip(self.interactions, self.products, strict=True):
+            message, residual = interaction(features, edges, batch.species)
+            features = product(message, residual, batch.species)
+            result.append(features)
+        return result
+
+    def _edge_harmonics(self, vectors: Array) -> dict[Irrep, Array]:
+        irreps = self.irreps.harmonics
+        names = [e3nn.Irrep(irrep.l, (-1) ** irrep.l) for irrep in irreps]
+        harmonics = e3nn.spherical_harmonics(
+            e3nn.Irreps(names), vectors, normalize=True, normalization="component"
+        )
+        return {irrep: harmonics.array[:, irrep.l**2 : (irrep.l + 1) ** 2] for irrep in irreps}
+
+
+class MACE(MessagePassing):
     """MACE and ScaleShiftMACE; E0s are added outside, in float64.
 
     Source: Batatia et al. 2022 (arXiv:2206.07697); mace-torch ``MACE`` and ``ScaleShiftMACE``.
@@ -54,62 +139,40 @@ class MACE(nnx.Module):
             rng: draws the initial weights.
 
         Raises:
-            ConfigError: the irreps are impossible, or float64 is asked for where jax has it off.
+            ConfigError: as ``MessagePassing``.
         """
-        if dtype == "float64" and not jax.config.read("jax_enable_x64"):
-            message = "a float64 network needs float64 in jax; call it within jax.enable_x64(True)"
-            raise ConfigError(message)
-        self.config, self.dtype = config, dtype
+        super().__init__(config, dtype=dtype, rng=rng)
         self.scale, self.shift = tuple(scale), tuple(shift)
-        hidden = parse_irreps(config.hidden_irreps, "hidden_irreps")
-        channels, n_heads = hidden_channels(hidden), len(scale)
-        readout_channels = parse_irreps(config.MLP_irreps, "MLP_irreps").count("0e")
-        n_elements = len(config.atomic_numbers)
-        self.edge_irreps = tuple(spherical_harmonics_irreps(config.max_ell))
-        common: dict[str, Any] = {"dtype": dtype, "rng": rng}
-
-        self.node_embedding = SpeciesEmbedding(n_elements, channels, **common)
-        interactions, products, readouts = [], [], []
-        node_irreps = [_SCALAR]
-        for layer in range(config.num_interactions):
-            last = layer == config.num_interactions - 1
-            out_irreps = [_SCALAR] if last else [irrep for _, irrep in hidden]
-            target_irreps = (
-                list(self.edge_irreps) if layer == 0 else interaction_irreps(hidden, config.max_ell)
-            )
-            block = config.interaction_cls_first if layer == 0 else config.interaction_cls
-            interactions.append(
-                INTERACTION_BLOCKS[block](
-                    node_irreps,
-                    target_irreps,
-                    out_irreps,
-                    edge_irreps=list(self.edge_irreps),
-                    channels=channels,
-                    radial_widths=(config.num_bessel, *config.radial_MLP),
-                    avg_num_neighbors=config.avg_num_neighbors,
-                    n_elements=n_elements,
-                    **common,
-                )
-            )
-            products.append(
-                EquivariantProductBasisBlock(
-                    target_irreps,
-                    out_irreps,
-                    correlation=config.correlation,
-                    channels=channels,
-                    n_elements=n_elements,
-                    **common,
-                )
-            )
-            readouts.append(
-                NonLinearReadoutBlock(channels, readout_channels, config.gate, n_heads, **common)
-                if last and layer > 0
-                else LinearReadoutBlock(channels, n_heads, **common)
-            )
-            node_irreps = out_irreps
-        self.interactions = nnx.List(interactions)
-        self.products = nnx.List(products)
+        n_heads = len(scale)
+        hidden = Irreps.parse(config.MLP_irreps, "MLP_irreps").get(SCALAR, 0)
+        readouts: list[nnx.Module] = []
+        for kind, index in self.irreps.readouts:
+            inputs = self.irreps.layers[index].output_irreps
+            if kind == "LinearReadoutBlock":
+                readouts.append(LinearReadoutBlock(inputs, n_heads, dtype=dtype, rng=rng))
+            else:
+                block = _LAST_READOUTS[kind]
+                readouts.append(block(inputs, hidden, config.gate, n_heads, dtype=dtype, rng=rng))
         self.readouts = nnx.List(readouts)
+        if config.pair_repulsion:
+            self.pair_repulsion_fn = ZBLBasis(
+                config.atomic_numbers, config.num_polynomial_cutoff, dtype=dtype
+            )
+        if config.embedding_specs:
+            self.joint_embedding = GenericJointEmbedding(
+                config.embedding_specs, self.irreps.channels, dtype=dtype, rng=rng
+            )
+            if config.use_embedding_readout:
+                self.embedding_readout = LinearReadoutBlock(
+                    Irreps([(SCALAR, self.irreps.channels)]), n_heads, dtype=dtype, rng=rng
+                )
+
+    def embed(self, batch: GraphBatch) -> Features:
+        """Return the features of every node before the first layer, further inputs included."""
+        features = super().embed(batch)
+        if self.config.embedding_specs:
+            features[SCALAR] += self.joint_embedding(batch.inputs, batch.node_graph)
+        return features
 
     def __call__(self, vectors: Array, batch: GraphBatch) -> Array:
         """Return the interaction energy of each node, eV, ``[n_node]``; padding nodes are 0.
@@ -118,33 +181,69 @@ class MACE(nnx.Module):
             vectors: of the edges, Å, ``[n_edge, 3]``; none of zero length.
             batch: everything else about the graphs.
         """
-        lengths = jnp.linalg.norm(vectors, axis=-1)
-        radial = self._radial_embedding(lengths)
-        harmonics = self._edge_harmonics(vectors)
         node_head = batch.head[batch.node_graph]
-        features: Features = {_SCALAR: self.node_embedding(batch.species)}
+        embedded = self.embed(batch)
+        layers = self.layers(embedded, vectors, batch)
         energy = jnp.zeros(len(batch.species), vectors.dtype)
-        for interaction, product, readout in zip(
-            self.interactions, self.products, self.readouts, strict=True
-        ):
-            message, residual = interaction(
-                features, harmonics, radial, batch.species, batch.senders, batch.receivers
+        for readout, (_, index) in zip(self.readouts, self.irreps.readouts, strict=True):
+            energy += readout(layers[index], node_head)
+        if self.config.pair_repulsion:
+            energy += self.pair_repulsion_fn(
+                jnp.linalg.norm(vectors, axis=-1),
+                batch.species,
+                batch.senders,
+                batch.receivers,
+                batch.edge_mask,
             )
-            features = product(message, residual, batch.species)
-            energy += readout(features, node_head)
         scale = jnp.asarray(self.scale, energy.dtype)[node_head]
         shift = jnp.asarray(self.shift, energy.dtype)[node_head]
-        return jnp.where(batch.node_mask, scale * energy + shift, 0)
+        energy = scale * energy + shift
+        if self.config.embedding_specs and self.config.use_embedding_readout:
+            energy += self.embedding_readout(embedded, node_head)
+        return jnp.where(batch.node_mask, energy, 0)
 
-    def _radial_embedding(self, lengths: Array) -> Array:
-        config = self.config
-        envelope = polynomial_cutoff(lengths, config.r_max, config.num_polynomial_cutoff)
-        return bessel_basis(lengths, config.r_max, config.num_bessel) * envelope[:, None]
 
-    def _edge_harmonics(self, vectors: Array) -> Features:
-        harmonics = e3nn.spherical_harmonics(
-            e3nn.Irreps(list(self.edge_irreps)), vectors, normalize=True, normalization="component"
-        )
+class DipoleMACE(MessagePassing):
+    """Models that read vectors, and scalars and tensors beside them, from every layer.
+
+    Source: mace-torch ``AtomicDipolesMACE``, ``EnergyDipolesMACE`` and ``AtomicDielectricMACE``.
+    """
+
+    def __init__(self, config: ModelConfig, *, dtype: str, rng: np.random.Generator) -> None:
+        """Build the network with random weights; arguments as in ``MessagePassing``."""
+        super().__init__(config, dtype=dtype, rng=rng)
+        self.outputs = READOUT_IRREPS[config.model]
+        hidden = Irreps.parse(config.MLP_irreps, "MLP_irreps")
+        readouts: list[nnx.Module] = []
+        for kind, index in self.irreps.readouts:
+            inputs = self.irreps.layers[index].output_irreps
+            if kind.startswith("Linear"):
+                block = LinearDipoleReadoutBlock(inputs, self.outputs, dtype=dtype, rng=rng)
+            else:
+                block = NonLinearDipoleReadoutBlock(
+                    inputs, hidden, config.gate, self.outputs, dtype=dtype, rng=rng
+                )
+            readouts.append(block)
+        self.readouts = nnx.List(readouts)
+        if config.model == "AtomicDielectricMACE":
+            self.change_of_basis = constant(_symmetric_matrices(), dtype)
+
+    def __call__(self, vectors: Array, batch: GraphBatch) -> Features:
+        """Return what is read from each node, ``[n_node, 2l+1, channels]``; 0 for padding nodes.
+
+        Arguments as in ``MACE``.
+        """
+        layers = self.layers(self.embed(batch), vectors, batch)
+        total = complete({}, self.outputs, len(batch.species), vectors.dtype)
+        for readout, features in zip(self.readouts, layers, strict=True):
+            for irrep, x in readout(features).items():
+                total[irrep] += x
         return {
-            irrep: harmonics.array[:, irrep.l**2 : (irrep.l + 1) ** 2] for irrep in self.edge_irreps
+            irrep: jnp.where(batch.node_mask[:, None, None], x, 0) for irrep, x in total.items()
         }
+
+
+def _symmetric_matrices() -> NDArray[np.float64]:
+    """Return an orthonormal basis of symmetric matrices, 0e before 2e: ``[6, 3, 3]``."""
+    scalar = np.eye(3)[None] / 3**0.5
+    return np.concatenate([scalar, 5**0.5 * wigner_3j(2, 1, 1)])

@@ -5,17 +5,27 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 from flax import nnx
+from jax import Array
 from numpy.typing import NDArray
 
 from mace_jax.artifacts.model_bundle import ModelBundle
-from mace_jax.artifacts.predictions import Predictions
+from mace_jax.artifacts.predictions import SHAPES, Predictions
 from mace_jax.batching.graph_batch import Graph, GraphBatch, pad_batch
 from mace_jax.batching.plan import GraphSizes, pack_graphs, padded_caps
 from mace_jax.errors import DataError
-from mace_jax.model.energy_forces import EnergyForces, energy_and_forces
+from mace_jax.model.dipoles import dipole_properties
+from mace_jax.model.energy_forces import energy_and_forces
 from mace_jax.model.load import graph_builder, load_model
+from mace_jax.model.mace import MACE, DipoleMACE
 from mace_jax.structures.structure import Structure
 from mace_jax.tracking import Track, track_silently
+
+
+def properties(model: MACE | DipoleMACE, batch: GraphBatch) -> dict[str, Array]:
+    """Return everything that ``model`` predicts of a batch, E0s left out, by name."""
+    if isinstance(model, DipoleMACE):
+        return dipole_properties(model, batch)
+    return energy_and_forces(model, batch)._asdict()
 
 
 def predict(
@@ -27,7 +37,7 @@ def predict(
     head: str | None = None,
     track: Track = track_silently,
 ) -> Predictions:
-    """Return energy, forces, stress and node energies, in input order.
+    """Return what the model predicts of every structure, in input order.
 
     The network runs in the bundle's dtype; for float64 jax must have it enabled. E0s are added in
     float64.
@@ -55,34 +65,35 @@ def predict(
     )
     batches = pack_graphs(sizes, max(n_edge, int(sizes.n_edge.max()), 1), seed=0)
     caps = padded_caps(sizes, batches)
-    graphdef, parameters = nnx.split(model)
+    graphdef, state = nnx.split(model)
 
     @jax.jit
-    def evaluate(parameters: nnx.State, batch: GraphBatch) -> EnergyForces:
-        return energy_and_forces(nnx.merge(graphdef, parameters), batch)
+    def evaluate(state: nnx.State, batch: GraphBatch) -> dict[str, Array]:
+        return properties(nnx.merge(graphdef, state), batch)
 
     offsets = np.concatenate([[0], np.cumsum(sizes.n_node)])
-    result = Predictions(
-        energy=np.zeros(len(graphs)),
-        forces=np.zeros((offsets[-1], 3)),
-        stress=np.zeros((len(graphs), 3, 3)),
-        node_energy=np.zeros(offsets[-1]),
-        n_node=sizes.n_node,
-    )
+    result: dict[str, NDArray[np.float64]] = {}
     for batch in track(batches, "predicting", len(batches)):
         padded = pad_batch([graphs[index] for index in batch], caps, bundle.dtype)
-        predicted = jax.device_get(evaluate(parameters, padded))
+        predicted = jax.device_get(evaluate(state, padded))
         start = 0
         for position, index in enumerate(batch):
             atoms = slice(start, start + int(sizes.n_node[index]))
             start = atoms.stop
             own = slice(offsets[index], offsets[index + 1])
-            reference = _atomic_energies(bundle, graphs[index])
-            result.energy[index] = float(predicted.energy[position]) + reference.sum()
-            result.node_energy[own] = predicted.node_energy[atoms] + reference
-            result.forces[own] = predicted.forces[atoms]
-            result.stress[index] = predicted.stress[position]
-    return result
+            for name, array in predicted.items():
+                per_atom = "n" in SHAPES[name]
+                length = offsets[-1] if per_atom else len(graphs)
+                target = result.setdefault(name, np.zeros((length, *array.shape[1:])))
+                if per_atom:
+                    target[own] = array[atoms]
+                else:
+                    target[index] = array[position]
+            if "energy" in predicted:
+                reference = _atomic_energies(bundle, graphs[index])
+                result["energy"][index] += reference.sum()
+                result["node_energy"][own] += reference
+    return Predictions(sizes.n_node, result)
 
 
 def _atomic_energies(bundle: ModelBundle, graph: Graph) -> NDArray[np.float64]:

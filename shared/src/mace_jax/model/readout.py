@@ -1,30 +1,31 @@
-"""Readouts: an energy for each atom and head from its scalar features."""
+"""Readouts: from the features of an atom to its energy by each head, or to its dipole."""
 
-import e3nn_jax as e3nn
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
 
+from mace_jax.architecture import gate_input
+from mace_jax.equivariance.irreps import SCALAR, Irreps
+from mace_jax.errors import ConfigError
 from mace_jax.model.activation import normalized_activation
-from mace_jax.model.irreps import Features
+from mace_jax.model.gate import gated
+from mace_jax.model.irreps import Features, complete
 from mace_jax.model.linear import EquivariantLinear
-
-_SCALAR = e3nn.Irrep("0e")
 
 
 class LinearReadoutBlock(nnx.Module):
     """A linear map of the scalars; mace-torch class of the same name."""
 
     def __init__(
-        self, channels: int, n_heads: int, *, dtype: str, rng: np.random.Generator
+        self, inputs: Irreps, n_heads: int, *, dtype: str, rng: np.random.Generator
     ) -> None:
         """Build the block."""
-        self.linear = EquivariantLinear({_SCALAR: (channels, n_heads)}, dtype=dtype, rng=rng)
+        self.linear = EquivariantLinear(inputs, Irreps([(SCALAR, n_heads)]), dtype=dtype, rng=rng)
 
     def __call__(self, features: Features, node_head: Array) -> Array:
         """Return the energy of each node by its own head, ``[n_node]``."""
-        return _of_head(self.linear({_SCALAR: features[_SCALAR]})[_SCALAR], node_head)
+        return _of_head(self.linear(features)[SCALAR], node_head)
 
 
 class NonLinearReadoutBlock(nnx.Module):
@@ -32,7 +33,42 @@ class NonLinearReadoutBlock(nnx.Module):
 
     def __init__(
         self,
-        channels: int,
+        inputs: Irreps,
+        hidden: int,
+        gate: str,
+        n_heads: int,
+        *,
+        dtype: str,
+        rng: np.random.Generator,
+        use_bias: bool = False,
+    ) -> None:
+        """Build the block with ``hidden`` scalars for each head."""
+        self.gate, self.n_heads = gate, n_heads
+        middle, outputs = Irreps([(SCALAR, n_heads * hidden)]), Irreps([(SCALAR, n_heads)])
+        self.linear_1 = EquivariantLinear(inputs, middle, dtype=dtype, rng=rng)
+        self.linear_2 = EquivariantLinear(middle, outputs, dtype=dtype, rng=rng, use_bias=use_bias)
+
+    def __call__(self, features: Features, node_head: Array) -> Array:
+        """Return the energy of each node by its own head, ``[n_node]``."""
+        hidden = self.activate(self.linear_1(features), node_head)
+        return _of_head(self.linear_2(hidden)[SCALAR], node_head)
+
+    def activate(self, hidden: Features, node_head: Array) -> Features:
+        """Apply the gate and set the hidden scalars of other heads to 0."""
+        x = normalized_activation(self.gate)(hidden[SCALAR])
+        if self.n_heads > 1:
+            by_head = x.reshape(*x.shape[:2], self.n_heads, -1)
+            own = (node_head[:, None] == jnp.arange(self.n_heads))[:, None, :, None]
+            x = jnp.where(own, by_head, 0).reshape(x.shape)
+        return {SCALAR: x}
+
+
+class NonLinearBiasReadoutBlock(NonLinearReadoutBlock):
+    """Three layers, the last two with bias; mace-torch class of the same name."""
+
+    def __init__(
+        self,
+        inputs: Irreps,
         hidden: int,
         gate: str,
         n_heads: int,
@@ -40,24 +76,68 @@ class NonLinearReadoutBlock(nnx.Module):
         dtype: str,
         rng: np.random.Generator,
     ) -> None:
-        """Build the block with ``hidden`` scalars for each head."""
-        self.gate, self.n_heads = gate, n_heads
-        self.linear_1 = EquivariantLinear(
-            {_SCALAR: (channels, n_heads * hidden)}, dtype=dtype, rng=rng
-        )
-        self.linear_2 = EquivariantLinear(
-            {_SCALAR: (n_heads * hidden, n_heads)}, dtype=dtype, rng=rng
-        )
+        """Build the block; arguments as in ``NonLinearReadoutBlock``."""
+        super().__init__(inputs, hidden, gate, n_heads, dtype=dtype, rng=rng, use_bias=True)
+        middle = Irreps([(SCALAR, n_heads * hidden)])
+        self.linear_mid = EquivariantLinear(middle, middle, dtype=dtype, rng=rng, use_bias=True)
 
     def __call__(self, features: Features, node_head: Array) -> Array:
         """Return the energy of each node by its own head, ``[n_node]``."""
-        hidden = self.linear_1({_SCALAR: features[_SCALAR]})[_SCALAR]
-        hidden = normalized_activation(self.gate)(hidden)
-        if self.n_heads > 1:
-            by_head = hidden.reshape(*hidden.shape[:2], self.n_heads, -1)
-            own = (node_head[:, None] == jnp.arange(self.n_heads))[:, None, :, None]
-            hidden = jnp.where(own, by_head, 0).reshape(hidden.shape)
-        return _of_head(self.linear_2({_SCALAR: hidden})[_SCALAR], node_head)
+        hidden = self.activate(self.linear_1(features), node_head)
+        hidden = self.activate(self.linear_mid(hidden), node_head)
+        return _of_head(self.linear_2(hidden)[SCALAR], node_head)
+
+
+class LinearDipoleReadoutBlock(nnx.Module):
+    """A linear map to whatever irreps a model of dipoles predicts.
+
+    Source: mace-torch ``LinearDipoleReadoutBlock`` and ``LinearDipolePolarReadoutBlock``.
+    """
+
+    def __init__(
+        self, inputs: Irreps, outputs: Irreps, *, dtype: str, rng: np.random.Generator
+    ) -> None:
+        """Build the block."""
+        self.linear = EquivariantLinear(inputs, outputs, dtype=dtype, rng=rng)
+
+    def __call__(self, features: Features) -> Features:
+        """Return ``[n_node, 2l+1, channels]`` of each irrep that the features have."""
+        return self.linear(features)
+
+
+class NonLinearDipoleReadoutBlock(nnx.Module):
+    """Two linear maps with a gate between them.
+
+    Source: mace-torch ``NonLinearDipoleReadoutBlock`` and ``NonLinearDipolePolarReadoutBlock``.
+    """
+
+    def __init__(
+        self,
+        inputs: Irreps,
+        hidden: Irreps,
+        gate: str,
+        outputs: Irreps,
+        *,
+        dtype: str,
+        rng: np.random.Generator,
+    ) -> None:
+        """Build the block with features ``hidden`` between the maps.
+
+        Raises:
+            ConfigError: some of them cannot contribute to ``outputs``.
+        """
+        if not set(hidden) <= set(outputs):
+            message = f"MLP_irreps: {hidden}, expected only irreps of {outputs}"
+            raise ConfigError(message)
+        self.gate, self.hidden = gate, hidden
+        self.linear_1 = EquivariantLinear(inputs, gate_input(hidden), dtype=dtype, rng=rng)
+        self.linear_2 = EquivariantLinear(hidden, outputs, dtype=dtype, rng=rng)
+
+    def __call__(self, features: Features) -> Features:
+        """Return ``[n_node, 2l+1, channels]`` of each irrep that the features have."""
+        x = next(iter(features.values()))
+        hidden = complete(self.linear_1(features), gate_input(self.hidden), len(x), x.dtype)
+        return self.linear_2(gated(hidden, self.hidden, self.gate, self.gate))
 
 
 def _of_head(energies: Array, node_head: Array) -> Array:

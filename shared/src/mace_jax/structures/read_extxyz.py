@@ -5,7 +5,8 @@ ASE reads the rest, and every other format that it knows.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +34,11 @@ class _Frame(NamedTuple):
 
 
 def read_structures(
-    path: Path, keys: LabelKeys | None = None, *, head: str = "Default"
+    path: Path,
+    keys: LabelKeys | None = None,
+    *,
+    head: str = "Default",
+    inputs: Sequence[str] = (),
 ) -> tuple[list[Structure], LabelCounts]:
     """Read every frame of a file.
 
@@ -41,6 +46,7 @@ def read_structures(
         path: extended XYZ, or any file that ASE reads.
         keys: the user's own label keys.
         head: head of the frames that don't name one.
+        inputs: names of further columns or entries to keep as ``Structure.inputs``.
 
     Returns: the structures in file order, and what was found where.
 
@@ -55,7 +61,9 @@ def read_structures(
     structures, counts = [], LabelCounts()
     for index, frame in enumerate(_read_frames(path)):
         place = f"{path}: frame {index}"
-        structures.append(_to_structure(frame, keys, counts, head, place))
+        structure = _to_structure(frame, keys, counts, head, place)
+        found = _inputs(frame, inputs, place)
+        structures.append(replace(structure, inputs=found) if found else structure)
     if not structures:
         message = f"{path}: holds no structures, expected at least one; check the file"
         raise DataError(message)
@@ -237,6 +245,20 @@ def _to_structure(
     )
     check_structure(structure)
     return structure
+
+
+def _inputs(frame: _Frame, names: Sequence[str], place: str) -> dict[str, NDArray[np.float64]]:
+    columns = {**frame.arrays, **frame.info}
+    found = {}
+    for name in names:
+        if name not in columns:
+            continue
+        try:
+            found[name] = np.asarray(columns[name], dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            message = f"{place}: {name} cannot be used: {error}; correct or remove it"
+            raise DataError(message) from error
+    return found
 
 
 def _label_array(name: str, value: Any, place: str) -> NDArray[np.float64]:

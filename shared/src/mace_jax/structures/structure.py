@@ -38,6 +38,8 @@ class Structure:
         config_type: name of the group of data it belongs to.
         head: name of the readout head it is for.
         place: where it was read, for messages, such as ``train.xyz: frame 3``.
+        inputs: what a model may be told beside atoms and positions, such as ``total_charge``; per
+            atom ``[n]`` or ``[n, k]``, or per structure ``[]``.
     """
 
     atomic_numbers: NDArray[np.int64]
@@ -50,6 +52,7 @@ class Structure:
     config_type: str = "Default"
     head: str = "Default"
     place: str = "structure"
+    inputs: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the number of atoms."""
@@ -90,6 +93,8 @@ def check_structure(structure: Structure) -> None:
     for name, value in structure.properties.items():
         shape = tuple(n if size == "n" else size for size in PROPERTY_SHAPES[name])
         _check_array(value, shape, place, name, per_atom="n" in PROPERTY_SHAPES[name])
+    for name, value in structure.inputs.items():
+        _check_array(value, value.shape, place, name, per_atom=value.ndim > 0)
 
 
 def _check_array(

@@ -1,232 +1,222 @@
-"""Turn the record of a Torch MACE model into a model bundle; refuse by name what is not supported.
+"""Turn a Torch MACE file into a model bundle; refuse by name what is not supported."""
 
-Weights are only rearranged, never rescaled: both sides use e3nn's normalisation.
-"""
-
-from collections.abc import Iterable
+import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mace_jax.artifacts.model_bundle import ModelBundle, ModelConfig
-from mace_jax.errors import ArtifactError
-from mace_jax_convert.torch_archive import Record, read_torch_archive
-from mace_jax_convert.torch_modules import (
-    attribute,
-    child,
-    children,
-    has_child,
-    irreps,
-    irreps_text,
-    linear_weights,
-    species_linear_weights,
-    tensor,
+from mace_jax.equivariance.couplings import (
+    fold,
+    full_couplings,
+    monomials,
+    multiplicities,
 )
+from mace_jax.errors import ArtifactError, ConfigError
+from mace_jax_convert.torch_archive import Record, read_torch_archive
+from mace_jax_convert.torch_config import (
+    UnsupportedModelError,
+    config_of_mapping,
+    config_of_modules,
+    refuse,
+)
+from mace_jax_convert.torch_layout import Arrays, Contraction, contractions, torch_layout
+from mace_jax_convert.torch_modules import State, state_dict
 
-Parameters = dict[str, NDArray[Any]]
+_CONFIG_KEYS = ("config", "model_config", "hyper_parameters")
+_STATE_KEYS = ("state_dict", "model_state_dict", "model")
 
-_INTERACTIONS = ("RealAgnosticInteractionBlock", "RealAgnosticResidualInteractionBlock")
-_GATES = {"torch.nn.functional.silu": "silu", "torch.tanh": "tanh", "torch.abs": "abs"}
-# Attributes that change what the network computes, with the one value that is supported.
-_REQUIRED = {
-    "apply_cutoff": True,
-    "use_reduced_cg": False,
-    "use_so3": False,
-    "use_agnostic_product": False,
-    "use_last_readout_only": False,
-    "use_edge_irreps_first": False,
-    "edge_irreps": None,
-}
-
-
-class UnsupportedModelError(ArtifactError):
-    """The file holds a model that this version does not convert."""
+# Tensors that carry nothing beyond the configuration, or that ``_bundle`` reads by name.
+_KNOWN = re.compile(
+    r"atomic_numbers|r_max|num_interactions|atomic_energies_fn\.atomic_energies"
+    r"|scale_shift\.(scale|shift)|radial_embedding\.bessel_fn\.(r_max|prefactor|n)"
+    r"|radial_embedding\.cutoff_fn\.(p|r_max)|pair_repulsion_fn\.(p|r_max|cutoff\.(p|r_max))"
+    r"|(dipole|polarizability)_(mean|std)|.*\.output_mask|interactions\.\d+\.conv_tp\..*"
+    r"|products\.\d+\.symmetric_contractions\.contractions\.\d+\."
+    r"(U_matrix_\d+|weights_(max|\d+)_zeroed)"
+)
 
 
 def convert_torch_model(path: Path) -> ModelBundle:
-    """Read a ``torch.save(model)`` file of Torch MACE.
+    """Read a Torch MACE model: saved whole, or as a state dict with its configuration.
 
     Raises:
         UnsupportedModelError: names the first part that is not supported.
         ArtifactError: the file is damaged.
     """
-    model = read_torch_archive(path)
+    content = read_torch_archive(path)
     try:
-        _require_supported(model)
-        return _bundle(model)
+        return _bundle(*_parts(content))
     except UnsupportedModelError as error:
         message = f"{path}: {error}"
         raise UnsupportedModelError(message) from error
-    except (ArtifactError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
-        message = f"{path}: cannot be converted ({error}); get the file again"
+    except (
+        ArtifactError,
+        ConfigError,
+        KeyError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        OverflowError,
+        RecursionError,
+    ) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else str(error)
+        message = f"{path}: cannot be converted ({what}); get the file again"
         raise ArtifactError(message) from error
 
 
-def _refuse(what: str) -> NoReturn:
-    message = f"{what} is not supported yet"
-    raise UnsupportedModelError(message)
-
-
-def _require_supported(model: Any) -> None:
-    if not isinstance(model, Record):
-        _refuse(f"a file that holds a {type(model).__name__} instead of a model")
-    if model.class_name not in ("mace.modules.models.MACE", "mace.modules.models.ScaleShiftMACE"):
-        _refuse(f"model class {model.class_name}")
-    for name, value in _REQUIRED.items():
-        if attribute(model, name, value) != value:
-            _refuse(f"{name}={attribute(model, name)}")
-    for name in ("pair_repulsion_fn", "joint_embedding", "embedding_readout"):
-        if has_child(model, name):
-            _refuse(name)
-    radial = child(model, "radial_embedding")
-    if has_child(radial, "distance_transform"):
-        _refuse(f"{child(radial, 'distance_transform').short_name}")
-    _require_supported_basis(child(radial, "bessel_fn"), float(tensor(model, "r_max")))
-    _require_supported_blocks(model)
-    elements = tensor(model, "atomic_numbers")
-    if np.any(np.diff(elements) <= 0):
-        _refuse(f"an order of elements that does not ascend, {elements.tolist()},")
-
-
-def _require_supported_basis(basis: Record, r_max: float) -> None:
-    if basis.short_name != "BesselBasis":
-        _refuse(f"radial basis {basis.short_name}")
-    frequencies = tensor(basis, "bessel_weights")
-    untrained = np.pi / r_max * np.arange(1, len(frequencies) + 1)
-    # they were formed in float32 or float64
-    if not np.allclose(frequencies, untrained, rtol=1e-6):
-        _refuse("a Bessel basis with trained frequencies")
-
-
-def _require_supported_blocks(model: Record) -> None:
-    last_irreps = irreps(attribute(children(model, "interactions")[-1], "hidden_irreps"))
-    if [name for _, name in last_irreps] != ["0e"]:
-        _refuse(f"a last layer that keeps {irreps_text(last_irreps)}")
-    for block in children(model, "interactions"):
-        if block.short_name not in _INTERACTIONS:
-            _refuse(f"interaction block {block.short_name}")
-        if attribute(block, "cueq_config") is not None:
-            _refuse("a model in cuequivariance layout")
-    for readout in children(model, "readouts"):
-        if readout.short_name not in ("LinearReadoutBlock", "NonLinearReadoutBlock"):
-            _refuse(f"readout {readout.short_name}")
-
-
-def _bundle(model: Record) -> ModelBundle:
-    heads = tuple(attribute(model, "heads", ["Default"]))
-    elements = tuple(int(number) for number in tensor(model, "atomic_numbers"))
-    energies = np.atleast_2d(tensor(child(model, "atomic_energies_fn"), "atomic_energies"))
-    if has_child(model, "scale_shift"):
-        block = child(model, "scale_shift")
-        scale, shift = (
-            np.broadcast_to(tensor(block, name).ravel(), len(heads)) for name in ("scale", "shift")
+def _parts(content: Any) -> tuple[ModelConfig, tuple[str, ...], State]:
+    """Return configuration, heads and tensors of whatever the file holds."""
+    if isinstance(content, Record):
+        state = state_dict(content)
+        return *config_of_modules(content, state), state
+    if not isinstance(content, dict):
+        refuse("the file", f"a {type(content).__name__} instead of a model is")
+    saved = next((content[key] for key in _CONFIG_KEYS if isinstance(content.get(key), dict)), None)
+    tensors = next((content[key] for key in _STATE_KEYS if key in content), None)
+    if isinstance(tensors, Record):
+        return _parts(tensors)
+    if saved is None or not isinstance(tensors, dict):
+        refuse(
+            "the file",
+            f"a dictionary of {sorted(map(str, content))[:5]} without a model's configuration is",
         )
-    else:
-        scale, shift = np.ones(len(heads)), np.zeros(len(heads))
-    parameters = dict(_parameters(model))
+    state = {name: array for name, array in tensors.items() if isinstance(array, np.ndarray)}
+    default = "ScaleShiftMACE" if "scale_shift.scale" in state else "MACE"
+    model = str(content.get("model_class") or saved.get("model") or default).rsplit(".", 1)[-1]
+    return *config_of_mapping(saved, model), state
+
+
+def _bundle(config: ModelConfig, heads: tuple[str, ...], state: State) -> ModelBundle:
+    numbers = config.atomic_numbers
+    elements = np.argsort(numbers, kind="stable").tolist()
+    config = replace(config, atomic_numbers=tuple(sorted(numbers)))
+    if len(set(numbers)) != len(numbers):
+        message = f"elements {list(numbers)}, expected each once"
+        raise ArtifactError(message)
+    _require_finite(state)
+    config, parameters = _couplings(config, state)
+    used = set()
+    for tensor in torch_layout(config, len(heads)):
+        if tensor.name not in state:
+            message = f"no tensor {tensor.name}; the file is damaged or of an unknown version"
+            raise ArtifactError(message)
+        array = state[tensor.name]
+        if tensor.name.endswith("covalent_radii"):
+            array = array[list(config.atomic_numbers)]
+        parameters |= tensor.split(array, elements)
+        used.add(tensor.name)
+    _require_all_used(config, state, used)
     dtypes = {str(array.dtype) for array in parameters.values()}
-    if len(dtypes) != 1:
-        _refuse(f"a mixture of dtypes {sorted(dtypes)}")
+    if not dtypes <= {"float32", "float64"} or len(dtypes) != 1:
+        refuse(config.model, f"weights of dtype {' and '.join(sorted(dtypes))} are")
+    energies, scale, shift = _energies_and_scale(config, heads, state, elements)
     return ModelBundle(
-        config=_config(model, elements),
+        config=config,
         dtype=dtypes.pop(),
         heads=heads,
-        atomic_energies={
-            head: dict(zip(elements, (float(e) for e in row), strict=True))
-            for head, row in zip(heads, energies, strict=True)
-        },
-        scale=dict(zip(heads, (float(x) for x in scale), strict=True)),
-        shift=dict(zip(heads, (float(x) for x in shift), strict=True)),
+        atomic_energies=energies,
+        scale=scale,
+        shift=shift,
         parameters=parameters,
     )
 
 
-def _config(model: Record, elements: tuple[int, ...]) -> ModelConfig:
-    blocks, products = children(model, "interactions"), children(model, "products")
-    radial = child(model, "radial_embedding")
-    correlations = {
-        int(attribute(contraction, "correlation"))
-        for product in products
-        for contraction in _contractions(product)
+def _require_finite(state: State) -> None:
+    for name, array in state.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            message = f"{name} holds a number that is not finite"
+            raise ArtifactError(message)
+
+
+def _energies_and_scale(
+    config: ModelConfig, heads: tuple[str, ...], state: State, elements: Sequence[int]
+) -> tuple[dict[str, dict[int, float]], dict[str, float], dict[str, float]]:
+    """Return E0s by head and element, and scale and shift by head."""
+    if "atomic_energies_fn.atomic_energies" not in state:
+        if "energy" in config.model.lower() or config.model in ("MACE", "ScaleShiftMACE"):
+            message = "no tensor atomic_energies_fn.atomic_energies"
+            raise ArtifactError(message)
+        return {}, {}, {}
+    table = np.atleast_2d(state["atomic_energies_fn.atomic_energies"])[:, elements]
+    if len(table) == 1:
+        table = np.repeat(table, len(heads), axis=0)
+    energies = {
+        head: dict(zip(config.atomic_numbers, map(float, row), strict=True))
+        for head, row in zip(heads, table, strict=True)
     }
-    neighbors = {float(attribute(block, "avg_num_neighbors")) for block in blocks}
-    later = {block.short_name for block in blocks[1:]}
-    if max(len(correlations), len(neighbors), len(later)) > 1:
-        _refuse("a correlation, avg_num_neighbors or block that differs between later layers")
-    gate, readout_irreps = _last_readout(children(model, "readouts")[-1])
-    harmonics = irreps(attribute(child(model, "spherical_harmonics"), "irreps_out"))
-    first = child(blocks[0], "conv_tp_weights").state["_modules"]
-    widths = [tensor(layer, "weight").shape[0] for layer in first.values()]
-    return ModelConfig(
-        model=model.short_name,
-        r_max=float(tensor(model, "r_max")),
-        num_bessel=int(attribute(radial, "out_dim")),
-        num_polynomial_cutoff=int(tensor(child(radial, "cutoff_fn"), "p")),
-        max_ell=max(int(name[:-1]) for _, name in harmonics),
-        num_interactions=len(blocks),
-        hidden_irreps=irreps_text(irreps(attribute(blocks[0], "hidden_irreps"))),
-        MLP_irreps=readout_irreps,
-        correlation=correlations.pop(),
-        radial_MLP=tuple(widths[1:]),
-        gate=gate,
-        interaction_cls=blocks[-1].short_name,
-        interaction_cls_first=blocks[0].short_name,
-        avg_num_neighbors=neighbors.pop(),
-        atomic_numbers=elements,
+    values = []
+    for name, default in (("scale", 1.0), ("shift", 0.0)):
+        array = state.get(f"scale_shift.{name}", np.array(default)).ravel()
+        array = np.repeat(array, len(heads)) if array.size == 1 else array
+        values.append(dict(zip(heads, map(float, array), strict=True)))
+    return energies, *values
+
+
+def _couplings(config: ModelConfig, state: State) -> tuple[ModelConfig, Arrays]:
+    """Find out which basis of couplings the file has.
+
+    Returns: the configuration with ``use_reduced_cg`` as it is, and the couplings if they are not
+        those of the full basis: entries of the symmetric tensors, in the order of monomials.
+    """
+    full = replace(config, use_reduced_cg=False)
+    if all(_is_full_basis(contraction, state) for contraction in contractions(full)):
+        return full, {}
+    reduced = replace(config, use_reduced_cg=True)
+    return reduced, {
+        contraction.path: _symmetric_entries(contraction, state)
+        for contraction in contractions(reduced)
+    }
+
+
+def _is_full_basis(contraction: Contraction, state: State) -> bool:
+    tensor = _coupling_tensor(contraction, state)
+    expected = full_couplings(*contraction.coupling)
+    return tensor.shape[-1] == expected.shape[1] and np.allclose(
+        fold(tensor, contraction.degree), expected, rtol=0, atol=_rounding(tensor)
     )
 
 
-def _last_readout(readout: Record) -> tuple[str, str]:
-    """Return gate and hidden irreps (of one head) of the last readout."""
-    if readout.short_name == "LinearReadoutBlock":
-        return "None", "16x0e"  # a single layer has no other readout: neither is used
-    activation = child(readout, "non_linearity", "acts", "0")
-    function = getattr(attribute(activation, "f"), "class_name", "")
-    if function not in _GATES:
-        _refuse(f"gate {function or activation.short_name}")
-    ((hidden, _),) = irreps(attribute(readout, "hidden_irreps"))
-    return _GATES[function], f"{hidden // attribute(readout, 'num_heads', 1)}x0e"
+def _symmetric_entries(contraction: Contraction, state: State) -> NDArray[Any]:
+    """Return a coupling tensor's entries, one for each monomial: ``[2l+1, n_couplings, n]``."""
+    tensor = _coupling_tensor(contraction, state)
+    n_components, degree = tensor.shape[1], contraction.degree
+    columns = monomials(n_components, degree).T
+    entries = tensor[:, *columns].transpose(0, 2, 1)
+    folded = fold(tensor, degree)
+    if not np.allclose(
+        folded, entries * multiplicities(n_components, degree), rtol=0, atol=_rounding(tensor)
+    ):
+        refuse(contraction.u_matrix, "this basis of couplings is")
+    return entries
 
 
-def _contractions(product: Record) -> list[Record]:
-    return children(child(product, "symmetric_contractions"), "contractions")
+def _coupling_tensor(contraction: Contraction, state: State) -> NDArray[Any]:
+    """Return ``[2l+1, dim, …, dim, n_couplings]``; torch leaves out axes of length one."""
+    irreps, target, degree = contraction.coupling
+    n_components = sum(irrep.dim for irrep in irreps)
+    n_couplings = state[contraction.tensor.name].shape[1]
+    shape = (target.dim, *[n_components] * degree, n_couplings)
+    return state[contraction.u_matrix].reshape(shape)
 
 
-def _parameters(model: Record) -> Iterable[tuple[str, NDArray[Any]]]:
-    """Yield the trainable arrays under the names of ``mace_jax.model.MACE``."""
-    ((_, embedding),) = linear_weights(child(model, "node_embedding", "linear")).items()
-    yield "node_embedding/weight", embedding
-    for index, block in enumerate(children(model, "interactions")):
-        root = f"interactions/{index}"
-        yield from _named(f"{root}/linear_up", linear_weights(child(block, "linear_up")))
-        yield from _named(f"{root}/linear", linear_weights(child(block, "linear")))
-        yield from _named(f"{root}/skip_tp", species_linear_weights(child(block, "skip_tp")))
-        layers = child(block, "conv_tp_weights").state["_modules"].values()
-        for number, layer in enumerate(layers):
-            yield f"{root}/conv_tp_weights/layers/{number}", tensor(layer, "weight")
-    for index, product in enumerate(children(model, "products")):
-        root = f"products/{index}"
-        yield from _contraction_weights(f"{root}/symmetric_contractions/weights", product)
-        yield from _named(f"{root}/linear", linear_weights(child(product, "linear")))
-    for index, readout in enumerate(children(model, "readouts")):
-        for name, linear in readout.state["_modules"].items():
-            if name.startswith("linear"):
-                yield from _named(f"readouts/{index}/{name}", linear_weights(linear))
+def _rounding(tensor: NDArray[Any]) -> float:
+    return 1e-5 if tensor.dtype == np.float32 else 1e-10
 
 
-def _named(root: str, weights: Parameters) -> Iterable[tuple[str, NDArray[Any]]]:
-    return ((f"{root}/weights/{name}", array) for name, array in weights.items())
-
-
-def _contraction_weights(root: str, product: Record) -> Iterable[tuple[str, NDArray[Any]]]:
-    """Yield ``[n_elements, n_couplings, channels]`` of every target and degree that couples."""
-    targets = irreps(attribute(child(product, "symmetric_contractions"), "irreps_out"))
-    for (_, target), contraction in zip(targets, _contractions(product), strict=True):
-        highest = int(attribute(contraction, "correlation"))
-        lower = child(contraction, "weights").state["_parameters"].values()
-        weights = [tensor(contraction, "weights_max"), *lower]
-        for degree, weight in zip(range(highest, 0, -1), weights, strict=True):
-            if np.any(tensor(contraction, f"U_matrix_{degree}")):
-                yield f"{root}/{target}/{degree}", weight
+def _require_all_used(config: ModelConfig, state: State, used: set[str]) -> None:
+    """Check that nothing of the file is left behind."""
+    zeroed = {
+        f"{name.removesuffix('_zeroed')}"
+        for name, flag in state.items()
+        if name.endswith("_zeroed") and flag
+    }
+    for name, array in state.items():
+        empty = array.size == 0 or re.sub(r"weights\.(\d+)$", r"weights_\1", name) in zeroed
+        if name not in used and not empty and not _KNOWN.fullmatch(name):
+            refuse(config.model, f"tensor {name} is")

@@ -1,12 +1,15 @@
-"""What the records of torch, e3nn and mace modules hold: children, tensors, irreps, weights."""
+"""What the records of torch, e3nn, NumPy and mace objects hold: children, tensors, irreps."""
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mace_jax.equivariance.irreps import Irrep, Irreps
 from mace_jax.errors import ArtifactError
 from mace_jax_convert.torch_archive import Record
+
+State = dict[str, NDArray[Any]]
 
 
 def child(module: Record, *names: str) -> Record:
@@ -16,36 +19,22 @@ def child(module: Record, *names: str) -> Record:
         ArtifactError: there is none of that name.
     """
     for name in names:
-        children = module.state.get("_modules", {})
-        if name not in children:
+        found = _modules(module).get(name)
+        if not isinstance(found, Record):
             message = f"{module.short_name} has no submodule {name!r}; the file is damaged"
             raise ArtifactError(message)
-        module = children[name]
+        module = found
     return module
 
 
 def has_child(module: Record, name: str) -> bool:
     """Return whether a module has a submodule of that name."""
-    return name in module.state.get("_modules", {})
+    return _modules(module).get(name) is not None
 
 
-def children(module: Record, name: str) -> list[Record]:
+def children(module: Record, name: str) -> list[Any]:
     """Return the entries of a ``ModuleList``."""
-    return list(child(module, name).state.get("_modules", {}).values())
-
-
-def tensor(module: Record, name: str) -> NDArray[Any]:
-    """Return a parameter or buffer.
-
-    Raises:
-        ArtifactError: there is none of that name.
-    """
-    for group in ("_parameters", "_buffers"):
-        value = module.state.get(group, {}).get(name)
-        if isinstance(value, np.ndarray):
-            return value
-    message = f"{module.short_name} has no tensor {name!r}; the file is damaged"
-    raise ArtifactError(message)
+    return list(_modules(child(module, name)).values())
 
 
 def attribute(module: Record, name: str, default: Any = None) -> Any:
@@ -53,24 +42,36 @@ def attribute(module: Record, name: str, default: Any = None) -> Any:
     return module.state.get(name, default)
 
 
-def irreps(value: Any) -> list[tuple[int, str]]:
-    """Return irreps as (multiplicity, name), such as ``[(8, "0e"), (8, "1o")]``."""
+def state_dict(module: Record, prefix: str = "") -> State:
+    """Return the tensors of a module and its submodules by their names in torch's state dict."""
+    state: State = {}
+    for group in ("_parameters", "_buffers"):
+        for name, value in (module.state.get(group) or {}).items():
+            if isinstance(value, np.ndarray):
+                state[prefix + name] = value
+    for name, submodule in _modules(module).items():
+        if isinstance(submodule, Record) and isinstance(submodule.state, dict):
+            state |= state_dict(submodule, f"{prefix}{name}.")
+    return state
+
+
+def _modules(module: Record) -> dict[str, Any]:
+    state = module.state
+    return (state.get("_modules") or {}) if isinstance(state, dict) else {}
+
+
+def irreps_text(value: Any) -> str:
+    """Return irreps, given as text or as an e3nn record, as text such as ``8x0e + 8x1o``."""
     if isinstance(value, str):
-        pairs = [entry.split("x") for entry in value.replace(" ", "").split("+")]
-        return [(int(multiplicity), name) for multiplicity, name in pairs]
+        return value.replace(" ", "").replace("+", " + ")
     (entries,) = value.args
-    return [(multiplicity, irrep_name(irrep)) for multiplicity, irrep in map(_pair, entries)]
+    pairs = [_pair(entry) for entry in entries]
+    return " + ".join(f"{channels}x{Irrep(*_pair(irrep))}" for channels, irrep in pairs)
 
 
-def irrep_name(record: Record) -> str:
-    """Return the name of an e3nn ``Irrep``, such as ``1o``."""
-    ell, parity = _pair(record)
-    return f"{ell}{'e' if parity == 1 else 'o'}"
-
-
-def irreps_text(value: list[tuple[int, str]]) -> str:
-    """Return irreps as text, such as ``8x0e + 8x1o``."""
-    return " + ".join(f"{multiplicity}x{name}" for multiplicity, name in value)
+def irreps(value: Any) -> Irreps:
+    """Return irreps, given as text or as an e3nn record."""
+    return Irreps.parse(irreps_text(value), "irreps")
 
 
 def _pair(record: Record) -> tuple[Any, Any]:
@@ -79,49 +80,52 @@ def _pair(record: Record) -> tuple[Any, Any]:
     return first, second
 
 
-def linear_weights(module: Record) -> dict[str, NDArray[Any]]:
-    """Return the matrices of an e3nn ``Linear``: irrep -> ``[inputs, outputs]``.
+def function_name(value: Any) -> str:
+    """Return the last part of the name of a function, such as ``silu``; ``None`` for none.
 
-    Its weight is one row of blocks, input irreps outside and output irreps inside; inputs of the
-    same irrep are stacked.
+    torch pickles some of its functions as ``getattr(owner, name)``.
     """
-    flat = tensor(module, "weight")
-    blocks: dict[str, list[NDArray[Any]]] = {}
-    start = 0
-    for n_in, name_in in irreps(attribute(module, "irreps_in")):
-        for n_out, name_out in irreps(attribute(module, "irreps_out")):
-            if name_in == name_out:
-                block = flat[start : start + n_in * n_out].reshape(n_in, n_out)
-                blocks.setdefault(name_out, []).append(block)
-                start += n_in * n_out
-    _require_used_up(module, flat, start)
-    return {name: np.concatenate(parts) for name, parts in blocks.items()}
+    if value is None:
+        return "None"
+    if isinstance(value, Record) and value.short_name == "getattr":
+        return str(value.args[-1])
+    return (value if isinstance(value, str) else str(value.class_name)).rsplit(".", 1)[-1]
 
 
-def species_linear_weights(module: Record) -> dict[str, NDArray[Any]]:
-    """Return the weights of a ``FullyConnectedTensorProduct`` with the elements' one-hot.
-
-    Returns: irrep -> ``[inputs, n_elements, outputs]``.
-    """
-    flat = tensor(module, "weight")
-    ((n_elements, _),) = irreps(attribute(module, "irreps_in2"))
-    outputs = irreps(attribute(module, "irreps_out"))
-    weights = {}
-    start = 0
-    for n_in, name_in in irreps(attribute(module, "irreps_in1")):
-        for n_out, name_out in outputs:
-            if name_in == name_out:
-                size = n_in * n_elements * n_out
-                weights[name_in] = flat[start : start + size].reshape(n_in, n_elements, n_out)
-                start += size
-    _require_used_up(module, flat, start)
-    return weights
+def number(value: Any) -> float:
+    """Return a number given as such, as a tensor, or as a NumPy scalar's record."""
+    if isinstance(value, Record) or np.size(value) == 1:
+        return float(numpy_array(value).item())
+    message = f"{value!r} is not a number"
+    raise ArtifactError(message)
 
 
-def _require_used_up(module: Record, flat: NDArray[Any], used: int) -> None:
-    if used != flat.size:
-        message = (
-            f"{module.short_name}: {flat.size} weights, expected {used} from its irreps; "
-            "the file is damaged or of another version"
-        )
+def numpy_array(value: Any) -> NDArray[Any]:
+    """Return a tensor, list, number, or the record of a NumPy array or scalar, as an array."""
+    if not isinstance(value, Record):
+        return np.asarray(value)
+    if value.short_name == "scalar":
+        dtype, content = value.args
+        return np.frombuffer(_raw(content), _numeric_dtype(dtype), count=1).reshape(())
+    if value.short_name == "_reconstruct":
+        _, shape, dtype, fortran, content = value.state
+        array = np.frombuffer(_raw(content), _numeric_dtype(dtype))
+        return array.reshape(shape, order="F" if fortran else "C")
+    message = f"{value.class_name} is not an array"
+    raise ArtifactError(message)
+
+
+def _numeric_dtype(record: Record) -> np.dtype[Any]:
+    dtype = np.dtype(str(record.args[0]))
+    if dtype.kind not in "biuf":
+        message = f"dtype {record.args[0]} is not a number"
         raise ArtifactError(message)
+    order = record.state[1] if isinstance(record.state, tuple) else "="
+    return dtype.newbyteorder(order) if order in "<>" else dtype
+
+
+def _raw(content: Any) -> bytes:
+    """Return bytes; Python 2 pickles carry them as latin-1 text."""
+    if isinstance(content, Record):  # _codecs.encode(text, "latin1")
+        return str(content.args[0]).encode("latin-1")
+    return content.encode("latin-1") if isinstance(content, str) else bytes(content)

@@ -194,7 +194,7 @@ def _train(config: Any, files: Any) -> Result:
             provenance = files.provenance(run.inputs, config.flags.seed)
             write_bytes(staged.path(".gin"), gin_text(config).encode())
             write_train_config(staged.path(".config.json"), config, provenance)
-        log.info("network: %d parameters", parameter_count(run.bundle))
+        log.info("network: %d parameters", parameter_count(run))
         outcome = train(run, files, track_on_stderr)
     return Result(
         outcome.best,

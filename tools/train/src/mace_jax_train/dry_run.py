@@ -3,8 +3,8 @@
 from typing import Any
 
 import jax
-from flax import nnx
 
+from mace_jax.model.load import split_trainable
 from mace_jax_train.optimizer import make_optimizer
 from mace_jax_train.start import Run, parameter_count
 from mace_jax_train.step import initial_state, make_train_step
@@ -17,14 +17,14 @@ def describe_run(run: Run) -> dict[str, Any]:
         outputs and temporaries together.
     """
     config = run.config
-    graphdef, parameters = nnx.split(run.model, nnx.Param)
+    network, parameters = split_trainable(run.model)
     optimizer = make_optimizer(config.optimizer, config.train.max_grad_norm)
-    step = make_train_step(graphdef, optimizer, config.loss, config.train.ema_decay)
+    step = make_train_step(network, optimizer, config.loss, config.train.ema_decay)
     state = initial_state(parameters, optimizer)
     compiled = jax.jit(step).lower(state, run.loaders["train"].batch(0)).compile()
     memory: Any = compiled.memory_analysis()
     return {
-        "parameters": parameter_count(run.bundle),
+        "parameters": parameter_count(run),
         "steps_per_epoch": len(run.loaders["train"]),
         "caps": {split: vars(loader.plan.caps) for split, loader in run.loaders.items()},
         "structures": {split: len(loader.graphs) for split, loader in run.loaders.items()},

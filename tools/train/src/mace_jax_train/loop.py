@@ -18,7 +18,7 @@ from mace_jax.artifacts.train_config import TrainConfig
 from mace_jax.batching.graph_batch import GraphBatch
 from mace_jax.batching.loader import PlannedLoader
 from mace_jax.errors import DivergedError
-from mace_jax.model.load import parameter_table
+from mace_jax.model.load import parameter_table, split_trainable
 from mace_jax.tracking import Track
 from mace_jax_train.error_metrics import BatchErrors, metrics
 from mace_jax_train.optimizer import make_optimizer
@@ -82,10 +82,10 @@ def train(run: Run, files: RunFiles, track: Track) -> Outcome:
         DivergedError: a loss or gradient is not finite; the files of the best epoch remain.
     """
     config = run.config
-    graphdef, parameters = nnx.split(run.model, nnx.Param)
+    network, parameters = split_trainable(run.model)
     optimizer = make_optimizer(config.optimizer, config.train.max_grad_norm)
-    train_step = make_train_step(graphdef, optimizer, config.loss, config.train.ema_decay)
-    eval_step = make_eval_step(graphdef, config.loss)
+    train_step = make_train_step(network, optimizer, config.loss, config.train.ema_decay)
+    eval_step = make_eval_step(network, config.loss)
     state = initial_state(parameters, optimizer)
     record = files.provenance(run.inputs, config.flags.seed)
     judged = "valid" if "valid" in run.loaders else "train"
@@ -209,7 +209,7 @@ def _save(
 ) -> None:
     bundle: ModelBundle = replace(
         run.bundle,
-        parameters=parameter_table(parameters),
+        parameters={**run.bundle.parameters, **parameter_table(parameters)},
         model_card={
             "trained_with": TOOL,
             "metrics": {name: value for name, value in row.items() if name != "time"},

@@ -4,7 +4,9 @@ import logging
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
+import jax
 import numpy as np
+from flax import nnx
 
 from mace_jax.artifacts.model_bundle import ModelBundle, ModelConfig
 from mace_jax.artifacts.provenance import Input
@@ -129,6 +131,6 @@ def _require_labels(config: TrainConfig, train: PlannedLoader, source: str) -> N
             raise DataError(message)
 
 
-def parameter_count(bundle: ModelBundle) -> int:
+def parameter_count(run: Run) -> int:
     """Return the number of trainable parameters."""
-    return sum(array.size for array in bundle.parameters.values())
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(run.model, nnx.Param)))

@@ -12,6 +12,7 @@ from jax import Array
 from mace_jax.artifacts.train_config import LossConfig
 from mace_jax.batching.graph_batch import GraphBatch
 from mace_jax.model.energy_forces import EnergyForces, energy_and_forces
+from mace_jax.model.mace import MACE
 from mace_jax_train.error_metrics import BatchErrors, batch_errors
 from mace_jax_train.loss import weighted_energy_forces_stress_loss
 
@@ -40,6 +41,7 @@ class StepReport(NamedTuple):
 
 
 TrainStep = Callable[[TrainState, GraphBatch], tuple[TrainState, StepReport]]
+Network = Callable[[nnx.State], MACE]
 EvalStep = Callable[[nnx.State, GraphBatch], BatchErrors]
 
 
@@ -54,7 +56,7 @@ def initial_state(parameters: nnx.State, optimizer: optax.GradientTransformation
 
 
 def make_train_step(
-    graphdef: nnx.GraphDef,
+    network: Network,
     optimizer: optax.GradientTransformation,
     loss_config: LossConfig,
     ema_decay: float | None,
@@ -62,7 +64,7 @@ def make_train_step(
     """Return the compiled step: loss, gradient, update, moving average."""
 
     def loss_and_prediction(parameters: nnx.State, batch: GraphBatch) -> tuple[Array, EnergyForces]:
-        predicted = energy_and_forces(nnx.merge(graphdef, parameters), batch)
+        predicted = energy_and_forces(network(parameters), batch)
         return weighted_energy_forces_stress_loss(predicted, batch, loss_config), predicted
 
     def train_step(state: TrainState, batch: GraphBatch) -> tuple[TrainState, StepReport]:
@@ -93,11 +95,11 @@ def _average(
     return optax.incremental_update(parameters, averaged, 1 - jnp.minimum(decay, warm_up))
 
 
-def make_eval_step(graphdef: nnx.GraphDef, loss_config: LossConfig) -> EvalStep:
+def make_eval_step(network: Network, loss_config: LossConfig) -> EvalStep:
     """Return the compiled evaluation of a batch."""
 
     def eval_step(parameters: nnx.State, batch: GraphBatch) -> BatchErrors:
-        predicted = energy_and_forces(nnx.merge(graphdef, parameters), batch)
+        predicted = energy_and_forces(network(parameters), batch)
         loss = weighted_energy_forces_stress_loss(predicted, batch, loss_config)
         return batch_errors(predicted, batch, loss)
 

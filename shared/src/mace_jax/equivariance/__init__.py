@@ -1,0 +1,1 @@
+"""Irreducible representations of rotations and inversion and how they couple, in NumPy."""

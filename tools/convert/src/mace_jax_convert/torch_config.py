@@ -1,0 +1,303 @@
+"""The hyper-parameters of a Torch MACE model, from its modules or from a saved configuration.
+
+What a file of an older mace-torch lacks gets the value that that version behaved by.
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, NoReturn
+
+from mace_jax.architecture import READOUT_IRREPS
+from mace_jax.artifacts.model_bundle import EmbeddingSpec, ModelConfig
+from mace_jax.equivariance.irreps import SCALAR
+from mace_jax.errors import ArtifactError
+from mace_jax_convert.torch_archive import Record
+from mace_jax_convert.torch_modules import (
+    State,
+    attribute,
+    child,
+    children,
+    function_name,
+    has_child,
+    irreps,
+    irreps_text,
+    number,
+    numpy_array,
+)
+
+MODELS = ("MACE", "ScaleShiftMACE", *READOUT_IRREPS)
+_INTERACTIONS = (
+    "RealAgnosticInteractionBlock",
+    "RealAgnosticResidualInteractionBlock",
+    "RealAgnosticDensityInteractionBlock",
+    "RealAgnosticDensityResidualInteractionBlock",
+    "RealAgnosticAttResidualInteractionBlock",
+    "RealAgnosticResidualNonLinearInteractionBlock",
+)
+_BASES = {"BesselBasis": "bessel", "GaussianBasis": "gaussian", "ChebychevBasis": "chebyshev"}
+_TRANSFORMS = {"AgnesiTransform": "Agnesi", "SoftTransform": "Soft"}
+_GATES = ("silu", "tanh", "abs", "None")
+_LAST_READOUTS = ("NonLinearReadoutBlock", "NonLinearBiasReadoutBlock")
+_WHY_NOT = {
+    "PolarMACE": "field blocks are",
+    "MACELES": "latent Ewald summation is",
+    "LAMMPS_MACE": "a LAMMPS wrapper is",
+}
+
+
+class UnsupportedModelError(ArtifactError):
+    """The file holds a model that this version does not convert."""
+
+
+def refuse(model: str, what: str) -> NoReturn:
+    """Raise ``UnsupportedModelError``."""
+    message = f"{model}: {what} not supported yet"
+    raise UnsupportedModelError(message)
+
+
+def config_of_modules(model: Record, state: State) -> tuple[ModelConfig, tuple[str, ...]]:
+    """Return hyper-parameters and heads of a model that was saved whole.
+
+    Args:
+        model: its record.
+        state: its tensors.
+
+    Raises:
+        UnsupportedModelError: names the first part that is not supported.
+    """
+    name = model.short_name
+    if name not in MODELS or not model.class_name.startswith("mace."):
+        refuse(model.class_name, _WHY_NOT.get(name, "this class is"))
+    blocks, products = children(model, "interactions"), children(model, "products")
+    readouts = children(model, "readouts")
+    radial = child(model, "radial_embedding")
+    for block in blocks:
+        if block.short_name not in _INTERACTIONS:
+            refuse(name, f"interaction block {block.short_name} is")
+    heads = tuple(attribute(model, "heads") or ["Default"])
+    specs = attribute(model, "embedding_specs") if has_child(model, "joint_embedding") else None
+    harmonics = irreps(attribute(child(model, "spherical_harmonics"), "irreps_out"))
+    last_readout = readouts[-1] if readouts else None
+    hidden, kept = _hidden_irreps(name, blocks)
+    config = ModelConfig(
+        model=name,
+        r_max=number(state["r_max"]),
+        num_bessel=int(number(attribute(radial, "out_dim"))),
+        num_polynomial_cutoff=int(number(state["radial_embedding.cutoff_fn.p"])),
+        max_ell=max(irrep.l for irrep in harmonics),
+        num_interactions=len(blocks),
+        hidden_irreps=hidden,
+        MLP_irreps=_hidden_of_readout(name, last_readout, len(heads)),
+        correlation=_same_or_each([_correlation(product) for product in products]),
+        radial_MLP=_radial_mlp(blocks, state),
+        gate=_gate(name, last_readout),
+        interaction_cls=blocks[-1].short_name,
+        interaction_cls_first=blocks[0].short_name,
+        avg_num_neighbors=_avg_num_neighbors(name, blocks),
+        atomic_numbers=_atomic_numbers(state),
+        radial_type=_named(name, "radial basis", child(radial, "bessel_fn"), _BASES),
+        distance_transform=_distance_transform(name, radial),
+        apply_cutoff=bool(attribute(radial, "apply_cutoff", True)),
+        pair_repulsion=has_child(model, "pair_repulsion_fn"),
+        readout_cls=_readout_cls(name, last_readout),
+        edge_irreps=_edge_irreps(attribute(model, "edge_irreps")),
+        use_edge_irreps_first=bool(attribute(model, "use_edge_irreps_first", False)),
+        use_so3=any(irrep.p != (-1) ** irrep.l for irrep in harmonics),
+        use_agnostic_product=bool(attribute(products[0], "use_agnostic_product", False)),
+        use_last_readout_only=len(readouts) < len(blocks),
+        keep_last_layer_irreps=kept,
+        use_embedding_readout=has_child(model, "embedding_readout"),
+        embedding_specs=_embedding_specs(specs),
+    )
+    _require_consistent(model, config, blocks)
+    return config, heads
+
+
+def config_of_mapping(saved: Mapping[str, Any], model: str) -> tuple[ModelConfig, tuple[str, ...]]:
+    """Return hyper-parameters and heads of a configuration saved beside a state dict.
+
+    Args:
+        saved: the arguments of the model's class, as ``extract_config_mace_model`` of mace-torch
+            collects them.
+        model: name of the class.
+
+    Raises:
+        UnsupportedModelError: names the first part that is not supported.
+        ArtifactError: an argument is missing.
+    """
+    if model not in MODELS:
+        refuse(model, _WHY_NOT.get(model, "this class is"))
+    names = {item.name for item in fields(ModelConfig)}
+    values = {name: value for name, value in saved.items() if name in names and value is not None}
+    heads = tuple(saved.get("heads") or ["Default"])
+    for name in ("r_max", "avg_num_neighbors"):
+        values[name] = number(values[name])
+    for name in ("num_bessel", "num_polynomial_cutoff", "max_ell", "num_interactions"):
+        values[name] = int(number(values[name]))
+    for name in ("hidden_irreps", "MLP_irreps", "edge_irreps"):
+        if name in values:
+            values[name] = irreps_text(values[name])
+    for name in ("interaction_cls", "interaction_cls_first", "readout_cls", "gate"):
+        if name in values:
+            values[name] = _class_name(values[name])
+    correlation = numpy_array(values["correlation"])
+    values["correlation"] = (
+        _same_or_each([int(degree) for degree in correlation])
+        if correlation.ndim
+        else int(correlation)
+    )
+    values["radial_MLP"] = tuple(int(width) for width in saved.get("radial_MLP") or (64, 64, 64))
+    values["atomic_numbers"] = tuple(int(z) for z in numpy_array(values["atomic_numbers"]))
+    values["embedding_specs"] = _embedding_specs(saved.get("embedding_specs"))
+    values.setdefault("gate", "None")
+    if values.get("readout_cls") == "LinearReadoutBlock":  # of a model of one layer
+        del values["readout_cls"]
+    values["model"] = model
+    config = ModelConfig(**values)
+    for name in ("interaction_cls", "interaction_cls_first"):
+        if getattr(config, name) not in _INTERACTIONS:
+            refuse(model, f"interaction block {getattr(config, name)} is")
+    if config.gate not in _GATES:
+        refuse(model, f"gate {config.gate} is")
+    return config, heads
+
+
+def _class_name(value: Any) -> str:
+    """Return a class or function name from a record or from text such as ``<class 'a.B'>``."""
+    if isinstance(value, str):
+        value = value.split("'")[1] if "'" in value else value.split(" at ")[0]
+        return value.removeprefix("<function ").rsplit(".", 1)[-1]
+    return function_name(value)
+
+
+def _named(model: str, what: str, module: Record, names: Mapping[str, str]) -> str:
+    if module.short_name not in names:
+        refuse(model, f"{what} {module.short_name} is")
+    return names[module.short_name]
+
+
+def _distance_transform(model: str, radial: Record) -> str:
+    if not has_child(radial, "distance_transform"):
+        return "None"
+    transform = child(radial, "distance_transform")
+    return _named(model, "distance transform", transform, _TRANSFORMS)
+
+
+def _hidden_irreps(model: str, blocks: list[Record]) -> tuple[str, bool]:
+    """Return the irreps of the layers, and whether the last one keeps them all."""
+    outputs = [irreps_text(attribute(block, "hidden_irreps")) for block in blocks]
+    kept = len(blocks) > 1 and outputs[-1] == outputs[0] and len(irreps(outputs[0])) > 1
+    return outputs[0], kept and model not in READOUT_IRREPS
+
+
+def _correlation(product: Record) -> int:
+    symmetric = child(product, "symmetric_contractions")
+    if has_child(symmetric, "contractions"):
+        return int(number(attribute(children(symmetric, "contractions")[0], "correlation")))
+    return int(number(attribute(symmetric, "contraction_degree")))
+
+
+def _same_or_each(values: list[int]) -> int | tuple[int, ...]:
+    return values[0] if len(set(values)) == 1 else tuple(values)
+
+
+def _radial_mlp(blocks: list[Record], state: State) -> tuple[int, ...]:
+    """Return the hidden widths of the radial MLP, read from its weights."""
+    for index, block in enumerate(blocks):
+        if block.short_name == "RealAgnosticAttResidualInteractionBlock":
+            continue  # its widths are fixed
+        root = f"interactions.{index}.conv_tp_weights"
+        weights = [f"{root}.layer{number}.weight" for number in range(len(state))]
+        if weights[0] in state:
+            widths = [state[name].shape[1] for name in weights if name in state]
+        else:
+            weights = [f"{root}.net.{3 * number}.weight" for number in range(len(state))]
+            widths = [state[name].shape[0] for name in weights if name in state]
+        return tuple(widths[:-1])
+    return tuple(attribute(blocks[0], "radial_MLP") or (64, 64, 64))
+
+
+def _avg_num_neighbors(model: str, blocks: list[Record]) -> float:
+    values = {number(attribute(block, "avg_num_neighbors")) for block in blocks}
+    if len(values) > 1:
+        refuse(model, "an avg_num_neighbors that differs between layers is")
+    return values.pop()
+
+
+def _atomic_numbers(state: State) -> tuple[int, ...]:
+    return tuple(int(atomic_number) for atomic_number in state["atomic_numbers"])
+
+
+def _hidden_of_readout(model: str, readout: Record | None, n_heads: int) -> str:
+    """Return the hidden irreps (of one head) of the last readout."""
+    hidden = attribute(readout, "hidden_irreps") if readout is not None else None
+    if hidden is None:
+        return "16x0e"  # a single layer has no other readout: not used
+    if model in READOUT_IRREPS:
+        return irreps_text(hidden)
+    found = irreps(hidden)
+    if list(found) != [SCALAR] or found[SCALAR] % n_heads:
+        refuse(model, f"a readout with hidden irreps {found} and {n_heads} heads is")
+    return f"{found[SCALAR] // n_heads}x0e"
+
+
+def _readout_cls(model: str, readout: Record | None) -> str:
+    default = ModelConfig.readout_cls
+    if readout is None or readout.short_name.startswith("Linear"):
+        return default
+    if readout.short_name in _LAST_READOUTS:
+        return readout.short_name
+    if model in READOUT_IRREPS and readout.short_name.startswith("NonLinearDipole"):
+        return default
+    refuse(model, f"readout {readout.short_name} is")
+
+
+def _gate(model: str, readout: Record | None) -> str:
+    """Return the non-linearity of the last readout."""
+    if readout is None:
+        return "None"
+    if has_child(readout, "non_linearity"):
+        (activation, *_) = children(child(readout, "non_linearity"), "acts")
+        gate = function_name(activation and attribute(activation, "f"))
+    elif has_child(readout, "equivariant_nonlin"):
+        nonlinearity = child(readout, "equivariant_nonlin")
+        if has_child(nonlinearity, "act_gates"):  # e3nn's Gate, of older versions
+            (activation, *_) = children(child(nonlinearity, "act_gates"), "acts")
+            gate = function_name(activation and attribute(activation, "f"))
+        else:
+            gate = function_name(attribute(nonlinearity, "_act_gate"))
+    else:
+        gate = "None"
+    if gate not in _GATES:
+        refuse(model, f"gate {gate} is")
+    return gate
+
+
+def _edge_irreps(value: Any) -> str | None:
+    return None if value is None else irreps_text(value)
+
+
+def _embedding_specs(specs: Mapping[str, Mapping[str, Any]] | None) -> tuple[EmbeddingSpec, ...]:
+    return tuple(
+        EmbeddingSpec(
+            name=name,
+            type=spec["type"],
+            per="graph" if spec["per"] == "graph" else "atom",
+            emb_dim=int(spec["emb_dim"]),
+            in_dim=int(spec.get("in_dim", 1)),
+            num_classes=int(spec.get("num_classes", 0)),
+            offset=int(spec.get("offset", 0)),
+            use_bias=bool(spec.get("use_bias", True)),
+        )
+        for name, spec in (specs or {}).items()
+    )
+
+
+def _require_consistent(model: Record, config: ModelConfig, blocks: list[Record]) -> None:
+    """Check what a configuration cannot say of a file that was edited by hand."""
+    name = model.short_name
+    if {block.short_name for block in blocks[1:]} - {config.interaction_cls}:
+        refuse(name, "an interaction block that differs between later layers is")
+    for index, readout in enumerate(children(model, "readouts")[:-1]):
+        if not readout.short_name.startswith("Linear"):
+            refuse(name, f"readout {readout.short_name} of layer {index} is")
