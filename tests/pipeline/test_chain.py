@@ -126,8 +126,9 @@ def test_best_bundle_predicts_the_validation_metrics_of_its_epoch(chain):
     forces = np.concatenate([structure.properties["forces"] for structure in labels])
     energy = np.array([structure.properties["energy"] for structure in labels])
     row = best_row(chain / "run" / "tiny.metrics")
-    rmse_f = np.sqrt(np.mean((predictions.forces - forces) ** 2))
-    rmse_e = np.sqrt(np.mean(((predictions.energy - energy) / predictions.n_node) ** 2))
+    rmse_f = np.sqrt(np.mean((predictions.quantities["forces"] - forces) ** 2))
+    error = (predictions.quantities["energy"] - energy) / predictions.n_node
+    rmse_e = np.sqrt(np.mean(error**2))
     np.testing.assert_allclose(rmse_f, row["rmse_f"], rtol=1e-5)
     np.testing.assert_allclose(rmse_e, row["rmse_e_per_atom"], rtol=1e-4)
 

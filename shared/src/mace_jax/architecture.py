@@ -145,6 +145,21 @@ def model_inputs(config: ModelConfig) -> tuple[EmbeddingSpec, ...]:
     return config.embedding_specs
 
 
+def dipole_hidden_irreps(config: ModelConfig) -> Irreps:
+    """Return the hidden features of the last readout of a dipole model: what it can use.
+
+    Raises:
+        ConfigError: only some of ``MLP_irreps`` can contribute to what the model predicts.
+    """
+    hidden = Irreps.parse(config.MLP_irreps, "MLP_irreps")
+    outputs = READOUT_IRREPS[config.model]
+    used = Irreps((irrep, channels) for irrep, channels in hidden.items() if irrep in outputs)
+    if used and used != hidden:
+        message = f"MLP_irreps: {hidden}, expected only irreps of {outputs}"
+        raise ConfigError(message)
+    return used
+
+
 def gate_input(irreps: Irreps) -> Irreps:
     """Return ``irreps`` sorted, with one scalar more for each channel that is not a scalar."""
     gates = sum(channels for irrep, channels in irreps.items() if irrep.l > 0)
@@ -213,6 +228,7 @@ def _paths(sent: Irreps, harmonics: tuple[Irrep, ...], targets: Irreps) -> tuple
 def _readouts(config: ModelConfig) -> tuple[Readout, ...]:
     last = config.num_interactions - 1
     if config.model in READOUT_IRREPS:
+        dipole_hidden_irreps(config)
         suffix = "DipolePolar" if config.model == "AtomicDielectricMACE" else "Dipole"
         return tuple(
             Readout(f"{'Non' if index == last and last else ''}Linear{suffix}ReadoutBlock", index)

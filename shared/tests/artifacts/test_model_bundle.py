@@ -239,7 +239,7 @@ def test_another_top_level_is_refused(path, message, change):
 @pytest.mark.parametrize(
     ("message", "change"),
     [
-        ("model_bundle version 2, .*upgrade", {"schema": {"kind": "model_bundle", "version": 2}}),
+        ("model_bundle version 3, .*upgrade", {"schema": {"kind": "model_bundle", "version": 3}}),
         ("kind 'dataset'", {"schema": {"kind": "dataset", "version": 1}}),
         ("header: at /: .*extra", {"extra": 1}),
         ("at /dtype", {"dtype": "float16"}),

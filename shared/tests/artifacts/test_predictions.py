@@ -29,11 +29,13 @@ def structures(water, crystal):
 def predictions():
     rng = np.random.default_rng(0)
     return Predictions(
-        energy=np.array([-14.123456789012345, -9.5]),
-        forces=rng.normal(size=(5, 3)),
-        stress=np.stack([np.zeros((3, 3)), STRESS]),
-        node_energy=rng.normal(size=5),
-        n_node=np.array([3, 2]),
+        np.array([3, 2]),
+        {
+            "energy": np.array([-14.123456789012345, -9.5]),
+            "forces": rng.normal(size=(5, 3)),
+            "stress": np.stack([np.zeros((3, 3)), STRESS]),
+            "node_energy": rng.normal(size=5),
+        },
     )
 
 
@@ -57,18 +59,20 @@ def write(tmp_path, structures, predictions, rich_provenance):
 
 def test_of_structure_cuts_out_its_atoms(predictions):
     first, second = predictions.of_structure(0), predictions.of_structure(1)
-    np.testing.assert_array_equal(first["forces"], predictions.forces[:3])
-    np.testing.assert_array_equal(second["forces"], predictions.forces[3:])
-    np.testing.assert_array_equal(second["node_energy"], predictions.node_energy[3:])
+    np.testing.assert_array_equal(first["forces"], predictions.quantities["forces"][:3])
+    np.testing.assert_array_equal(second["forces"], predictions.quantities["forces"][3:])
+    np.testing.assert_array_equal(second["node_energy"], predictions.quantities["node_energy"][3:])
     assert second["energy"] == -9.5
 
 
 def test_npz_round_trip_needs_no_pickle(write, predictions, rich_provenance):
     path = write("p.npz")
     metadata, found = read_predictions(path)
-    for name, array in vars(predictions).items():
-        np.testing.assert_array_equal(getattr(found, name), array)
-        assert getattr(found, name).dtype == array.dtype
+    np.testing.assert_array_equal(found.n_node, predictions.n_node)
+    assert found.quantities.keys() == predictions.quantities.keys()
+    for name, array in predictions.quantities.items():
+        np.testing.assert_array_equal(found.quantities[name], array)
+        assert found.quantities[name].dtype == array.dtype
     assert metadata["provenance"] == rich_provenance
     assert metadata["head"] == "pbe"
     assert metadata["n_graph"] == 2
@@ -99,7 +103,7 @@ def test_extxyz_is_read_by_ase(write, predictions, structures, rich_provenance, 
     np.testing.assert_allclose(frames[1].get_stress(voigt=False), STRESS, atol=1e-12)
     info = frames[0].info
     tags = {name: json.loads(str(text)) for name, text in info.items() if "mace_jax" in name}
-    assert tags["mace_jax_schema"] == {"kind": "predictions", "version": 1}
+    assert tags["mace_jax_schema"] == {"kind": "predictions", "version": 2}
     assert tags["mace_jax_head"] == "pbe"
     assert tags["mace_jax_command"] == rich_provenance["command"]
     assert tags["mace_jax_input_2"] == rich_provenance["inputs"][2]
@@ -125,10 +129,10 @@ def test_extxyz_is_read_by_our_reader_through_the_c_parser(write, predictions):
 def test_parquet_is_read_by_pyarrow(write, predictions, rich_provenance):
     table = pq.read_table(write("p.parquet"))
     metadata = json.loads(table.schema.metadata[b"mace_jax"])
-    assert metadata["schema"] == {"kind": "predictions", "version": 1}
+    assert metadata["schema"] == {"kind": "predictions", "version": 2}
     assert metadata["provenance"] == rich_provenance
     rows = table.to_pylist()
-    assert [row["energy"] for row in rows] == predictions.energy.tolist()
+    assert [row["energy"] for row in rows] == predictions.quantities["energy"].tolist()
     assert [row["n_node"] for row in rows] == [3, 2]
     for index, row in enumerate(rows):
         predicted = predictions.of_structure(index)
@@ -198,11 +202,11 @@ def test_newer_version(write):
 
     def change(arrays):
         metadata = json.loads(str(arrays["metadata"]))
-        metadata["schema"]["version"] = 2
+        metadata["schema"]["version"] = 3
         arrays["metadata"] = np.array(json.dumps(metadata))
 
     rewrite(path, change)
-    with pytest.raises(ArtifactError, match=r"predictions version 2, .*upgrade"):
+    with pytest.raises(ArtifactError, match=r"predictions version 3, .*upgrade"):
         read_predictions(path)
 
 

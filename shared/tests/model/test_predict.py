@@ -32,15 +32,13 @@ def test_input_order_and_one_by_one(scalars_network, structures):
     bundle = scalars_network.bundle
     found = predict_all(bundle, structures)
     assert found.n_node.tolist() == [len(structure) for structure in structures]
-    ends = np.cumsum(found.n_node)
     for index, structure in enumerate(structures):
-        alone = scalars_network(structure)
-        own = slice(ends[index] - len(structure), ends[index])
+        alone, own = scalars_network(structure), found.of_structure(index)
         e0 = total_atomic_energy(structure.atomic_numbers, bundle.atomic_energies["Default"])
-        assert_allclose(found.energy[index], alone.energy + e0, rtol=1e-14)
-        assert_allclose(found.node_energy[own].sum(), found.energy[index], rtol=1e-14)
-        assert_allclose(found.forces[own], alone.forces, atol=1e-12)
-        assert_allclose(found.stress[index], alone.stress, atol=1e-12)
+        assert_allclose(own["energy"], alone.energy + e0, rtol=1e-14)
+        assert_allclose(own["node_energy"].sum(), own["energy"], rtol=1e-14)
+        assert_allclose(own["forces"], alone.forces, atol=1e-12)
+        assert_allclose(own["stress"], alone.stress, atol=1e-12)
 
 
 def test_e0_is_added_in_float64(scalars_network, molecule):
@@ -55,13 +53,15 @@ def test_e0_is_added_in_float64(scalars_network, molecule):
     with jax.enable_x64(False):
         found = predict_all(single, [molecule])
     e0 = total_atomic_energy(molecule.atomic_numbers, single.atomic_energies["Default"])
-    assert found.energy.dtype == np.float64
-    assert_allclose(found.energy[0] - e0, scalars_network(molecule).energy, rtol=1e-5)
+    energy = found.quantities["energy"]
+    assert energy.dtype == np.float64
+    assert_allclose(energy[0] - e0, scalars_network(molecule).energy, rtol=1e-5)
 
 
 def test_one_graph_larger_than_the_cap(scalars_network, molecule, crystal):
     found = predict_all(scalars_network.bundle, [molecule, crystal], n_edge=1)
-    assert_allclose(found.forces[: len(molecule)], scalars_network(molecule).forces, atol=1e-12)
+    forces = found.of_structure(0)["forces"]
+    assert_allclose(forces, scalars_network(molecule).forces, atol=1e-12)
 
 
 def test_unknown_element_is_refused(scalars_network, molecule):

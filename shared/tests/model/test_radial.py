@@ -5,7 +5,8 @@ import pytest
 from numpy.testing import assert_allclose
 
 from mace_jax.model.activation import normalized_activation
-from mace_jax.model.radial import RadialMLP, bessel_basis, polynomial_cutoff
+from mace_jax.model.mlp import FullyConnectedNet
+from mace_jax.model.radial import BesselBasis, polynomial_cutoff
 
 R_MAX = 4.5
 
@@ -15,7 +16,8 @@ def test_bessel_basis():
     expected = [
         [np.sqrt(2 / R_MAX) * np.sin(n * np.pi * x / R_MAX) / x for n in range(1, 6)] for x in r
     ]
-    assert_allclose(bessel_basis(jnp.asarray(r), R_MAX, 5), expected, rtol=1e-13)
+    basis = BesselBasis(R_MAX, 5, dtype="float64")
+    assert_allclose(basis(jnp.asarray(r)), expected, rtol=1e-13)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -52,7 +54,7 @@ def test_activations_keep_the_second_moment(name):
 
 
 def test_mlp():
-    mlp = RadialMLP((3, 5, 2), dtype="float64", rng=np.random.default_rng(0))
+    mlp = FullyConnectedNet((3, 5, 2), dtype="float64", rng=np.random.default_rng(0))
     first, last = (np.asarray(weight[...]) for weight in mlp.layers)
     x = np.random.default_rng(0).normal(size=(4, 3))
     hidden = x @ first / 3**0.5

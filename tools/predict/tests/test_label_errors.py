@@ -18,11 +18,13 @@ def structure(n: int, **properties: object) -> Structure:
 def zeros(*n_node: int) -> Predictions:
     n_graph, total = len(n_node), sum(n_node)
     return Predictions(
-        energy=np.zeros(n_graph),
-        forces=np.zeros((total, 3)),
-        stress=np.zeros((n_graph, 3, 3)),
-        node_energy=np.zeros(total),
-        n_node=np.array(n_node),
+        np.array(n_node),
+        {
+            "energy": np.zeros(n_graph),
+            "node_energy": np.zeros(total),
+            "forces": np.zeros((total, 3)),
+            "stress": np.zeros((n_graph, 3, 3)),
+        },
     )
 
 
@@ -55,8 +57,8 @@ def test_stress_errors():
 def test_errors_belong_to_their_own_structure():
     """The second structure's rows start behind those of the first."""
     predictions = zeros(2, 1)
-    predictions.forces[2] = [1.0, 2.0, 3.0]
-    predictions.energy[1] = 5.0
+    predictions.quantities["forces"][2] = [1.0, 2.0, 3.0]
+    predictions.quantities["energy"][1] = 5.0
     labels = [structure(2), structure(1, energy=5.0, forces=[[1.0, 2.0, 3.0]])]
     errors = label_errors(predictions, labels)
     assert errors["rmse_f"] == errors["rmse_e_per_atom"] == errors["rel_rmse_f"] == 0
@@ -64,6 +66,17 @@ def test_errors_belong_to_their_own_structure():
 
 def test_no_labels_no_errors():
     assert label_errors(zeros(2), [structure(2)]) == {}
+
+
+def test_labels_of_what_the_model_does_not_predict_count_nowhere():
+    labelled = structure(2, energy=6.0, forces=np.ones((2, 3)), stress=np.eye(3))
+    dipoles = Predictions(np.array([2]), {"dipole": np.zeros((1, 3))})
+    assert label_errors(dipoles, [labelled]) == {}
+    energies = Predictions(np.array([2]), {"energy": np.zeros(1)})
+    assert label_errors(energies, [labelled]) == {
+        "rmse_e_per_atom": pytest.approx(3.0),
+        "mae_e_per_atom": pytest.approx(3.0),
+    }
 
 
 def test_zero_force_labels_have_no_relative_error():

@@ -66,6 +66,7 @@ def predict_anything(batch) -> EnergyForces:
         energy=rng.normal(size=len(batch.n_node)),
         node_energy=rng.normal(size=len(batch.species)),
         forces=rng.normal(size=(len(batch.species), 3)),
+        virials=rng.normal(size=(len(batch.n_node), 3, 3)),
         stress=rng.normal(size=(len(batch.n_node), 3, 3)),
     )
 

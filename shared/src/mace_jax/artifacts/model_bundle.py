@@ -6,7 +6,7 @@ The file is a map of two entries: ``header`` (JSON-like, validated by the schema
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class EmbeddingSpec:
         num_classes: values that a categorical input can take.
         offset: added to a categorical input, so that it starts at 0.
         use_bias: whether the layers of a continuous input have biases.
+        key: of the structure's entry or column that holds it; by default its name.
     """
 
     name: str
@@ -47,6 +48,12 @@ class EmbeddingSpec:
     num_classes: int = 0
     offset: int = 0
     use_bias: bool = True
+    key: str | None = None
+
+    @property
+    def source(self) -> str:
+        """Name of the structure's entry or column."""
+        return self.key or self.name
 
 
 @dataclass(frozen=True)
@@ -158,6 +165,11 @@ class ModelBundle:
     license: str | None = None
     model_card: Mapping[str, Any] = field(default_factory=dict)
     parity: Mapping[str, Any] | None = None
+
+    def astype(self, dtype: str) -> "ModelBundle":
+        """Return the same network in another dtype."""
+        parameters = {name: array.astype(dtype) for name, array in self.parameters.items()}
+        return replace(self, dtype=dtype, parameters=parameters)
 
 
 def write_model_bundle(path: Path, bundle: ModelBundle, provenance: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from its first node to itself; ``edge_mask`` tells them apart, because a distanc
 derivative.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -160,17 +160,17 @@ def model_input(structure: Structure, spec: EmbeddingSpec) -> NDArray[np.float64
     Raises:
         DataError: there is none, or it is of another shape, or of no class that the model knows.
     """
-    value = structure.inputs.get(spec.name, structure.properties.get(spec.name))
+    value = structure.inputs.get(spec.source, structure.properties.get(spec.source))
     rows = 1 if spec.per == "graph" else len(structure)
     if value is None and spec.name in DEFAULT_INPUTS:
         value = np.full(rows, DEFAULT_INPUTS[spec.name])
     if value is None:
-        message = f"{structure.place}: has no {spec.name}, which the model needs; add it"
+        message = f"{structure.place}: has no {spec.source}, which the model needs; add it"
         raise DataError(message)
     if value.size != rows * spec.in_dim:
         message = (
-            f"{structure.place}: {spec.name}: shape {value.shape}, expected {(rows, spec.in_dim)}; "
-            "correct it"
+            f"{structure.place}: {spec.source}: shape {value.shape}, "
+            f"expected {(rows, spec.in_dim)}; correct it"
         )
         raise DataError(message)
     value = value.reshape(rows, spec.in_dim)
@@ -179,11 +179,27 @@ def model_input(structure: Structure, spec: EmbeddingSpec) -> NDArray[np.float64
         wrong = value[(value < low) | (value > high) | (value != np.round(value))]
         if wrong.size:
             message = (
-                f"{structure.place}: {spec.name} {wrong[0]:g}, expected a whole number from {low} "
-                f"to {high}; correct it"
+                f"{structure.place}: {spec.source} {wrong[0]:g}, "
+                f"expected a whole number from {low} to {high}; correct it"
             )
             raise DataError(message)
     return value
+
+
+def assumed_inputs(
+    structures: Sequence[Structure], specs: Sequence[EmbeddingSpec]
+) -> Iterator[str]:
+    """Yield a sentence for each input that some structures do not give."""
+    for spec in specs:
+        missing = sum(
+            spec.source not in structure.inputs and spec.source not in structure.properties
+            for structure in structures
+        )
+        if missing and spec.name in DEFAULT_INPUTS:
+            yield (
+                f"{spec.source}: given by {len(structures) - missing} of {len(structures)} "
+                f"structures; {DEFAULT_INPUTS[spec.name]:g} is assumed for the others"
+            )
 
 
 def pad_batch(graphs: Sequence[Graph], caps: Caps, dtype: str) -> GraphBatch:

@@ -74,7 +74,7 @@ def fold(tensor: NDArray[np.floating], degree: int) -> Coefficients:
     dim, n_couplings = tensor.shape[1], tensor.shape[-1]
     flat = tensor.reshape(tensor.shape[0], dim**degree, n_couplings)
     result = np.zeros((len(monomials(dim, degree)), tensor.shape[0], n_couplings))
-    np.add.at(result, _monomial_of_entry(dim, degree), flat.transpose(1, 0, 2))
+    np.add.at(result, monomial_of_entry(dim, degree), flat.transpose(1, 0, 2))
     return result.transpose(1, 2, 0)
 
 
@@ -165,7 +165,7 @@ def _monomial_times_component(dim: int, degree: int) -> NDArray[np.int64]:
 
 
 @cache
-def _monomial_of_entry(dim: int, degree: int) -> NDArray[np.int64]:
+def monomial_of_entry(dim: int, degree: int) -> NDArray[np.int64]:
     """Return the monomial of each entry of a flattened tensor with ``degree`` axes."""
     entries = np.stack(np.unravel_index(np.arange(dim**degree), [dim] * degree), axis=-1)
     return _place(entries, dim)

@@ -10,7 +10,7 @@ from flax import nnx
 from jax import Array
 from numpy.typing import NDArray
 
-from mace_jax.architecture import READOUT_IRREPS, architecture
+from mace_jax.architecture import READOUT_IRREPS, architecture, dipole_hidden_irreps
 from mace_jax.artifacts.model_bundle import ModelConfig
 from mace_jax.batching.graph_batch import GraphBatch
 from mace_jax.equivariance.irreps import SCALAR, Irrep, Irreps
@@ -213,7 +213,7 @@ class DipoleMACE(MessagePassing):
         """Build the network with random weights; arguments as in ``MessagePassing``."""
         super().__init__(config, dtype=dtype, rng=rng)
         self.outputs = READOUT_IRREPS[config.model]
-        hidden = Irreps.parse(config.MLP_irreps, "MLP_irreps")
+        hidden = dipole_hidden_irreps(config)
         readouts: list[nnx.Module] = []
         for kind, index in self.irreps.readouts:
             inputs = self.irreps.layers[index].output_irreps

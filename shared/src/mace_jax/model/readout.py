@@ -7,7 +7,6 @@ from jax import Array
 
 from mace_jax.architecture import gate_input
 from mace_jax.equivariance.irreps import SCALAR, Irreps
-from mace_jax.errors import ConfigError
 from mace_jax.model.activation import normalized_activation
 from mace_jax.model.gate import gated
 from mace_jax.model.irreps import Features, complete
@@ -121,14 +120,7 @@ class NonLinearDipoleReadoutBlock(nnx.Module):
         dtype: str,
         rng: np.random.Generator,
     ) -> None:
-        """Build the block with features ``hidden`` between the maps.
-
-        Raises:
-            ConfigError: some of them cannot contribute to ``outputs``.
-        """
-        if not set(hidden) <= set(outputs):
-            message = f"MLP_irreps: {hidden}, expected only irreps of {outputs}"
-            raise ConfigError(message)
+        """Build the block with features ``hidden`` between the maps."""
         self.gate, self.hidden = gate, hidden
         self.linear_1 = EquivariantLinear(inputs, gate_input(hidden), dtype=dtype, rng=rng)
         self.linear_2 = EquivariantLinear(hidden, outputs, dtype=dtype, rng=rng)

@@ -301,7 +301,7 @@ def fetch_foundation_model(
 
 
 def _cache() -> Path:
-    import pooch  # type: ignore[import-untyped]
+    import pooch
 
     return Path(os.environ.get("MACE_JAX_CACHE") or pooch.os_cache("mace-jax")).expanduser()
 

@@ -39,6 +39,10 @@ _KNOWN = re.compile(
     r"|products\.\d+\.symmetric_contractions\.contractions\.\d+\."
     r"(U_matrix_\d+|weights_(max|\d+)_zeroed)"
 )
+_CONTRACTION_WEIGHTS = re.compile(
+    r"(?P<root>products\.(?P<layer>\d+)\.symmetric_contractions\.contractions\.\d+)\."
+    r"weights(_max|\.(?P<place>\d+))"
+)
 
 
 def convert_torch_model(path: Path) -> ModelBundle:
@@ -51,12 +55,11 @@ def convert_torch_model(path: Path) -> ModelBundle:
     content = read_torch_archive(path)
     try:
         return _bundle(*_parts(content))
-    except UnsupportedModelError as error:
+    except (UnsupportedModelError, ConfigError) as error:
         message = f"{path}: {error}"
         raise UnsupportedModelError(message) from error
     except (
         ArtifactError,
-        ConfigError,
         KeyError,
         ValueError,
         TypeError,
@@ -89,7 +92,7 @@ def _parts(content: Any) -> tuple[ModelConfig, tuple[str, ...], State]:
     state = {name: array for name, array in tensors.items() if isinstance(array, np.ndarray)}
     default = "ScaleShiftMACE" if "scale_shift.scale" in state else "MACE"
     model = str(content.get("model_class") or saved.get("model") or default).rsplit(".", 1)[-1]
-    return *config_of_mapping(saved, model), state
+    return *config_of_mapping(saved, model, state), state
 
 
 def _bundle(config: ModelConfig, heads: tuple[str, ...], state: State) -> ModelBundle:
@@ -210,13 +213,15 @@ def _rounding(tensor: NDArray[Any]) -> float:
 
 
 def _require_all_used(config: ModelConfig, state: State, used: set[str]) -> None:
-    """Check that nothing of the file is left behind."""
-    zeroed = {
-        f"{name.removesuffix('_zeroed')}"
-        for name, flag in state.items()
-        if name.endswith("_zeroed") and flag
-    }
+    """Check that nothing of the file is left behind but weights of couplings that are all zero."""
     for name, array in state.items():
-        empty = array.size == 0 or re.sub(r"weights\.(\d+)$", r"weights_\1", name) in zeroed
-        if name not in used and not empty and not _KNOWN.fullmatch(name):
-            refuse(config.model, f"tensor {name} is")
+        if name in used or array.size == 0 or _KNOWN.fullmatch(name):
+            continue
+        weights = _CONTRACTION_WEIGHTS.fullmatch(name)
+        if weights:
+            layer, place = int(weights["layer"]), weights["place"]
+            highest = config.correlations()[layer]
+            degree = highest if place is None else highest - 1 - int(place)
+            if not state[f"{weights['root']}.U_matrix_{degree}"].any():
+                continue
+        refuse(config.model, f"tensor {name} is")

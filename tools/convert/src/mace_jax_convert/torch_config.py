@@ -3,8 +3,10 @@
 What a file of an older mace-torch lacks gets the value that that version behaved by.
 """
 
+import ast
 from collections.abc import Mapping
 from dataclasses import fields
+from itertools import takewhile
 from typing import Any, NoReturn
 
 from mace_jax.architecture import READOUT_IRREPS
@@ -25,7 +27,8 @@ from mace_jax_convert.torch_modules import (
     numpy_array,
 )
 
-MODELS = ("MACE", "ScaleShiftMACE", *READOUT_IRREPS)
+ENERGY_MODELS = ("MACE", "ScaleShiftMACE")
+MODELS = (*ENERGY_MODELS, *READOUT_IRREPS)
 _INTERACTIONS = (
     "RealAgnosticInteractionBlock",
     "RealAgnosticResidualInteractionBlock",
@@ -88,7 +91,7 @@ def config_of_modules(model: Record, state: State) -> tuple[ModelConfig, tuple[s
         num_interactions=len(blocks),
         hidden_irreps=hidden,
         MLP_irreps=_hidden_of_readout(name, last_readout, len(heads)),
-        correlation=_same_or_each([_correlation(product) for product in products]),
+        correlation=_correlations(len(products), state, products),
         radial_MLP=_radial_mlp(blocks, state),
         gate=_gate(name, last_readout),
         interaction_cls=blocks[-1].short_name,
@@ -113,13 +116,16 @@ def config_of_modules(model: Record, state: State) -> tuple[ModelConfig, tuple[s
     return config, heads
 
 
-def config_of_mapping(saved: Mapping[str, Any], model: str) -> tuple[ModelConfig, tuple[str, ...]]:
+def config_of_mapping(
+    saved: Mapping[str, Any], model: str, state: State
+) -> tuple[ModelConfig, tuple[str, ...]]:
     """Return hyper-parameters and heads of a configuration saved beside a state dict.
 
     Args:
         saved: the arguments of the model's class, as ``extract_config_mace_model`` of mace-torch
             collects them.
         model: name of the class.
+        state: the tensors, which say what ``extract_config_mace_model`` leaves out.
 
     Raises:
         UnsupportedModelError: names the first part that is not supported.
@@ -127,6 +133,9 @@ def config_of_mapping(saved: Mapping[str, Any], model: str) -> tuple[ModelConfig
     """
     if model not in MODELS:
         refuse(model, _WHY_NOT.get(model, "this class is"))
+    if "error" in saved:  # mace-torch's answer for classes it does not know
+        refuse(model, f"a configuration that says {saved['error']!r} is")
+    saved = {name: _plain(value) for name, value in saved.items()}
     names = {item.name for item in fields(ModelConfig)}
     values = {name: value for name, value in saved.items() if name in names and value is not None}
     heads = tuple(saved.get("heads") or ["Default"])
@@ -140,12 +149,10 @@ def config_of_mapping(saved: Mapping[str, Any], model: str) -> tuple[ModelConfig
     for name in ("interaction_cls", "interaction_cls_first", "readout_cls", "gate"):
         if name in values:
             values[name] = _class_name(values[name])
-    correlation = numpy_array(values["correlation"])
-    values["correlation"] = (
-        _same_or_each([int(degree) for degree in correlation])
-        if correlation.ndim
-        else int(correlation)
-    )
+    n_layers = values["num_interactions"]
+    values["correlation"] = _correlations(n_layers, state)
+    last = f"products.{n_layers - 1}.symmetric_contractions.contractions.1.weights_max"
+    values["keep_last_layer_irreps"] = last in state and n_layers > 1 and model in ENERGY_MODELS
     values["radial_MLP"] = tuple(int(width) for width in saved.get("radial_MLP") or (64, 64, 64))
     values["atomic_numbers"] = tuple(int(z) for z in numpy_array(values["atomic_numbers"]))
     values["embedding_specs"] = _embedding_specs(saved.get("embedding_specs"))
@@ -160,6 +167,16 @@ def config_of_mapping(saved: Mapping[str, Any], model: str) -> tuple[ModelConfig
     if config.gate not in _GATES:
         refuse(model, f"gate {config.gate} is")
     return config, heads
+
+
+def _plain(value: Any) -> Any:
+    """Return the number, list or so that a text stands for, where mace-torch made it a text."""
+    if isinstance(value, str):
+        try:
+            return ast.literal_eval(value)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            pass  # a text, such as a class or irreps
+    return value
 
 
 def _class_name(value: Any) -> str:
@@ -190,15 +207,23 @@ def _hidden_irreps(model: str, blocks: list[Record]) -> tuple[str, bool]:
     return outputs[0], kept and model not in READOUT_IRREPS
 
 
-def _correlation(product: Record) -> int:
-    symmetric = child(product, "symmetric_contractions")
-    if has_child(symmetric, "contractions"):
-        return int(number(attribute(children(symmetric, "contractions")[0], "correlation")))
-    return int(number(attribute(symmetric, "contraction_degree")))
-
-
-def _same_or_each(values: list[int]) -> int | tuple[int, ...]:
-    return values[0] if len(set(values)) == 1 else tuple(values)
+def _correlations(
+    n_layers: int, state: State, products: list[Record] | None = None
+) -> int | tuple[int, ...]:
+    """Return the correlation of each layer, read from its weights; one number if all agree."""
+    degrees = []
+    for layer in range(n_layers):
+        root = f"products.{layer}.symmetric_contractions"
+        if f"{root}.contractions.0.weights_max" in state:
+            lower = (f"{root}.contractions.0.weights.{index}" for index in range(len(state)))
+            degrees.append(1 + sum(1 for _ in takewhile(state.__contains__, lower)))
+        elif products is not None:
+            symmetric = child(products[layer], "symmetric_contractions")
+            degrees.append(int(number(attribute(symmetric, "contraction_degree"))))
+        else:
+            message = f"no tensor {root}.contractions.0.weights_max"
+            raise ArtifactError(message)
+    return degrees[0] if len(set(degrees)) == 1 else tuple(degrees)
 
 
 def _radial_mlp(blocks: list[Record], state: State) -> tuple[int, ...]:
@@ -288,6 +313,7 @@ def _embedding_specs(specs: Mapping[str, Mapping[str, Any]] | None) -> tuple[Emb
             num_classes=int(spec.get("num_classes", 0)),
             offset=int(spec.get("offset", 0)),
             use_bias=bool(spec.get("use_bias", True)),
+            key=spec.get("key"),
         )
         for name, spec in (specs or {}).items()
     )

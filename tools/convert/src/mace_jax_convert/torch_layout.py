@@ -21,6 +21,7 @@ from mace_jax.architecture import (
     Architecture,
     Layer,
     architecture,
+    dipole_hidden_irreps,
     gate_input,
 )
 from mace_jax.artifacts.model_bundle import ModelConfig
@@ -95,7 +96,7 @@ class Tensor(NamedTuple):
 
 
 class Contraction(NamedTuple):
-    """The couplings of one degree to one irrep in a product basis.
+    """The couplings of one degree to one irrep in a product basis, and their weights.
 
     Attributes:
         tensor: their weights.
@@ -309,7 +310,7 @@ def _readout(
         if kind.startswith("Linear"):
             yield from _linear(f"{name}.linear", inputs, outputs)
         else:
-            hidden = Irreps.parse(config.MLP_irreps, "MLP_irreps")
+            hidden = dipole_hidden_irreps(config)
             yield from _linear(f"{name}.linear_1", inputs, gate_input(hidden))
             yield from _linear(f"{name}.linear_2", hidden, outputs)
         return

@@ -35,14 +35,16 @@ def main(
     force: bool,
     reproducible: bool,
 ) -> Result:
-    """Predict energy, forces, stress and node energies of STRUCTURES (extxyz or HDF5) with MODEL.
+    """Predict all that MODEL can of STRUCTURES (extxyz or HDF5): energy, forces, stress and so on.
 
     The order is that of the input. Where the input has labels, the errors are shown.
     """
+    from mace_jax.architecture import model_inputs
     from mace_jax.artifacts.atomic_write import require_absent
     from mace_jax.artifacts.model_bundle import model_bundle_input, read_model_bundle
     from mace_jax.artifacts.predictions import require_predictions_suffix, write_predictions
     from mace_jax.artifacts.provenance import make_provenance
+    from mace_jax.batching.graph_batch import assumed_inputs
     from mace_jax.cli.progress import track_on_stderr
     from mace_jax.errors import ConfigError
     from mace_jax_predict.inputs import read_input
@@ -54,7 +56,10 @@ def main(
     if head is not None and head not in bundle.heads:
         message = f"--head: {head!r}, expected one of {list(bundle.heads)}"
         raise ConfigError(message)
-    loaded = read_input(structures)
+    needed = model_inputs(bundle.config)
+    loaded = read_input(structures, [spec.source for spec in needed])
+    for sentence in assumed_inputs(loaded.structures, needed):
+        log.warning("%s: %s", structures, sentence)
 
     import jax
 

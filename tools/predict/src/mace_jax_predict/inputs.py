@@ -1,5 +1,6 @@
 """What is to be predicted: extxyz or HDF5, read as one list of structures."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,8 +17,12 @@ class LoadedStructures(NamedTuple):
     as_input: Input
 
 
-def read_input(path: Path) -> LoadedStructures:
+def read_input(path: Path, inputs: Sequence[str] = ()) -> LoadedStructures:
     """Read an extxyz file, or an HDF5 file, folder or glob.
+
+    Args:
+        path: what to read.
+        inputs: names of what a model is told beside atoms and positions; HDF5 holds none.
 
     Raises:
         DataError, ArtifactError: it cannot be read.
@@ -25,5 +30,5 @@ def read_input(path: Path) -> LoadedStructures:
     if path.is_dir() or path.suffix in SUFFIXES:
         with Dataset(path) as dataset:
             return LoadedStructures(list(dataset), dataset.as_input("structures"))
-    structures, _ = read_structures(path)
+    structures, _ = read_structures(path, inputs=inputs)
     return LoadedStructures(structures, external_input("structures", path, "extxyz"))

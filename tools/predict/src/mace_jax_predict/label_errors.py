@@ -12,19 +12,20 @@ def label_errors(predictions: Predictions, structures: Sequence[Structure]) -> d
     """Return RMSE and MAE of energy per atom (eV), forces (eV/Å) and stress (eV/Å³).
 
     Also ``rel_rmse_f``: the force RMSE relative to the labels' root mean square, per cent.
-    A quantity without labels is left out.
+    A quantity without labels is left out, and so is one that the model does not predict.
     """
     differences: dict[str, list[np.ndarray]] = {"e_per_atom": [], "f": [], "stress": []}
     force_labels = []
     for index, structure in enumerate(structures):
         predicted, labels = predictions.of_structure(index), structure.properties
-        if "energy" in labels:
+        known = predicted.keys() & labels.keys()
+        if "energy" in known:
             error = (predicted["energy"] - labels["energy"]) / len(structure)
             differences["e_per_atom"].append(np.atleast_1d(error))
-        if "forces" in labels:
+        if "forces" in known:
             differences["f"].append((predicted["forces"] - labels["forces"]).ravel())
             force_labels.append(labels["forces"].ravel())
-        if "stress" in labels:
+        if "stress" in known:
             differences["stress"].append((predicted["stress"] - labels["stress"]).ravel())
     errors = {}
     for name, parts in differences.items():
