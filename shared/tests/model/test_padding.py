@@ -88,7 +88,7 @@ def test_parameter_gradients_are_finite_and_padding_changes_nothing(
 
 
 def test_float32_agrees_with_float64(scalars_network, molecule, crystal, compile_fast):
-    """To 1e-5 of the largest value: a hundred roundings of 1e-7."""
+    """To 3e-5 of the largest value: some hundred roundings of 1e-7."""
     single = replace(
         scalars_network.bundle,
         dtype="float32",
@@ -104,4 +104,4 @@ def test_float32_agrees_with_float64(scalars_network, molecule, crystal, compile
     for name, value in found._asdict().items():
         reference = getattr(expected, name)
         assert value.dtype == np.float32
-        assert_allclose(value, reference, rtol=0, atol=1e-5 * np.abs(reference).max(), err_msg=name)
+        assert_allclose(value, reference, rtol=0, atol=3e-5 * np.abs(reference).max(), err_msg=name)

@@ -17,6 +17,7 @@ from mace_jax.equivariance.couplings import (
     multiplicities,
 )
 from mace_jax.errors import ArtifactError, ConfigError
+from mace_jax_convert.cuequivariance_products import e3nn_layout
 from mace_jax_convert.torch_archive import Record, read_torch_archive
 from mace_jax_convert.torch_config import (
     UnsupportedModelError,
@@ -77,7 +78,8 @@ def _parts(content: Any) -> tuple[ModelConfig, tuple[str, ...], State]:
     """Return configuration, heads and tensors of whatever the file holds."""
     if isinstance(content, Record):
         state = state_dict(content)
-        return *config_of_modules(content, state), state
+        config, heads = config_of_modules(content, state)
+        return config, heads, e3nn_layout(content, config, state)
     if not isinstance(content, dict):
         refuse("the file", f"a {type(content).__name__} instead of a model is")
     saved = next((content[key] for key in _CONFIG_KEYS if isinstance(content.get(key), dict)), None)

@@ -4,6 +4,7 @@ What a file of an older mace-torch lacks gets the value that that version behave
 """
 
 import ast
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from itertools import takewhile
@@ -182,8 +183,8 @@ def _plain(value: Any) -> Any:
 def _class_name(value: Any) -> str:
     """Return a class or function name from a record or from text such as ``<class 'a.B'>``."""
     if isinstance(value, str):
-        value = value.split("'")[1] if "'" in value else value.split(" at ")[0]
-        return value.removeprefix("<function ").rsplit(".", 1)[-1]
+        found = re.search(r"class '([\w.]+)'|(?:function|method) (\w+)", value)
+        value = (found[1] or found[2]) if found else value
     return function_name(value)
 
 

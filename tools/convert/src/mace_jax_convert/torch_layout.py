@@ -125,6 +125,11 @@ def torch_layout(config: ModelConfig, n_heads: int) -> list[Tensor]:
     return list(_tensors(config, architecture(config), n_heads))
 
 
+def weights_name(correlation: int, degree: int) -> str:
+    """Return the name, within its contraction, of the weights of products of ``degree`` factors."""
+    return "weights_max" if degree == correlation else f"weights.{correlation - degree - 1}"
+
+
 def contractions(config: ModelConfig) -> list[Contraction]:
     """Return the couplings that exist in the product bases of a model."""
     return list(_contractions(config, architecture(config)))
@@ -290,8 +295,7 @@ def _contractions(config: ModelConfig, irreps: Architecture) -> Iterator[Contrac
                 n_couplings = basis(tuple(layer.message_irreps), target, degree).shape[1]
                 if not n_couplings:
                     continue
-                lower = layer.correlation - degree - 1
-                weights = f"{module}.weights_max" if lower < 0 else f"{module}.weights.{lower}"
+                weights = f"{module}.{weights_name(layer.correlation, degree)}"
                 shape = (n_elements, n_couplings, channels)
                 part = Part(f"{path}/weights/{target}/{degree}", shape, element_axis)
                 yield Contraction(
