@@ -5,6 +5,7 @@ the files that people have, so it never changes.
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,12 @@ import numpy as np
 from mace_jax.artifacts.batch_plan import BatchPlan, Caps, PlanReport, write_batch_plan
 from mace_jax.artifacts.dataset import write_dataset_file
 from mace_jax.artifacts.metrics import MetricsLog
-from mace_jax.artifacts.model_bundle import ModelBundle, ModelConfig, write_model_bundle
+from mace_jax.artifacts.model_bundle import (
+    EmbeddingSpec,
+    ModelBundle,
+    ModelConfig,
+    write_model_bundle,
+)
 from mace_jax.artifacts.predictions import Predictions, write_predictions
 from mace_jax.artifacts.statistics import write_statistics
 from mace_jax.artifacts.train_config import (
@@ -122,7 +128,8 @@ TRAIN_CONFIG = TrainConfig(
     TrainSection(None, 2.5, 2, 20),
 )
 
-BUNDLE = ModelBundle(
+# What the files of version 1 hold; read, they say what version 1 took for granted.
+BUNDLE_1 = ModelBundle(
     config=ModelConfig(
         model="ScaleShiftMACE",
         r_max=5.0,
@@ -149,9 +156,62 @@ BUNDLE = ModelBundle(
         "node_embedding/w": _ramp(2, 3),
         "radial/0/w": _ramp(2, 2).astype(np.float32),
         "index": np.array([1, 0], dtype=np.int32),
+        "radial_embedding/bessel_fn/bessel_weights": np.pi / 5 * np.arange(1, 9),
     },
     license="MIT",
     model_card={"data": "made up"},
+)
+PREDICTIONS_1 = Predictions(
+    np.array([3, 2]),
+    {
+        "energy": np.array([-14.25, -9.5]),
+        "forces": _ramp(5, 3),
+        "stress": np.stack([np.zeros((3, 3)), _SYMMETRIC]),
+        "node_energy": _ramp(5),
+    },
+)
+
+BUNDLE = replace(
+    BUNDLE_1,
+    config=replace(
+        BUNDLE_1.config,
+        correlation=(3, 2),
+        radial_type="gaussian",
+        distance_transform="Agnesi",
+        apply_cutoff=False,
+        pair_repulsion=True,
+        readout_cls="NonLinearBiasReadoutBlock",
+        edge_irreps="2x0e",
+        use_edge_irreps_first=True,
+        use_so3=True,
+        use_reduced_cg=True,
+        use_agnostic_product=True,
+        use_last_readout_only=True,
+        keep_last_layer_irreps=True,
+        use_embedding_readout=True,
+        embedding_specs=(
+            EmbeddingSpec("total_spin", "categorical", "graph", 4, num_classes=3, offset=1),
+            EmbeddingSpec("field", "continuous", "atom", 2, in_dim=3, use_bias=False, key="E"),
+        ),
+    ),
+    parity={
+        "reference": "mace-torch 0.3.16",
+        "dtype": "float64",
+        "tolerance": 1e-9,
+        "errors": {"energy": 0.0, "forces": 2.5e-13},
+        "structures": [
+            {
+                "name": "water",
+                "head": "pbe",
+                "atomic_numbers": [8, 1, 1],
+                "positions": STRUCTURES[0].positions.tolist(),
+                "cell": STRUCTURES[0].cell.tolist(),
+                "pbc": [False, False, False],
+                "inputs": {"total_spin": 1.0},
+                "quantities": {"energy": -14.25, "forces": _ramp(3, 3).tolist()},
+            }
+        ],
+    },
 )
 
 _ERRORS = {
@@ -176,12 +236,63 @@ METRICS = [
 ]
 
 PREDICTIONS = Predictions(
-    energy=np.array([-14.25, -9.5]),
-    forces=_ramp(5, 3),
-    stress=np.stack([np.zeros((3, 3)), _SYMMETRIC]),
-    node_energy=_ramp(5),
-    n_node=np.array([3, 2]),
+    PREDICTIONS_1.n_node,
+    {
+        **PREDICTIONS_1.quantities,
+        "virials": np.stack([_SYMMETRIC, -30 * _SYMMETRIC]),
+        "dipole": _ramp(2, 3),
+        "atomic_dipoles": -_ramp(5, 3),
+        "charges": _ramp(5) - 0.5,
+        "polarizability": np.stack([2 * _SYMMETRIC, 3 * _SYMMETRIC]),
+    },
 )
+
+# A network of many kinds of layers; ``network.npz`` is what it predicts of STRUCTURES.
+NETWORK_HEADS = ("Default", "pbe")
+NETWORK_CONFIG = ModelConfig(
+    model="ScaleShiftMACE",
+    r_max=3.0,
+    num_bessel=3,
+    num_polynomial_cutoff=5,
+    max_ell=2,
+    num_interactions=2,
+    hidden_irreps="2x0e + 2x1o",
+    MLP_irreps="2x0e",
+    correlation=(2, 3),
+    radial_MLP=(4,),
+    gate="silu",
+    interaction_cls="RealAgnosticResidualNonLinearInteractionBlock",
+    interaction_cls_first="RealAgnosticDensityInteractionBlock",
+    avg_num_neighbors=1.5,
+    atomic_numbers=(1, 6, 8, 14),
+    radial_type="gaussian",
+    distance_transform="Agnesi",
+    pair_repulsion=True,
+    readout_cls="NonLinearBiasReadoutBlock",
+    use_reduced_cg=True,
+    embedding_specs=(
+        EmbeddingSpec("total_charge", "categorical", "graph", 2, num_classes=5, offset=2),
+    ),
+)
+
+
+def network_bundle() -> ModelBundle:
+    """Return a bundle of ``NETWORK_CONFIG``; jax must have float64 enabled."""
+    from mace_jax.model.load import build_model, model_parameters
+
+    scale, shift = (0.75, 0.5), (0.125, 0.0)
+    rng = np.random.default_rng(0)
+    model = build_model(NETWORK_CONFIG, scale=scale, shift=shift, dtype="float64", rng=rng)
+    energies = {1: -13.625, 6: -1029.5, 8: -2041.75, 14: -7881.25}
+    return ModelBundle(
+        config=NETWORK_CONFIG,
+        dtype="float64",
+        heads=NETWORK_HEADS,
+        atomic_energies={head: energies for head in NETWORK_HEADS},
+        scale=dict(zip(NETWORK_HEADS, scale, strict=True)),
+        shift=dict(zip(NETWORK_HEADS, shift, strict=True)),
+        parameters=model_parameters(model),
+    )
 
 
 def _write_metrics(path: Path) -> None:
@@ -191,6 +302,23 @@ def _write_metrics(path: Path) -> None:
 
 def _write_predictions(path: Path) -> None:
     write_predictions(path, PREDICTIONS, STRUCTURES, "pbe", PROVENANCE)
+
+
+def _write_network(path: Path) -> None:
+    import jax
+
+    with jax.enable_x64(True):
+        write_model_bundle(path, network_bundle(), PROVENANCE)
+
+
+def _write_network_predictions(path: Path) -> None:
+    import jax
+
+    from mace_jax.model.predict import predict
+
+    with jax.enable_x64(True):
+        found = predict(network_bundle(), "network.msgpack", STRUCTURES, n_edge=100)
+    write_predictions(path, found, STRUCTURES, "each structure's own", PROVENANCE)
 
 
 # file name -> (kind, writer)
@@ -203,6 +331,8 @@ WRITERS = {
         lambda path: write_train_config(path, TRAIN_CONFIG, PROVENANCE),
     ),
     "model.msgpack": ("model_bundle", lambda path: write_model_bundle(path, BUNDLE, PROVENANCE)),
+    "network.msgpack": ("model_bundle", _write_network),
+    "network.npz": ("predictions", _write_network_predictions),
     "run.metrics": ("metrics", _write_metrics),
     "predictions.npz": ("predictions", _write_predictions),
     "predictions.extxyz": ("predictions", _write_predictions),

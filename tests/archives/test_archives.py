@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import h5py
+import jax
 import msgpack
 import numpy as np
 import pyarrow.parquet as pq
@@ -19,6 +20,7 @@ from mace_jax.artifacts.predictions import read_predictions
 from mace_jax.artifacts.statistics import read_statistics
 from mace_jax.artifacts.train_config import read_train_config
 from mace_jax.artifacts.versioned import MADE_BY
+from mace_jax.model.predict import predict
 from mace_jax.structures.read_extxyz import read_structures
 from mace_jax_schemas import current_version
 
@@ -79,7 +81,8 @@ def test_dataset(path):
         *((path, read_statistics, made.STATISTICS) for path in stored("statistics/*/*.json")),
         *((path, read_batch_plan, made.PLAN) for path in stored("batch_plan/*/*.json")),
         *((path, read_train_config, made.TRAIN_CONFIG) for path in stored("train_config/*/*.json")),
-        *((path, read_model_bundle, made.BUNDLE) for path in stored("model_bundle/*/*.msgpack")),
+        *((path, read_model_bundle, made.BUNDLE) for path in stored("model_bundle/v2/model.*")),
+        *((path, read_model_bundle, made.BUNDLE_1) for path in stored("model_bundle/v1/model.*")),
     ],
     ids=label,
 )
@@ -94,27 +97,50 @@ def test_metrics(path):
     assert rows == made.METRICS
 
 
-@pytest.mark.parametrize("path", stored("predictions/*/*.npz"), ids=label)
+def expected_predictions(path):
+    return made.PREDICTIONS_1 if path.parent.name == "v1" else made.PREDICTIONS
+
+
+@pytest.mark.parametrize("path", stored("predictions/*/predictions.npz"), ids=label)
 def test_predictions_npz(path):
     metadata, found = read_predictions(path)
     assert metadata["provenance"] == made.PROVENANCE
-    assert_same(found, made.PREDICTIONS)
+    assert_same(found, expected_predictions(path))
 
 
 @pytest.mark.parametrize("path", stored("predictions/*/*.extxyz"), ids=label)
 def test_predictions_extxyz(path):
+    """Quantities that are labels, too, can be read back; stress and virials of a cell only."""
     for index, structure in enumerate(read_structures(path)[0]):
-        expected = made.PREDICTIONS.of_structure(index)
-        assert structure.properties["energy"] == expected["energy"]
-        np.testing.assert_allclose(structure.properties["forces"], expected["forces"], atol=1e-8)
+        expected = expected_predictions(path).of_structure(index)
+        without = {"node_energy", "atomic_dipoles"}
+        if not structure.pbc.any():
+            without |= {"stress", "virials"}
+        assert structure.properties.keys() == expected.keys() - without
+        for name, value in structure.properties.items():
+            np.testing.assert_allclose(value, expected[name], atol=1e-8, err_msg=name)
 
 
 @pytest.mark.parametrize("path", stored("predictions/*/*.parquet"), ids=label)
 def test_predictions_parquet(path):
-    table = pq.read_table(path)
-    assert table["energy"].to_pylist() == made.PREDICTIONS.energy.tolist()
-    forces = np.concatenate([np.reshape(row, (-1, 3)) for row in table["forces"].to_pylist()])
-    np.testing.assert_array_equal(forces, made.PREDICTIONS.forces)
+    table, expected = pq.read_table(path), expected_predictions(path)
+    assert set(table.column_names) == {"n_node", *expected.quantities}
+    for name, array in expected.quantities.items():
+        rows = [np.ravel(row) for row in table[name].to_pylist()]
+        np.testing.assert_array_equal(np.concatenate(rows), array.ravel())
+
+
+@pytest.mark.parametrize("path", stored("model_bundle/*/network.msgpack"), ids=label)
+def test_a_stored_network_predicts_what_it_did(path):
+    """Float64 sums of another order differ by some 1e-15 of the total energy."""
+    version = path.parent.name
+    _, expected = read_predictions(HERE / "predictions" / version / "network.npz")
+    with jax.enable_x64(True):
+        found = predict(read_model_bundle(path), str(path), made.STRUCTURES, n_edge=100)
+    assert expected.quantities.keys() <= found.quantities.keys()
+    for name, array in expected.quantities.items():
+        atol = 1e-11 * np.abs(array).max()
+        np.testing.assert_allclose(found.quantities[name], array, rtol=0, atol=atol, err_msg=name)
 
 
 def test_every_kind_has_an_archive_of_every_version_that_is_read():

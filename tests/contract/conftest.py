@@ -15,13 +15,14 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = {
-    "mace-jax-preprocess": "mace_jax_preprocess",
-    "mace-jax-plan-batches": "mace_jax_plan_batches",
-    "mace-jax-train": "mace_jax_train",
-    "mace-jax-predict": "mace_jax_predict",
-    "mace-jax-from-torch": "mace_jax_convert",
-    "mace-jax-train-plot": "mace_jax_plot",
+COMMAND_LINES = {
+    "mace-jax-preprocess": "mace_jax_preprocess.cli",
+    "mace-jax-plan-batches": "mace_jax_plan_batches.cli",
+    "mace-jax-train": "mace_jax_train.cli",
+    "mace-jax-predict": "mace_jax_predict.cli",
+    "mace-jax-from-torch": "mace_jax_convert.cli",
+    "mace-jax-to-torch": "mace_jax_convert.cli_to_torch",
+    "mace-jax-train-plot": "mace_jax_plot.cli",
 }
 FRAMES = {"train": 12, "valid": 5, "test": 4}
 # A network that compiles in a second; everything else is as configs/aspirin_small.gin says.
@@ -109,7 +110,7 @@ def invoke(capfd: pytest.CaptureFixture[str], compilation_cache: None) -> Iterat
     handlers, level = root.handlers, root.level
 
     def run(command: str, *arguments: str) -> Outcome:
-        main = import_module(f"{PACKAGES[command]}.cli").main
+        main = import_module(COMMAND_LINES[command]).main
         capfd.readouterr()
         with pytest.raises(SystemExit) as stopped:
             main([str(argument) for argument in arguments])

@@ -278,7 +278,7 @@ def test_predict_killed_while_it_writes(killed, chain, tmp_path):
         if (case / "old.npz").read_bytes() == b"old":
             states.append("old")
         else:
-            assert len(read_predictions(case / "old.npz")[1].energy) == 4
+            assert len(read_predictions(case / "old.npz")[1].n_node) == 4
             states.append("new")
     assert set(states) == {"old", "new"}
 

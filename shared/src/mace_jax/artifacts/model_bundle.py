@@ -232,11 +232,11 @@ def read_model_bundle(path: Path) -> ModelBundle:
 
 
 def _config(document: Mapping[str, Any]) -> ModelConfig:
-    values = {
+    values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in document.items()
     }
-    specs = tuple(EmbeddingSpec(**spec) for spec in document["embedding_specs"])
-    return ModelConfig(**{**values, "embedding_specs": specs})
+    values["embedding_specs"] = tuple(EmbeddingSpec(**spec) for spec in values["embedding_specs"])
+    return ModelConfig(**values)
 
 
 def _constants_of_version_1(config: ModelConfig, dtype: str) -> dict[str, NDArray[Any]]:

@@ -117,12 +117,8 @@ def write_predictions(
 
 def _write_npz(path: Path, predictions: Predictions, metadata: Document) -> None:
     with path.open("wb") as file:
-        np.savez(
-            file,
-            n_node=predictions.n_node,
-            metadata=np.array(json.dumps(metadata)),
-            **predictions.quantities,
-        )
+        arrays: dict[str, Any] = {"n_node": predictions.n_node, **predictions.quantities}
+        np.savez(file, **arrays, metadata=np.array(json.dumps(metadata)))
 
 
 def _write_parquet(path: Path, predictions: Predictions, metadata: Document) -> None:

@@ -7,7 +7,7 @@ as a polynomial: one coefficient for each distinct monomial of the features' com
 from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import combinations_with_replacement
-from math import factorial
+from math import factorial, prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,9 +31,8 @@ def monomials(n_components: int, degree: int) -> NDArray[np.int64]:
 @cache
 def multiplicities(n_components: int, degree: int) -> NDArray[np.float64]:
     """Return in how many orders the factors of each monomial can be written."""
-    counts = [np.bincount(row, minlength=1) for row in monomials(n_components, degree)]
-    orders = [factorial(degree) / np.prod([factorial(n) for n in row]) for row in counts]
-    return np.array(orders)
+    repeats = [np.bincount(row) for row in monomials(n_components, degree)]
+    return np.array([factorial(degree) / prod(map(factorial, row)) for row in repeats])
 
 
 def full_couplings(irreps: Sequence[Irrep], target: Irrep, degree: int) -> Coefficients:
@@ -49,7 +48,7 @@ def full_couplings(irreps: Sequence[Irrep], target: Irrep, degree: int) -> Coeff
     Returns: ``[2l+1, n_couplings, n_monomials]``.
 
     Source: Batatia et al. 2022, eq. 10; mace-torch ``U_matrix_real`` with ``use_cueq_cg=False``,
-        which keeps natural parities only at degree 4.
+        which at degree 4 couples to natural parities only, in between, too.
     """
     return _couplings(tuple(irreps), target, degree, independent=False, natural=degree == 4)
 
@@ -123,7 +122,7 @@ def _next_degree(
         for coupling in polynomials.transpose(1, 0, 2):
             for right, start in zip(irreps, starts, strict=False):
                 for out in products(left, right):
-                    if natural and out.p != (-1) ** out.l:
+                    if natural and degree and out.p != (-1) ** out.l:
                         continue
                     if targets is not None and out not in targets:
                         continue
@@ -140,11 +139,10 @@ def _independent(couplings: Coefficients, multiplicity: NDArray[np.float64]) -> 
     basis: list[NDArray[np.float64]] = []
     weighted = couplings.transpose(1, 0, 2) / np.sqrt(multiplicity)
     for coupling in weighted.reshape(len(weighted), -1):
-        length = np.linalg.norm(coupling)
         rest = coupling
-        for _ in range(2):  # once more against rounding
-            rest = rest - sum(vector * (vector @ rest) for vector in basis)
-        if np.linalg.norm(rest) > _ZERO * max(length, 1):
+        for vector in basis * 2:  # once more against rounding
+            rest = rest - vector * (vector @ rest)
+        if np.linalg.norm(rest) > _ZERO:
             basis.append(rest / np.linalg.norm(rest))
     shape = (len(basis), couplings.shape[0], couplings.shape[2])
     return (np.array(basis).reshape(shape) * np.sqrt(multiplicity)).transpose(1, 0, 2)

@@ -65,7 +65,8 @@ def split_trainable(
     model: MACE | DipoleMACE,
 ) -> tuple[Callable[[nnx.State], MACE], nnx.State]:
     """Return the trained arrays of a network, and the network as a function of them."""
-    graphdef, parameters, constants = nnx.split(model, nnx.Param, Constant)
+    parts: Any = nnx.split(model, nnx.Param, Constant)
+    graphdef, parameters, constants = parts
     return lambda parameters: nnx.merge(graphdef, parameters, constants), parameters
 
 

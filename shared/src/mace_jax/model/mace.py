@@ -218,12 +218,15 @@ class DipoleMACE(MessagePassing):
         for kind, index in self.irreps.readouts:
             inputs = self.irreps.layers[index].output_irreps
             if kind.startswith("Linear"):
-                block = LinearDipoleReadoutBlock(inputs, self.outputs, dtype=dtype, rng=rng)
-            else:
-                block = NonLinearDipoleReadoutBlock(
-                    inputs, hidden, config.gate, self.outputs, dtype=dtype, rng=rng
+                readouts.append(
+                    LinearDipoleReadoutBlock(inputs, self.outputs, dtype=dtype, rng=rng)
                 )
-            readouts.append(block)
+            else:
+                readouts.append(
+                    NonLinearDipoleReadoutBlock(
+                        inputs, hidden, config.gate, self.outputs, dtype=dtype, rng=rng
+                    )
+                )
         self.readouts = nnx.List(readouts)
         if config.model == "AtomicDielectricMACE":
             self.change_of_basis = constant(_symmetric_matrices(), dtype)

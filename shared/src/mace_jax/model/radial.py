@@ -80,8 +80,8 @@ class ChebychevBasis(nnx.Module):
     Source: mace-torch class of the same name, whose forces lack this basis' derivative.
     """
 
-    def __init__(self, num_basis: int) -> None:
-        """Keep the number of functions."""
+    def __init__(self, r_max: float, num_basis: int, *, dtype: str) -> None:  # noqa: ARG002
+        """Keep the number of functions; they do not depend on the cutoff."""
         self.num_basis = num_basis
 
     def __call__(self, lengths: Array) -> Array:
@@ -137,6 +137,7 @@ def element_radii(atomic_numbers: tuple[int, ...], dtype: str) -> Constant:
     return constant(covalent_radii[list(atomic_numbers)], dtype)
 
 
+_BASES = {"bessel": BesselBasis, "gaussian": GaussianBasis, "chebyshev": ChebychevBasis}
 _TRANSFORMS = {"Agnesi": AgnesiTransform, "Soft": SoftTransform}
 
 
@@ -150,11 +151,8 @@ class RadialEmbeddingBlock(nnx.Module):
         """Build the block."""
         self.r_max, self.p = config.r_max, config.num_polynomial_cutoff
         self.apply_cutoff = config.apply_cutoff
-        if config.radial_type == "chebyshev":
-            self.bessel_fn = ChebychevBasis(config.num_bessel)
-        else:
-            basis = {"bessel": BesselBasis, "gaussian": GaussianBasis}[config.radial_type]
-            self.bessel_fn = basis(config.r_max, config.num_bessel, dtype=dtype)
+        basis = _BASES[config.radial_type]
+        self.bessel_fn = basis(config.r_max, config.num_bessel, dtype=dtype)
         transform = _TRANSFORMS.get(config.distance_transform)
         self.distance_transform = transform and transform(config.atomic_numbers, dtype=dtype)
 

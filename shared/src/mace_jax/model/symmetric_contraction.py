@@ -1,11 +1,13 @@
 """The symmetric contraction: products of up to ``correlation`` features, contracted to irreps."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
+from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from mace_jax.equivariance.couplings import (
@@ -54,10 +56,12 @@ class SymmetricContraction(nnx.Module):
         """
         self.irreps, self.targets = tuple(irreps), tuple(targets)
         self.n_components = sum(irrep.dim for irrep in self.irreps)
-        self.weights, self.couplings = nnx.Dict(), nnx.Dict()
+        self.weights: nnx.Dict[Any] = nnx.Dict()
+        self.couplings: nnx.Dict[Any] = nnx.Dict()
         basis = reduced_couplings if use_reduced_cg else full_couplings
         for target in self.targets:
-            weights, couplings = nnx.Dict(), nnx.Dict()
+            weights: nnx.Dict[Any] = nnx.Dict()
+            couplings: nnx.Dict[Any] = nnx.Dict()
             for degree in range(1, correlation + 1):
                 coefficients = basis(self.irreps, target, degree)
                 n_couplings = coefficients.shape[1]
@@ -71,7 +75,7 @@ class SymmetricContraction(nnx.Module):
             if use_reduced_cg:
                 self.couplings[str(target)] = couplings
 
-    def polynomial(self, target: Irrep, degree: int) -> tuple[NDArray[np.int64], Array]:
+    def polynomial(self, target: Irrep, degree: int) -> tuple[NDArray[np.int64], ArrayLike]:
         """Return the monomials of ``degree`` factors, and their coefficients in the couplings.
 
         Returns: ``[n_monomials, degree]`` and ``[2l+1, n_couplings, n_monomials]``.

@@ -155,12 +155,14 @@ def _energies_and_scale(
         head: dict(zip(config.atomic_numbers, map(float, row), strict=True))
         for head, row in zip(heads, table, strict=True)
     }
-    values = []
-    for name, default in (("scale", 1.0), ("shift", 0.0)):
-        array = state.get(f"scale_shift.{name}", np.array(default)).ravel()
-        array = np.repeat(array, len(heads)) if array.size == 1 else array
-        values.append(dict(zip(heads, map(float, array), strict=True)))
-    return energies, *values
+    scale, shift = (
+        dict(zip(heads, map(float, np.broadcast_to(array.ravel(), len(heads))), strict=True))
+        for array in (
+            state.get("scale_shift.scale", np.ones(1)),
+            state.get("scale_shift.shift", np.zeros(1)),
+        )
+    )
+    return energies, scale, shift
 
 
 def _couplings(config: ModelConfig, state: State) -> tuple[ModelConfig, Arrays]:

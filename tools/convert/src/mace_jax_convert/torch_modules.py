@@ -120,8 +120,8 @@ def _numeric_dtype(record: Record) -> np.dtype[Any]:
     if dtype.kind not in "biuf":
         message = f"dtype {record.args[0]} is not a number"
         raise ArtifactError(message)
-    order = record.state[1] if isinstance(record.state, tuple) else "="
-    return dtype.newbyteorder(order) if order in "<>" else dtype
+    big_endian = isinstance(record.state, tuple) and record.state[1] == ">"
+    return dtype.newbyteorder(">" if big_endian else "<")
 
 
 def _raw(content: Any) -> bytes:
