@@ -29,6 +29,7 @@ _spec = importlib.util.spec_from_file_location("make_archives", HERE / "make_arc
 made = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(made)
 
+FILES = sorted(made.WRITERS.keys() - {"network.npz"})  # takes time, and is like predictions.npz
 STORED = sorted(path for path in HERE.glob("*/v*/*") if not path.name.startswith("."))
 
 
@@ -236,7 +237,7 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(made.WRITERS))
+@pytest.mark.parametrize("name", FILES)
 def test_a_format_does_not_change_without_a_new_version(tmp_path, name):
     kind, write = made.WRITERS[name]
     write(tmp_path / name)
@@ -248,7 +249,7 @@ def test_a_format_does_not_change_without_a_new_version(tmp_path, name):
     )
 
 
-@pytest.mark.parametrize("name", sorted(made.WRITERS))
+@pytest.mark.parametrize("name", FILES)
 def test_the_forms_see_a_change(tmp_path, name):
     """The comparison above must not be blind: a file of other content has another form."""
     archive = made.archive_path(HERE, name)

@@ -193,9 +193,6 @@ def _output_irreps(config: ModelConfig, hidden: Irreps, index: int) -> Irreps:
         return Irreps(pairs[1:2] if config.model == "AtomicDipolesMACE" else pairs[:2])
     if config.keep_last_layer_irreps and index > 0:
         return hidden
-    if pairs[0][0] != SCALAR:
-        message = f"hidden_irreps: {hidden}, expected 0e first, as the last layer keeps only that"
-        raise ConfigError(message)
     return Irreps(pairs[:1])
 
 

@@ -20,11 +20,12 @@ class LinearReadoutBlock(nnx.Module):
         self, inputs: Irreps, n_heads: int, *, dtype: str, rng: np.random.Generator
     ) -> None:
         """Build the block."""
+        self.n_heads = n_heads
         self.linear = EquivariantLinear(inputs, Irreps([(SCALAR, n_heads)]), dtype=dtype, rng=rng)
 
     def __call__(self, features: Features, node_head: Array) -> Array:
         """Return the energy of each node by its own head, ``[n_node]``."""
-        return _of_head(self.linear(features)[SCALAR], node_head)
+        return _of_head(_scalars(self.linear, features, self.n_heads), node_head)
 
 
 class NonLinearReadoutBlock(nnx.Module):
@@ -42,19 +43,19 @@ class NonLinearReadoutBlock(nnx.Module):
         use_bias: bool = False,
     ) -> None:
         """Build the block with ``hidden`` scalars for each head."""
-        self.gate, self.n_heads = gate, n_heads
-        middle, outputs = Irreps([(SCALAR, n_heads * hidden)]), Irreps([(SCALAR, n_heads)])
+        self.gate, self.n_heads, self.width = gate, n_heads, n_heads * hidden
+        middle, outputs = Irreps([(SCALAR, self.width)]), Irreps([(SCALAR, n_heads)])
         self.linear_1 = EquivariantLinear(inputs, middle, dtype=dtype, rng=rng)
         self.linear_2 = EquivariantLinear(middle, outputs, dtype=dtype, rng=rng, use_bias=use_bias)
 
     def __call__(self, features: Features, node_head: Array) -> Array:
         """Return the energy of each node by its own head, ``[n_node]``."""
-        hidden = self.activate(self.linear_1(features), node_head)
+        hidden = self.activate(_scalars(self.linear_1, features, self.width), node_head)
         return _of_head(self.linear_2(hidden)[SCALAR], node_head)
 
-    def activate(self, hidden: Features, node_head: Array) -> Features:
+    def activate(self, x: Array, node_head: Array) -> Features:
         """Apply the gate and set the hidden scalars of other heads to 0."""
-        x = normalized_activation(self.gate)(hidden[SCALAR])
+        x = normalized_activation(self.gate)(x)
         if self.n_heads > 1:
             by_head = x.reshape(*x.shape[:2], self.n_heads, -1)
             own = (node_head[:, None] == jnp.arange(self.n_heads))[:, None, :, None]
@@ -77,13 +78,13 @@ class NonLinearBiasReadoutBlock(NonLinearReadoutBlock):
     ) -> None:
         """Build the block; arguments as in ``NonLinearReadoutBlock``."""
         super().__init__(inputs, hidden, gate, n_heads, dtype=dtype, rng=rng, use_bias=True)
-        middle = Irreps([(SCALAR, n_heads * hidden)])
+        middle = Irreps([(SCALAR, self.width)])
         self.linear_mid = EquivariantLinear(middle, middle, dtype=dtype, rng=rng, use_bias=True)
 
     def __call__(self, features: Features, node_head: Array) -> Array:
         """Return the energy of each node by its own head, ``[n_node]``."""
-        hidden = self.activate(self.linear_1(features), node_head)
-        hidden = self.activate(self.linear_mid(hidden), node_head)
+        hidden = self.activate(_scalars(self.linear_1, features, self.width), node_head)
+        hidden = self.activate(self.linear_mid(hidden)[SCALAR], node_head)
         return _of_head(self.linear_2(hidden)[SCALAR], node_head)
 
 
@@ -130,6 +131,12 @@ class NonLinearDipoleReadoutBlock(nnx.Module):
         x = next(iter(features.values()))
         hidden = complete(self.linear_1(features), gate_input(self.hidden), len(x), x.dtype)
         return self.linear_2(gated(hidden, self.hidden, self.gate, self.gate))
+
+
+def _scalars(linear: EquivariantLinear, features: Features, channels: int) -> Array:
+    """Return the scalars of a linear map, ``[n_node, 1, channels]``; 0 of features without any."""
+    x = next(iter(features.values()))
+    return complete(linear(features), Irreps([(SCALAR, channels)]), len(x), x.dtype)[SCALAR]
 
 
 def _of_head(energies: Array, node_head: Array) -> Array:

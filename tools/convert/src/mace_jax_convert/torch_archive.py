@@ -35,6 +35,7 @@ _MAX_INTEGER_BITS = 512  # what fits is also a finite float
 _MAX_NESTING = 100
 _MAX_PARTS = 1_000_000
 _MAX_DIMENSIONS = 32
+_MAX_KEY = 8  # parts of a dictionary key
 _LOCAL_HEADER_BYTES = 30  # before name and content of each zip entry
 _MAX_NAME = 200  # letters of a class or module
 _MESSAGE_LENGTH = 300
@@ -516,11 +517,15 @@ def _set_items(target: Any, entries: list[Any]) -> None:
     if not isinstance(target, dict):
         _refuse(f"entries for a {type(target).__name__}, expected a dictionary")
     for key, value in pairs:
-        if not isinstance(key, str | int | float | Global | Record | None):
-            # hashing a tuple of tuples could take for ever, or more than the stack
-            _refuse(f"a dictionary key that is a {type(key).__name__}")
-        if isinstance(key, int) and key.bit_length() >= sys.hash_info.width - 4:
-            _refuse("a dictionary key that is a huge integer")  # all could have the same hash
+        atoms = key if isinstance(key, tuple) else (key,)
+        if len(atoms) > _MAX_KEY:
+            _refuse(f"a dictionary key of {len(atoms)} parts")  # hashed anew for every entry
+        for atom in atoms:
+            if not isinstance(atom, str | int | float | Global | Record | None):
+                # hashing a tuple of tuples could take for ever, or more than the stack
+                _refuse(f"a dictionary key that is a {type(key).__name__} of {type(atom).__name__}")
+            if isinstance(atom, int) and atom.bit_length() >= sys.hash_info.width - 4:
+                _refuse("a dictionary key that is a huge integer")  # all could have the same hash
         target[key] = value
 
 

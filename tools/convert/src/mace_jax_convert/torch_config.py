@@ -75,6 +75,10 @@ def config_of_modules(model: Record, state: State) -> tuple[ModelConfig, tuple[s
     blocks, products = children(model, "interactions"), children(model, "products")
     readouts = children(model, "readouts")
     radial = child(model, "radial_embedding")
+    if any("lora" in tensor for tensor in state):
+        refuse(name, "a LoRA that is not merged into the weights is")
+    if not attribute(model, "use_polarizability", True):
+        refuse(name, "use_polarizability=False is")
     for block in blocks:
         if block.short_name not in _INTERACTIONS:
             refuse(name, f"interaction block {block.short_name} is")
