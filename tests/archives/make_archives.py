@@ -288,7 +288,7 @@ def network_bundle() -> ModelBundle:
         config=NETWORK_CONFIG,
         dtype="float64",
         heads=NETWORK_HEADS,
-        atomic_energies={head: energies for head in NETWORK_HEADS},
+        atomic_energies=dict.fromkeys(NETWORK_HEADS, energies),
         scale=dict(zip(NETWORK_HEADS, scale, strict=True)),
         shift=dict(zip(NETWORK_HEADS, shift, strict=True)),
         parameters=model_parameters(model),

@@ -166,9 +166,13 @@ def test_predictions_are_in_input_order_and_equal_in_all_formats(chain, tmp_path
         np.testing.assert_allclose(atoms.arrays["node_energy"], found["node_energy"], atol=1e-6)
         assert table["n_node"][index] == npz.n_node[index] == len(own)
         for name, value in found.items():
-            np.testing.assert_array_equal(table[name][index], value.ravel() if value.ndim else value)
+            np.testing.assert_array_equal(
+                table[name][index], value.ravel() if value.ndim else value
+            )
         np.testing.assert_allclose(found["node_energy"].sum(), found["energy"], rtol=1e-6)
-    assert len(set(np.round(npz.quantities["energy"], 6))) == N_TEST  # the order could be told apart
+    assert (
+        len(set(np.round(npz.quantities["energy"], 6))) == N_TEST
+    )  # the order could be told apart
 
 
 def test_prediction_of_one_structure_is_that_of_all(chain, tmp_path, invoke):

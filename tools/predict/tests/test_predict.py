@@ -67,7 +67,9 @@ def test_label_errors_are_those_by_hand(predict, waters):
     assert predict(waters).code == 0
     _, predictions = result()
     for index, atoms in enumerate(waters):
-        atoms.info["REF_energy"] = float(predictions.quantities["energy"][index]) + len(atoms) * 0.25
+        atoms.info["REF_energy"] = (
+            float(predictions.quantities["energy"][index]) + len(atoms) * 0.25
+        )
         forces = predictions.of_structure(index)["forces"]
         atoms.arrays["REF_forces"] = forces + np.array([0.5, 0.0, 0.0])
     del waters[0].info["REF_energy"]
