@@ -107,7 +107,7 @@ PLAN = BatchPlan(
     report=PlanReport(3, 2, 1, 0.25, 0.5, 0.5, 40, {"id": 1, "n_node": 2, "n_edge": 40}),
 )
 
-TRAIN_CONFIG = TrainConfig(
+TRAIN_CONFIG_1 = TrainConfig(
     DatasetsConfig(
         "train",
         "valid",
@@ -126,6 +126,20 @@ TRAIN_CONFIG = TrainConfig(
     LossConfig(1.0, 10.0, 0.5),
     OptimizerConfig("adam", 0.125, max_epochs=7),
     TrainSection(None, 2.5, 2, 20),
+)
+TRAIN_CONFIG = replace(
+    TRAIN_CONFIG_1,
+    model=replace(
+        TRAIN_CONFIG_1.model,
+        correlation=(3, 2),
+        radial_type="gaussian",
+        distance_transform="Agnesi",
+        apply_cutoff=False,
+        pair_repulsion=True,
+        readout_cls="NonLinearBiasReadoutBlock",
+        edge_irreps="4x0e + 4x1o",
+        use_agnostic_product=True,
+    ),
 )
 
 # What the files of version 1 hold; read, they say what version 1 took for granted.

@@ -81,7 +81,14 @@ def test_dataset(path):
     [
         *((path, read_statistics, made.STATISTICS) for path in stored("statistics/*/*.json")),
         *((path, read_batch_plan, made.PLAN) for path in stored("batch_plan/*/*.json")),
-        *((path, read_train_config, made.TRAIN_CONFIG) for path in stored("train_config/*/*.json")),
+        *(
+            (path, read_train_config, made.TRAIN_CONFIG)
+            for path in stored("train_config/v2/*.json")
+        ),
+        *(
+            (path, read_train_config, made.TRAIN_CONFIG_1)
+            for path in stored("train_config/v1/*.json")
+        ),
         *((path, read_model_bundle, made.BUNDLE) for path in stored("model_bundle/v2/model.*")),
         *((path, read_model_bundle, made.BUNDLE_1) for path in stored("model_bundle/v1/model.*")),
     ],

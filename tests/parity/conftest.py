@@ -1,17 +1,29 @@
-"""Evaluate a checkpoint of mace-torch with this library: no torch, one compilation a model."""
+"""Evaluate checkpoints of mace-torch with this library: no torch, one compilation a model."""
 
 import lzma
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
+from mace_jax.architecture import model_inputs
 from mace_jax.artifacts.model_bundle import ModelBundle
 from mace_jax.artifacts.predictions import Predictions
 from mace_jax.model.predict import predict
+from mace_jax.structures.read_extxyz import read_structures
 from mace_jax.structures.structure import Structure
 from mace_jax_convert.from_torch import convert_torch_model
+
+
+@pytest.fixture(autouse=True)
+def _compile_fast() -> Iterator[None]:
+    """Compiling is most of the tests' time."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture
@@ -27,11 +39,26 @@ def convert(tmp_path: Path) -> Callable[[Path], ModelBundle]:
 
 
 @pytest.fixture
-def evaluate() -> Callable[[ModelBundle, Sequence[Structure]], Predictions]:
-    """Return a function that predicts all structures in float64, padded to one shape."""
+def structures_of() -> Callable[[Path, ModelBundle], list[Structure]]:
+    """Return a function that reads the structures of elements that a model knows, by name."""
 
-    def in_float64(bundle: ModelBundle, structures: Sequence[Structure]) -> Predictions:
-        with jax.enable_x64(True):
-            return predict(bundle, "bundle", structures, n_edge=1)
+    def read(path: Path, bundle: ModelBundle) -> list[Structure]:
+        keys = [spec.source for spec in model_inputs(bundle.config)]
+        elements = set(bundle.config.atomic_numbers)
+        structures, _ = read_structures(path, inputs=keys)
+        return [found for found in structures if elements.issuperset(found.atomic_numbers)]
 
-    return in_float64
+    return read
+
+
+@pytest.fixture
+def evaluate() -> Callable[..., Predictions]:
+    """Return a function that predicts structures by their own heads, padded to one shape."""
+
+    def predictions(
+        bundle: ModelBundle, structures: list[Structure], dtype: str = "float64"
+    ) -> Predictions:
+        with jax.enable_x64(dtype == "float64"):
+            return predict(bundle.astype(dtype), "bundle", structures, n_edge=1)
+
+    return predictions

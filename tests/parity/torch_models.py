@@ -16,6 +16,7 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Iterable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -644,6 +645,51 @@ for _layout in ("mul_ir", "ir_mul"):
                 "changes": [f"cue_{_layout}"],
             }
 
+# patterns of names, and what is special about these variants
+REMARKS = {
+    "atomic_dipoles*": "a readout after the first is always zero: no scalars to open its gates",
+    "energy_dipoles*": "node_energy is only the atomic energy",
+    "old_energy_dipoles": "node_energy is only the atomic energy",
+    "*dipoles_ignored": "apply_cutoff, distance_transform, edge_irreps, use_so3 have no effect",
+    "dielectric_ignored": "apply_cutoff, distance_transform, edge_irreps, use_so3 have no effect",
+    "dielectric_means": "means and deviations are saved but never used",
+    "dielectric_no_polarizability": "not equivariant: the dipole is cut from the wrong columns",
+    "*_mlp_unsorted": "not equivariant: irreps of the last readout are mixed up",
+    "chebyshev*": "forces of mace-torch are wrong, and in *_upstream_raw; basis not of r / r_max",
+    "correlation_4_*": "products of four pass only through 0e, 1o, 2e, ..., so give no 0o or 1e",
+    "*attention*": "radial_MLP has no effect: the layers are 256, 256, 256",
+    "order_[01]o_0e": "the last layer has only the first irrep, so no scalars, and no effect",
+    "*readout_order_1o_0e": "the last layer has only the first irrep; its readout's biases count",
+    "order_1o_0e_kept": "only the scalars of the last layer are read",
+    "keep_last_layer*": "only the scalars of the last layer are read",
+    "layers_1_kept": "keep_last_layer_irreps has no effect with one layer",
+    "edge_irreps_first_alone": "use_edge_irreps_first has no effect without edge_irreps",
+    "two_heads_scale_scalar": "only the first head works",
+    "two_heads_e0_1d": "only the first head works",
+    "last_readout_only_layers_1": "no readout at all: mace-torch misses a gradient",
+    "reduced_cg_without_cue": "says use_reduced_cg but has the full basis",
+    "charge_spin_readout*": "node_energy lacks the embedding readout",
+    "all_embeddings_[fr]*": "node_energy lacks the embedding readout",
+    "*_embeddings": "node_energy lacks the embedding readout",
+    "*like_omol": "node_energy lacks the embedding readout",
+    "*_correlations": "config has only the first correlation: mace-torch cannot load it",
+    "config_keep_last": "config lacks keep_last_layer_irreps: mace-torch cannot load it",
+    "json_keep_last": "config lacks keep_last_layer_irreps: mace-torch cannot load it",
+    "config_mace": "config is only an error: not of class ScaleShiftMACE",
+    "json_mace": "config is only an error: not of class ScaleShiftMACE",
+    "training_checkpoint": "to be refused: no settings",
+    "bare_state_dict": "to be refused: no settings",
+    "lora": "to be refused, or merged",
+    "lora_nonlinear": "to be refused, or merged",
+    "class_*": "to be refused: a ScaleShiftMACE under another class's name",
+    "torchscript*": "config.yaml inside",
+    "cue_*": "needs cuequivariance to be loaded",
+    "cue_*_float32": "parts compute in float32 even in a float64 run: 1e-5 off",
+    "cue_*_keep_last": "converted without keep_last_layer_irreps: other numbers than before",
+    "reduced_*": "needs no cuequivariance to be loaded",
+    "full_with_cue_*": "needs no cuequivariance to be loaded",
+}
+
 WATERS = [[0.31, 0.42, 0.25], [1.17, 0.77, 0.53], [0.22, -0.41, 0.71]]
 CELL = np.array([[3.9, 0.2, -0.1], [1.3, 3.6, 0.3], [-0.7, 0.9, 4.4]])
 INPUTS: dict[str, dict[str, Any]] = {
@@ -1082,6 +1128,9 @@ def write(name: str, folder: Path) -> dict[str, Any]:
         "heads": settings["heads"] or ["Default"],
         "environment": "cuequivariance" if settings.get("cue") else "plain",
     }
+    remarks = [remark for pattern, remark in REMARKS.items() if fnmatch(name, pattern)]
+    if remarks:
+        entry["remark"] = "; ".join(remarks)
     file = folder / f"{name}.model"
     try:
         model = build(name)

@@ -149,13 +149,14 @@ def dipole_hidden_irreps(config: ModelConfig) -> Irreps:
     """Return the hidden features of the last readout of a dipole model: what it can use.
 
     Raises:
-        ConfigError: only some of ``MLP_irreps`` can contribute to what the model predicts.
+        ConfigError: only some of ``MLP_irreps`` can contribute to what the model predicts, or
+            they stand in an order that mace-torch gets wrong.
     """
     hidden = Irreps.parse(config.MLP_irreps, "MLP_irreps")
     outputs = READOUT_IRREPS[config.model]
     used = Irreps((irrep, channels) for irrep, channels in hidden.items() if irrep in outputs)
-    if used and used != hidden:
-        message = f"MLP_irreps: {hidden}, expected only irreps of {outputs}"
+    if used and (used != hidden or list(used) != sorted(used, key=lambda irrep: irrep.l > 0)):
+        message = f"MLP_irreps: {hidden}, expected only irreps of {outputs}, scalars first"
         raise ConfigError(message)
     return used
 

@@ -102,7 +102,7 @@ def test_a_run_needs_training_data():
         ("model", "radial_MLP", "64"),
         ("model", "num_bessel", "8"),
         ("model", "gate", None),
-        ("model", "interaction_cls", "RealAgnosticDensityInteractionBlock"),
+        ("model", "interaction_cls", "RealAgnosticInteraction"),
         ("loss", "energy_weight", "1"),
         ("optimizer", "algorithm", "sgd"),
         ("optimizer", "lr", None),

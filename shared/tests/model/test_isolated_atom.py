@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from mace_jax.structures.structure import Structure
-
 
 def silu(x):
     return 1.6791767923989418 * x / (1 + np.exp(-x))
@@ -43,25 +41,21 @@ def energy_of_residuals(bundle, species: int) -> float:
 
 
 @pytest.mark.parametrize(("number", "species"), [(1, 0), (6, 1), (8, 2)])
-def test_energy_is_that_of_the_residuals_alone(any_network, lone_carbon, number, species):
+def test_energy_is_that_of_the_residuals_alone(plain_network, lone_carbon, number, species):
     atom = replace(lone_carbon, atomic_numbers=np.array([number]))
-    found = any_network(atom)
-    expected = energy_of_residuals(any_network.bundle, species)
+    found = plain_network(atom)
+    expected = energy_of_residuals(plain_network.bundle, species)
     assert_allclose(found.energy, expected, rtol=1e-12)
     assert not found.forces.any()
     assert not found.stress.any()
-    residual = "Residual" in any_network.bundle.config.interaction_cls_first
-    assert residual == (abs(expected - any_network.bundle.shift["Default"]) > 1e-3)
+    residual = "Residual" in plain_network.bundle.config.interaction_cls_first
+    assert residual == (abs(expected - plain_network.bundle.shift["Default"]) > 1e-3)
 
 
-def test_far_atoms_add_up(any_network, molecule, lone_carbon):
-    joined = Structure(
-        np.append(molecule.atomic_numbers, 6),
-        np.vstack([molecule.positions, [[40.0, 40.0, 40.0]]]),
-        molecule.cell,
-        molecule.pbc,
-    )
-    parts = any_network.evaluate([molecule, lone_carbon])
+def test_far_atoms_add_up(any_network, molecule, take):
+    joined = take(molecule, [0, 1, 2, 3, 4, 0])
+    joined.positions[-1] = [40.0, 40.0, 40.0]
+    parts = any_network.evaluate([molecule, take(molecule, [0])])
     found = any_network(joined)
     assert_allclose(found.energy, parts[0].energy + parts[1].energy, rtol=1e-12)
     assert_allclose(found.forces[:-1], parts[0].forces, atol=1e-12)

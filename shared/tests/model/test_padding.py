@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from numpy.testing import assert_allclose
 
 from mace_jax.artifacts.batch_plan import Caps
+from mace_jax.batching.graph_batch import pad_batch
 from mace_jax.model.energy_forces import edge_vectors, energy_and_forces
-from mace_jax.model.load import load_model
+from mace_jax.model.load import graph_builder, load_model, split_trainable
 
+CAPS = Caps(n_node=16, n_edge=256, n_graph=4)
 LARGE = Caps(n_node=70, n_edge=900, n_graph=9)
 
 
@@ -44,10 +45,36 @@ def test_padding_slots_are_zero(any_network, molecule):
     assert (~batch.edge_mask).sum() > 1
     assert (~batch.graph_mask).sum() > 1
     out = any_network.evaluate_batch(batch)
-    assert not out.energy[~batch.graph_mask].any()
-    assert not out.node_energy[~batch.node_mask].any()
-    assert not out.forces[~batch.node_mask].any()
-    assert not out.stress[~batch.graph_mask].any()
+    assert not out["energy"][~batch.graph_mask].any()
+    assert not out["node_energy"][~batch.node_mask].any()
+    assert not out["forces"][~batch.node_mask].any()
+    assert not out["stress"][~batch.graph_mask].any()
+    assert not out["virials"][~batch.graph_mask].any()
+
+
+def test_padding_edges_between_real_nodes_would_change_nothing(any_network, molecule):
+    """So nothing depends on where they end."""
+    batch = any_network.batch([molecule])
+    moved = batch._replace(
+        senders=np.where(batch.edge_mask, batch.senders, 1),
+        receivers=np.where(batch.edge_mask, batch.receivers, len(molecule) - 1),
+    )
+    assert (np.diff(moved.receivers) >= 0).all()
+    before, after = (jax.device_get(any_network.evaluate_batch(b)) for b in (batch, moved))
+    for name, value in before.items():
+        assert_allclose(after[name], value, rtol=0, atol=1e-12 * np.abs(value).max(), err_msg=name)
+
+
+def test_edges_beyond_the_cutoff_change_nothing(any_network, molecule):
+    builder = graph_builder(any_network.bundle)
+    near, far = builder.build(molecule), builder._replace(r_max=9.0).build(molecule)
+    assert len(far.edges.senders) == 20 > len(near.edges.senders)
+    before, after = (
+        jax.device_get(any_network.evaluate_batch(pad_batch([graph], CAPS, "float64")))
+        for graph in (near, far)
+    )
+    for name, value in before.items():
+        assert_allclose(after[name], value, rtol=0, atol=1e-12 * np.abs(value).max(), err_msg=name)
 
 
 def test_padding_edges_are_beyond_the_cutoff(vectors_network, crystal):
@@ -61,10 +88,10 @@ def test_padding_edges_are_beyond_the_cutoff(vectors_network, crystal):
 @pytest.fixture
 def force_loss_gradient(scalars_network, compile_fast):
     """Return the gradient of a loss on energies, forces and stress by the parameters."""
-    graphdef, parameters = nnx.split(scalars_network.model)
+    network, parameters = split_trainable(scalars_network.model)
 
     def loss(parameters, batch):
-        out = energy_and_forces(nnx.merge(graphdef, parameters), batch)
+        out = energy_and_forces(network(parameters), batch)
         return (
             jnp.square(out.energy).sum()
             + jnp.square(out.forces).sum()
@@ -88,12 +115,8 @@ def test_parameter_gradients_are_finite_and_padding_changes_nothing(
 
 
 def test_float32_agrees_with_float64(scalars_network, molecule, crystal, compile_fast):
-    """To 3e-5 of the largest value: some hundred roundings of 1e-7."""
-    single = replace(
-        scalars_network.bundle,
-        dtype="float32",
-        parameters={k: v.astype(np.float32) for k, v in scalars_network.bundle.parameters.items()},
-    )
+    """To 1e-4 of the largest value: some hundred roundings of 1e-7."""
+    single = scalars_network.bundle.astype("float32")
     batch = scalars_network.batch([molecule, crystal])
     expected = scalars_network.evaluate_batch(batch)
     narrow = replace(scalars_network, bundle=single).batch([molecule, crystal])
@@ -102,6 +125,6 @@ def test_float32_agrees_with_float64(scalars_network, molecule, crystal, compile
             load_model(single, "single"), narrow
         )
     for name, value in found._asdict().items():
-        reference = getattr(expected, name)
+        reference = expected[name]
         assert value.dtype == np.float32
-        assert_allclose(value, reference, rtol=0, atol=3e-5 * np.abs(reference).max(), err_msg=name)
+        assert_allclose(value, reference, rtol=0, atol=1e-4 * np.abs(reference).max(), err_msg=name)

@@ -103,7 +103,7 @@ def test_their_training_reads_our_files_and_we_read_their_model(
 
     _, predictions = read_predictions(output)
     frames = read(folder / "live.xyz", ":")
-    assert len(frames) == len(predictions.energy)
+    assert len(frames) == len(predictions.n_node)
     for index, frame in enumerate(frames):
         ours = predictions.of_structure(index)
         # extxyz keeps eight decimals

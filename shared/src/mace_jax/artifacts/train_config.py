@@ -52,7 +52,14 @@ class DatasetsConfig:
     stress_key: str | None = None
 
 
-InteractionName = Literal["RealAgnosticInteractionBlock", "RealAgnosticResidualInteractionBlock"]
+InteractionName = Literal[
+    "RealAgnosticInteractionBlock",
+    "RealAgnosticResidualInteractionBlock",
+    "RealAgnosticDensityInteractionBlock",
+    "RealAgnosticDensityResidualInteractionBlock",
+    "RealAgnosticAttResidualInteractionBlock",
+    "RealAgnosticResidualNonLinearInteractionBlock",
+]
 
 
 @dataclass(frozen=True)
@@ -72,13 +79,27 @@ class ModelSection:
     num_interactions: int = 2
     hidden_irreps: str = "128x0e + 128x1o"
     MLP_irreps: str = "16x0e"
-    correlation: int = 3
+    correlation: int | tuple[int, ...] = 3
     radial_MLP: tuple[int, ...] = (64, 64, 64)
     gate: Literal["silu", "tanh", "abs", "None"] = "silu"
     interaction_cls: InteractionName = "RealAgnosticResidualInteractionBlock"
     interaction_cls_first: InteractionName = "RealAgnosticInteractionBlock"
     avg_num_neighbors: float | None = None
     scaling: Literal["rms_forces_scaling", "no_scaling"] = "rms_forces_scaling"
+    radial_type: Literal["bessel", "gaussian", "chebyshev"] = "bessel"
+    distance_transform: Literal["None", "Agnesi", "Soft"] = "None"
+    apply_cutoff: bool = True
+    pair_repulsion: bool = False
+    readout_cls: Literal["NonLinearReadoutBlock", "NonLinearBiasReadoutBlock"] = (
+        "NonLinearReadoutBlock"
+    )
+    edge_irreps: str | None = None
+    use_edge_irreps_first: bool = False
+    use_so3: bool = False
+    use_reduced_cg: bool = False
+    use_agnostic_product: bool = False
+    use_last_readout_only: bool = False
+    keep_last_layer_irreps: bool = False
 
 
 @dataclass(frozen=True)
@@ -172,7 +193,6 @@ def _check_ranges(config: TrainConfig, source: str) -> None:
         "train.eval_interval": config.train.eval_interval,
         "model.num_bessel": config.model.num_bessel,
         "model.num_interactions": config.model.num_interactions,
-        "model.correlation": config.model.correlation,
         "model.num_polynomial_cutoff": config.model.num_polynomial_cutoff,
         "datasets.n_edge": config.datasets.n_edge,
         "datasets.r_max": config.datasets.r_max,
@@ -207,6 +227,10 @@ def _check_ranges(config: TrainConfig, source: str) -> None:
         if value is not None and not 0 <= value < 1:
             message = f"{source}: {name} = {value}, expected 0 ≤ value < 1; correct the value"
             raise ConfigError(message)
+    correlation = config.model.correlation
+    if min((correlation,) if isinstance(correlation, int) else correlation, default=0) < 1:
+        message = f"{source}: model.correlation = {correlation}, expected 1 or more; correct it"
+        raise ConfigError(message)
     if not all(width > 0 for width in config.model.radial_MLP):
         message = f"{source}: model.radial_MLP = {config.model.radial_MLP}, expected widths above 0"
         raise ConfigError(message)

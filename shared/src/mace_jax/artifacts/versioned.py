@@ -27,26 +27,33 @@ MADE_BY = {
 }
 
 
+# What version 1 of bundles and training configurations took for granted of every network.
+_NETWORK_OF_VERSION_1 = {
+    "radial_type": "bessel",
+    "distance_transform": "None",
+    "apply_cutoff": True,
+    "pair_repulsion": False,
+    "readout_cls": "NonLinearReadoutBlock",
+    "edge_irreps": None,
+    "use_edge_irreps_first": False,
+    "use_so3": False,
+    "use_reduced_cg": False,
+    "use_agnostic_product": False,
+    "use_last_readout_only": False,
+    "keep_last_layer_irreps": False,
+}
+
+
 def _model_bundle_v1_to_v2(header: Document) -> Document:
-    """Version 2 can say of more architectures what version 1 took for granted."""
-    taken_for_granted = {
-        "radial_type": "bessel",
-        "distance_transform": "None",
-        "apply_cutoff": True,
-        "pair_repulsion": False,
-        "readout_cls": "NonLinearReadoutBlock",
-        "edge_irreps": None,
-        "use_edge_irreps_first": False,
-        "use_so3": False,
-        "use_reduced_cg": False,
-        "use_agnostic_product": False,
-        "use_last_readout_only": False,
-        "keep_last_layer_irreps": False,
-        "use_embedding_readout": False,
-        "embedding_specs": [],
-    }
-    model = {**header["model"], **taken_for_granted}
+    """Version 2 has every architecture, and can say what a model was compared with."""
+    embeddings = {"use_embedding_readout": False, "embedding_specs": []}
+    model = {**header["model"], **_NETWORK_OF_VERSION_1, **embeddings}
     return {**_of_version(header, 2), "model": model, "parity": None}
+
+
+def _train_config_v1_to_v2(config: Document) -> Document:
+    """Version 2 has every architecture of models that predict energies."""
+    return {**_of_version(config, 2), "model": {**config["model"], **_NETWORK_OF_VERSION_1}}
 
 
 def _predictions_v1_to_v2(metadata: Document) -> Document:
@@ -62,6 +69,7 @@ def _of_version(document: Document, version: int) -> Document:
 MIGRATIONS: Mapping[tuple[str, int], Callable[[Document], Document]] = {
     ("model_bundle", 1): _model_bundle_v1_to_v2,
     ("predictions", 1): _predictions_v1_to_v2,
+    ("train_config", 1): _train_config_v1_to_v2,
 }
 
 

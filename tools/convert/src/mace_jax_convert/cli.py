@@ -24,7 +24,9 @@ TOOL = "mace-jax-convert"
     type=click.Choice(["mp", "off", "anicc", "omol"]),
     help="download a released model of this family instead [default: mp]",
 )
-@click.option("--model-name", help="which of the family, such as small [default: the newest]")
+@click.option(
+    "--model-name", help="which of the family, such as small [default: the one mace-torch takes]"
+)
 @click.option("--offline", is_flag=True, help="use models that were downloaded before only")
 @click.option("--output", "-o", type=FilePath, help="bundle [default: <model>-jax.msgpack]")
 @click.option("--head", help="keep this readout head only [default: all]")

@@ -174,7 +174,6 @@ FOUNDATION_MODELS: tuple[FoundationModel, ...] = (
         "mh-1",
         f"{_FOUNDATIONS}/mace_mh_1/mace-mh-1.model",
         "ASL",
-        "a522eb7f59c7879963d41586528f4980baf33e086c94aa92e3eafdeccad3be47",
     ),
     FoundationModel(
         "off",

@@ -71,7 +71,8 @@ def config_of_modules(model: Record, state: State) -> tuple[ModelConfig, tuple[s
     """
     name = model.short_name
     if name not in MODELS or not model.class_name.startswith("mace."):
-        refuse(model.class_name, _WHY_NOT.get(name, "this class is"))
+        why = _WHY_NOT.get(name)
+        refuse(name if why else model.class_name, why or "this class is")
     blocks, products = children(model, "interactions"), children(model, "products")
     readouts = children(model, "readouts")
     radial = child(model, "radial_embedding")

@@ -7,12 +7,13 @@ name anywhere is an error.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import gin
 
 from mace_jax.artifacts.train_config import (
     SECTIONS,
+    InteractionName,
     TrainConfig,
     read_train_config,
     train_config_from_sections,
@@ -25,8 +26,9 @@ Sections = dict[str, dict[str, Any]]
 _NAMED_CHOICES = (
     "MACE",
     "ScaleShiftMACE",
-    "RealAgnosticInteractionBlock",
-    "RealAgnosticResidualInteractionBlock",
+    *get_args(InteractionName),
+    "NonLinearReadoutBlock",
+    "NonLinearBiasReadoutBlock",
     "silu",
     "tanh",
     "abs",

@@ -63,10 +63,14 @@ def scale_by_torch_amsgrad(b1: float, b2: float, eps: float) -> optax.GradientTr
 
 
 def decayed(parameters: Any) -> Any:
-    """Mark the weights that mace-torch decays: the interactions' ``linear``, and all products."""
+    """Mark the weights that mace-torch decays: some linear maps of the interactions, all products.
+
+    Source: mace-torch ``get_params_options``, which looks for ``linear.weight`` in the names.
+    """
 
     def is_decayed(path: tuple[Any, ...], _leaf: Any) -> bool:
         names = [str(getattr(entry, "key", entry)) for entry in path]
-        return names[0] == "products" or (names[0] == "interactions" and "linear" in names)
+        linear = {"linear", "skip_linear"} & set(names)
+        return names[0] == "products" or (names[0] == "interactions" and bool(linear))
 
     return jax.tree_util.tree_map_with_path(is_decayed, parameters)

@@ -2,7 +2,8 @@
 
 import logging
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import jax
 import numpy as np
@@ -86,24 +87,19 @@ def _untrained_bundle(config: TrainConfig, statistics: Statistics, r_max: float)
     section = config.model
     scaled = section.scaling == "rms_forces_scaling"
     shifted = scaled and section.model == "ScaleShiftMACE"
+    network: dict[str, Any] = {
+        item.name: getattr(section, item.name)
+        for item in fields(ModelConfig)
+        if hasattr(section, item.name)
+    }
+    network |= {
+        "model": "ScaleShiftMACE",
+        "r_max": r_max,
+        "avg_num_neighbors": section.avg_num_neighbors or statistics.avg_num_neighbors,
+        "atomic_numbers": statistics.atomic_numbers,
+    }
     return ModelBundle(
-        config=ModelConfig(
-            model="ScaleShiftMACE",
-            r_max=r_max,
-            num_bessel=section.num_bessel,
-            num_polynomial_cutoff=section.num_polynomial_cutoff,
-            max_ell=section.max_ell,
-            num_interactions=section.num_interactions,
-            hidden_irreps=section.hidden_irreps,
-            MLP_irreps=section.MLP_irreps,
-            correlation=section.correlation,
-            radial_MLP=section.radial_MLP,
-            gate=section.gate,
-            interaction_cls=section.interaction_cls,
-            interaction_cls_first=section.interaction_cls_first,
-            avg_num_neighbors=section.avg_num_neighbors or statistics.avg_num_neighbors,
-            atomic_numbers=statistics.atomic_numbers,
-        ),
+        config=ModelConfig(**network),
         dtype=config.flags.dtype,
         heads=(HEAD,),
         atomic_energies={HEAD: statistics.atomic_energies},
