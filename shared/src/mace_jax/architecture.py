@@ -155,8 +155,8 @@ def dipole_hidden_irreps(config: ModelConfig) -> Irreps:
     hidden = Irreps.parse(config.MLP_irreps, "MLP_irreps")
     outputs = READOUT_IRREPS[config.model]
     used = Irreps((irrep, channels) for irrep, channels in hidden.items() if irrep in outputs)
-    if used and (used != hidden or list(used) != sorted(used, key=lambda irrep: irrep.l > 0)):
-        message = f"MLP_irreps: {hidden}, expected only irreps of {outputs}, scalars first"
+    if used and (used != hidden or list(used) != sorted(used)):
+        message = f"MLP_irreps: {hidden}, expected only irreps of {outputs}, by ascending l"
         raise ConfigError(message)
     return used
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -33,7 +35,7 @@ def of_pair(z_1: int, z_2: int, r: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("z_1", "z_2"), [(1, 1), (1, 8), (6, 6), (79, 6)])
-@pytest.mark.parametrize("part", [0.05, 0.5, 0.9])
+@pytest.mark.parametrize("part", [0.05, 0.5, 0.8])
 def test_known_values_are_shared_equally(z_1, z_2, part):
     cutoff = RADII[z_1] + RADII[z_2]
     r = part * cutoff
@@ -41,13 +43,6 @@ def test_known_values_are_shared_equally(z_1, z_2, part):
     assert expected > 1e-3
     found = of_pair(z_1, z_2, r)
     assert_allclose(found, [expected / 2, expected / 2], rtol=1e-12)
-
-
-def test_one_known_number():
-    """Two carbon atoms 0.4 Å apart, with a pocket calculator."""
-    screening = 0.1818 * 0.0000187 + 0.5099 * 0.04052 + 0.2802 * 0.2540 + 0.02817 * 0.5037
-    expected = 14.3996 * 36 / 0.4 * screening * (1 - 28 * 0.000332 + 48 * 0.0000874 - 21 * 0.000023)
-    assert of_pair(6, 6, 0.4).sum() == pytest.approx(expected, rel=5e-3)
 
 
 @pytest.mark.parametrize(("z_1", "z_2"), [(1, 1), (1, 8), (79, 79)])
@@ -66,8 +61,6 @@ def test_the_coulomb_law_of_bare_nuclei_at_short_distance():
 
 
 def test_a_network_adds_it_before_its_scale(make_bundle, make_network, configs, molecule):
-    from dataclasses import replace
-
     without = replace(configs["one_layer_scalars"], num_polynomial_cutoff=P)
     plain = make_bundle(without)
     constants = make_bundle(replace(without, pair_repulsion=True)).parameters
@@ -80,8 +73,7 @@ def test_a_network_adds_it_before_its_scale(make_bundle, make_network, configs, 
     expected = 0.0
     for i, j in zip(*np.triu_indices(len(molecule), 1), strict=True):
         z_1, z_2 = molecule.atomic_numbers[[i, j]]
-        r, cutoff = np.linalg.norm(molecule.positions[i] - molecule.positions[j]), RADII[z_1] + RADII[z_2]
-        if r < cutoff:
-            expected += coulomb_of_screened_nuclei(z_1, z_2, r) * envelope(r, cutoff)
+        r = np.linalg.norm(molecule.positions[i] - molecule.positions[j])
+        expected += coulomb_of_screened_nuclei(z_1, z_2, r) * envelope(r, RADII[z_1] + RADII[z_2])
     assert expected > 0.05
     assert difference == pytest.approx(bundle.scale["Default"] * expected, rel=1e-9)
