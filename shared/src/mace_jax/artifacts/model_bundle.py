@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgpack
 import numpy as np
@@ -21,6 +21,16 @@ from mace_jax.errors import ArtifactError, ConfigError
 from mace_jax.units import UNITS
 
 KIND = "model_bundle"
+# Torch MACE's interaction blocks.
+InteractionName = Literal[
+    "RealAgnosticInteractionBlock",
+    "RealAgnosticResidualInteractionBlock",
+    "RealAgnosticDensityInteractionBlock",
+    "RealAgnosticDensityResidualInteractionBlock",
+    "RealAgnosticAttResidualInteractionBlock",
+    "RealAgnosticResidualNonLinearInteractionBlock",
+]
+
 _DTYPES = ("<f4", "<f8", "<i4", "<i8")
 
 

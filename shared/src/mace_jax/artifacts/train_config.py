@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from mace_jax.artifacts.model_bundle import InteractionName
 from mace_jax.artifacts.provenance import Input, file_sha256
 from mace_jax.artifacts.versioned import check_document, read_json, tag, write_json
 from mace_jax.errors import ConfigError
@@ -50,16 +51,6 @@ class DatasetsConfig:
     energy_key: str | None = None
     forces_key: str | None = None
     stress_key: str | None = None
-
-
-InteractionName = Literal[
-    "RealAgnosticInteractionBlock",
-    "RealAgnosticResidualInteractionBlock",
-    "RealAgnosticDensityInteractionBlock",
-    "RealAgnosticDensityResidualInteractionBlock",
-    "RealAgnosticAttResidualInteractionBlock",
-    "RealAgnosticResidualNonLinearInteractionBlock",
-]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from mace_jax.equivariance.couplings import (
 )
 from mace_jax.errors import ArtifactError, ConfigError
 from mace_jax_convert.cuequivariance_products import e3nn_layout
-from mace_jax_convert.torch_archive import Record, read_torch_archive
+from mace_jax_convert.torch_archive import Record, one_line, read_torch_archive
 from mace_jax_convert.torch_config import (
     UnsupportedModelError,
     config_of_mapping,
@@ -59,7 +59,7 @@ def convert_torch_model(path: Path) -> ModelBundle:
     try:
         return _bundle(*_parts(content))
     except (UnsupportedModelError, ConfigError) as error:
-        message = f"{path}: {error}"
+        message = f"{path}: {one_line(error)}"
         raise UnsupportedModelError(message) from error
     except (
         ArtifactError,
@@ -71,8 +71,8 @@ def convert_torch_model(path: Path) -> ModelBundle:
         OverflowError,
         RecursionError,
     ) as error:
-        what = f"no {error}" if isinstance(error, KeyError) else str(error)
-        message = f"{path}: cannot be converted ({what}); get the file again"
+        what = f"no {error}" if isinstance(error, KeyError) else error
+        message = f"{path}: cannot be converted ({one_line(what)}); get the file again"
         raise ArtifactError(message) from error
 
 

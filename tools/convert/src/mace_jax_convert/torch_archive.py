@@ -124,17 +124,17 @@ def read_torch_archive(path: Path) -> Any:
                 file.limit = None
                 return _read_model(archive)
     except ArtifactError as error:
-        message = f"{path}: {_one_line(error)}"
+        message = f"{path}: {one_line(error)}"
         raise ArtifactError(message) from error
     except OSError as error:
-        message = f"{path}: cannot be read ({_one_line(error.strerror or error)}); check the path"
+        message = f"{path}: cannot be read ({one_line(error.strerror or error)}); check the path"
         raise ArtifactError(message) from error
     except Exception as error:  # a damaged file can raise anything
-        message = f"{path}: damaged ({type(error).__name__}: {_one_line(error)}); {_AGAIN}"
+        message = f"{path}: damaged ({type(error).__name__}: {one_line(error)}); {_AGAIN}"
         raise ArtifactError(message) from error
 
 
-def _one_line(text: object) -> str:
+def one_line(text: object) -> str:
     """Return a short text without line breaks and terminal codes, which the file may choose."""
     line = " ".join(str(text).split())
     if len(line) > _MESSAGE_LENGTH:  # keep the end, which says what to do
@@ -302,7 +302,7 @@ class _StackMachine:
             message = f"data.pkl: byte {position}: {error}"
             raise ArtifactError(message) from error
         except Exception as error:  # a damaged pickle can raise anything
-            reason = f"{type(error).__name__}: {_one_line(error)}"
+            reason = f"{type(error).__name__}: {one_line(error)}"
             message = f"data.pkl: byte {position}: damaged ({reason}); {_AGAIN}"
             raise ArtifactError(message) from error
         return result

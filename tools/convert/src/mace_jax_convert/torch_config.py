@@ -8,10 +8,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import fields
 from itertools import takewhile
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from mace_jax.architecture import READOUT_IRREPS
-from mace_jax.artifacts.model_bundle import EmbeddingSpec, ModelConfig
+from mace_jax.artifacts.model_bundle import EmbeddingSpec, InteractionName, ModelConfig
 from mace_jax.equivariance.irreps import SCALAR
 from mace_jax.errors import ArtifactError
 from mace_jax_convert.torch_archive import Record
@@ -30,14 +30,7 @@ from mace_jax_convert.torch_modules import (
 
 ENERGY_MODELS = ("MACE", "ScaleShiftMACE")
 MODELS = (*ENERGY_MODELS, *READOUT_IRREPS)
-_INTERACTIONS = (
-    "RealAgnosticInteractionBlock",
-    "RealAgnosticResidualInteractionBlock",
-    "RealAgnosticDensityInteractionBlock",
-    "RealAgnosticDensityResidualInteractionBlock",
-    "RealAgnosticAttResidualInteractionBlock",
-    "RealAgnosticResidualNonLinearInteractionBlock",
-)
+_INTERACTIONS = get_args(InteractionName)
 _BASES = {"BesselBasis": "bessel", "GaussianBasis": "gaussian", "ChebychevBasis": "chebyshev"}
 _TRANSFORMS = {"AgnesiTransform": "Agnesi", "SoftTransform": "Soft"}
 _GATES = ("silu", "tanh", "abs", "None")

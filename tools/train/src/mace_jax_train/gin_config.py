@@ -11,9 +11,9 @@ from typing import Any, get_args
 
 import gin
 
+from mace_jax.artifacts.model_bundle import InteractionName
 from mace_jax.artifacts.train_config import (
     SECTIONS,
-    InteractionName,
     TrainConfig,
     read_train_config,
     train_config_from_sections,
