@@ -4,18 +4,20 @@ A product of equal features does not change when its factors are permuted, so a 
 as a polynomial: one coefficient for each distinct monomial of the features' components.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cache
-from itertools import combinations_with_replacement
+from itertools import combinations_with_replacement, pairwise
 from math import factorial, prod
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mace_jax.equivariance.irreps import Irrep, products
+from mace_jax.equivariance.irreps import SCALAR, Irrep, products
 from mace_jax.equivariance.wigner_3j import wigner_3j
 
 _ZERO = 1e-10
+_NATURAL_DEGREE = 4  # where Torch MACE keeps natural parities only
 
 # Of the monomials in every coupling to one irrep: [2l+1, n_couplings, n_monomials]
 Coefficients = NDArray[np.float64]
@@ -50,7 +52,8 @@ def full_couplings(irreps: Sequence[Irrep], target: Irrep, degree: int) -> Coeff
     Source: Batatia et al. 2022, eq. 10; mace-torch ``U_matrix_real`` with ``use_cueq_cg=False``,
         which at degree 4 couples to natural parities only, in between, too.
     """
-    return _couplings(tuple(irreps), target, degree, independent=False, natural=degree == 4)
+    natural = degree == _NATURAL_DEGREE
+    return _couplings(tuple(irreps), target, degree, independent=False, natural=natural)
 
 
 def reduced_couplings(irreps: Sequence[Irrep], target: Irrep, degree: int) -> Coefficients:
@@ -59,6 +62,37 @@ def reduced_couplings(irreps: Sequence[Irrep], target: Irrep, degree: int) -> Co
     It spans what mace-torch's ``use_reduced_cg`` spans; arguments as in ``full_couplings``.
     """
     return _couplings(tuple(irreps), target, degree, independent=True, natural=False)
+
+
+def count_full_couplings(irreps: Iterable[Irrep], target: Irrep, degree: int) -> int:
+    """Return the number of ``full_couplings`` without computing them."""
+    irreps, natural = tuple(irreps), degree == _NATURAL_DEGREE
+    counts = Counter({SCALAR: 1})
+    for step in range(degree):
+        longer: Counter[Irrep] = Counter()
+        for left, count in counts.items():
+            for right in irreps:
+                for out in products(left, right):
+                    if not (natural and step and out.p != (-1) ** out.l):
+                        longer[out] += count
+        counts = longer
+    return counts[target]
+
+
+def count_reduced_couplings(irreps: Iterable[Irrep], target: Irrep, degree: int) -> int:
+    """Return the number of ``reduced_couplings`` without computing them.
+
+    An irrep l occurs as often as there are more products of weight l than of weight l + 1.
+    """
+    products_by_weight = [Counter[tuple[int, int]]() for _ in range(degree + 1)]
+    products_by_weight[0][0, 1] = 1
+    for irrep in irreps:
+        for weight in range(-irrep.l, irrep.l + 1):
+            for lower, higher in pairwise(products_by_weight):
+                for (total, parity), count in list(lower.items()):
+                    higher[total + weight, parity * irrep.p] += count
+    found = products_by_weight[degree]
+    return found[target.l, target.p] - found[target.l + 1, target.p]
 
 
 def fold(tensor: NDArray[np.floating], degree: int) -> Coefficients:
@@ -95,7 +129,7 @@ def _all_couplings(
 ) -> dict[Irrep, Coefficients]:
     """Return the couplings of ``degree`` features to every irrep, sorted by irrep."""
     if degree == 0:
-        return {Irrep(0, 1): np.ones((1, 1, 1))}
+        return {SCALAR: np.ones((1, 1, 1))}
     lower = _all_couplings(irreps, degree - 1, independent=independent, natural=natural)
     found = _next_degree(irreps, lower, degree - 1, targets=None, natural=natural)
     if independent:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mace_jax.architecture import Layer, architecture
 from mace_jax.artifacts.model_bundle import ModelConfig
-from mace_jax.equivariance.couplings import full_couplings
+from mace_jax.equivariance.couplings import count_full_couplings
 from mace_jax.errors import ArtifactError
 from mace_jax_convert.torch_archive import Record
 from mace_jax_convert.torch_layout import weights_name
@@ -74,7 +74,7 @@ def _product(
                 rows = np.flatnonzero(tensor.any(axis=tuple(range(tensor.ndim - 1))))
                 tensor = tensor[..., rows]
             else:
-                count = full_couplings(tuple(layer.message_irreps), target, degree).shape[1]
+                count = count_full_couplings(layer.message_irreps, target, degree)
                 rows = np.arange(n_seen, n_seen + count)
                 tensor = tensor @ projection[rows].T
             n_seen += len(rows)

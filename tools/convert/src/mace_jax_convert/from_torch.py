@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mace_jax.artifacts.model_bundle import ModelBundle, ModelConfig
 from mace_jax.equivariance.couplings import (
+    count_full_couplings,
     fold,
     full_couplings,
     monomials,
@@ -40,6 +41,7 @@ _KNOWN = re.compile(
     r"|products\.\d+\.symmetric_contractions\.contractions\.\d+\."
     r"(U_matrix_\d+|weights_(max|\d+)_zeroed)"
 )
+_MAX_ELL = 11  # of the couplings that e3nn (torch) has
 # Couplings are of order 1, but of a model that once was float32 they are rounded.
 _ROUNDING = 1e-5
 _CONTRACTION_WEIGHTS = re.compile(
@@ -107,6 +109,8 @@ def _bundle(config: ModelConfig, heads: tuple[str, ...], state: State) -> ModelB
         message = f"elements {list(numbers)}, expected each once"
         raise ArtifactError(message)
     _require_finite(state)
+    if config.max_ell > _MAX_ELL:
+        refuse(config.model, f"max_ell={config.max_ell} is")
     config, parameters = _couplings(config, state)
     used = set()
     for tensor in torch_layout(config, len(heads)):
@@ -185,10 +189,10 @@ def _couplings(config: ModelConfig, state: State) -> tuple[ModelConfig, Arrays]:
 
 def _is_full_basis(contraction: Contraction, state: State) -> bool:
     tensor = _coupling_tensor(contraction, state)
+    if tensor.shape[-1] != count_full_couplings(*contraction.coupling):
+        return False
     expected = full_couplings(*contraction.coupling)
-    return tensor.shape[-1] == expected.shape[1] and np.allclose(
-        fold(tensor, contraction.degree), expected, rtol=0, atol=_ROUNDING
-    )
+    return np.allclose(fold(tensor, contraction.degree), expected, rtol=0, atol=_ROUNDING)
 
 
 def _symmetric_entries(contraction: Contraction, state: State) -> NDArray[Any]:

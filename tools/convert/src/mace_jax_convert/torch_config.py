@@ -31,6 +31,7 @@ from mace_jax_convert.torch_modules import (
 ENERGY_MODELS = ("MACE", "ScaleShiftMACE")
 MODELS = (*ENERGY_MODELS, *READOUT_IRREPS)
 _INTERACTIONS = get_args(InteractionName)
+_UNUSED_MLP_IRREPS = "16x0e"  # of a single layer, whose readout is linear
 _BASES = {"BesselBasis": "bessel", "GaussianBasis": "gaussian", "ChebychevBasis": "chebyshev"}
 _TRANSFORMS = {"AgnesiTransform": "Agnesi", "SoftTransform": "Soft"}
 _GATES = ("silu", "tanh", "abs", "None")
@@ -156,6 +157,8 @@ def config_of_mapping(
     values["atomic_numbers"] = tuple(int(z) for z in numpy_array(values["atomic_numbers"]))
     values["embedding_specs"] = _embedding_specs(saved.get("embedding_specs"))
     values.setdefault("gate", "None")
+    if n_layers == 1 and model in ENERGY_MODELS:
+        values |= {"MLP_irreps": _UNUSED_MLP_IRREPS, "gate": "None"}
     if values.get("readout_cls") == "LinearReadoutBlock":  # of a model of one layer
         del values["readout_cls"]
     values["model"] = model
@@ -256,7 +259,7 @@ def _hidden_of_readout(model: str, readout: Record | None, n_heads: int) -> str:
     """Return the hidden irreps (of one head) of the last readout."""
     hidden = attribute(readout, "hidden_irreps") if readout is not None else None
     if hidden is None:
-        return "16x0e"  # a single layer has no other readout: not used
+        return _UNUSED_MLP_IRREPS
     if model in READOUT_IRREPS:
         return irreps_text(hidden)
     found = irreps(hidden)

@@ -25,7 +25,7 @@ from mace_jax.architecture import (
     gate_input,
 )
 from mace_jax.artifacts.model_bundle import ModelConfig
-from mace_jax.equivariance.couplings import full_couplings, reduced_couplings
+from mace_jax.equivariance.couplings import count_full_couplings, count_reduced_couplings
 from mace_jax.equivariance.irreps import SCALAR, Irrep, Irreps
 from mace_jax.errors import ArtifactError
 
@@ -282,7 +282,7 @@ def _interaction(name: str, layer: Layer, config: ModelConfig) -> Iterator[Tenso
 
 
 def _contractions(config: ModelConfig, irreps: Architecture) -> Iterator[Contraction]:
-    basis = reduced_couplings if config.use_reduced_cg else full_couplings
+    count = count_reduced_couplings if config.use_reduced_cg else count_full_couplings
     n_elements = 1 if config.use_agnostic_product else len(config.atomic_numbers)
     element_axis = None if config.use_agnostic_product else 0
     for index, layer in enumerate(irreps.layers):
@@ -292,7 +292,7 @@ def _contractions(config: ModelConfig, irreps: Architecture) -> Iterator[Contrac
         for k, target in enumerate(layer.output_irreps):
             module = f"{root}.contractions.{k}"
             for degree in range(1, layer.correlation + 1):
-                n_couplings = basis(tuple(layer.message_irreps), target, degree).shape[1]
+                n_couplings = count(layer.message_irreps, target, degree)
                 if not n_couplings:
                     continue
                 weights = f"{module}.{weights_name(layer.correlation, degree)}"
