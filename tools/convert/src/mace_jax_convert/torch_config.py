@@ -5,7 +5,7 @@ What a file of an older mace-torch lacks gets the value that that version behave
 
 import ast
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from itertools import takewhile
 from typing import Any, NoReturn, get_args
@@ -25,13 +25,17 @@ from mace_jax_convert.torch_modules import (
     irreps,
     irreps_text,
     number,
-    numpy_array,
 )
 
 ENERGY_MODELS = ("MACE", "ScaleShiftMACE")
 MODELS = (*ENERGY_MODELS, *READOUT_IRREPS)
 _INTERACTIONS = get_args(InteractionName)
-_UNUSED_MLP_IRREPS = "16x0e"  # of a single layer, whose readout is linear
+# A single layer has a linear readout only.
+_OF_SINGLE_LAYER = {
+    "MLP_irreps": "16x0e",
+    "gate": "None",
+    "readout_cls": ModelConfig.readout_cls,
+}
 _BASES = {"BesselBasis": "bessel", "GaussianBasis": "gaussian", "ChebychevBasis": "chebyshev"}
 _TRANSFORMS = {"AgnesiTransform": "Agnesi", "SoftTransform": "Soft"}
 _GATES = ("silu", "tanh", "abs", "None")
@@ -136,39 +140,45 @@ def config_of_mapping(
     if "error" in saved:  # mace-torch's answer for classes it does not know
         refuse(model, f"a configuration that says {saved['error']!r} is")
     saved = {name: _plain(value) for name, value in saved.items()}
-    names = {item.name for item in fields(ModelConfig)}
-    values = {name: value for name, value in saved.items() if name in names and value is not None}
-    heads = tuple(saved.get("heads") or ["Default"])
-    for name in ("r_max", "avg_num_neighbors"):
-        values[name] = number(values[name])
-    for name in ("num_bessel", "num_polynomial_cutoff", "max_ell", "num_interactions"):
-        values[name] = int(number(values[name]))
-    for name in ("hidden_irreps", "MLP_irreps", "edge_irreps"):
-        if name in values:
-            values[name] = irreps_text(values[name])
-    for name in ("interaction_cls", "interaction_cls_first", "readout_cls", "gate"):
-        if name in values:
-            values[name] = _class_name(values[name])
-    n_layers = values["num_interactions"]
-    values["correlation"] = _correlations(n_layers, state)
+    n_layers = _integer(saved["num_interactions"])
     last = f"products.{n_layers - 1}.symmetric_contractions.contractions.1.weights_max"
-    values["keep_last_layer_irreps"] = last in state and n_layers > 1 and model in ENERGY_MODELS
-    values["radial_MLP"] = tuple(int(width) for width in saved.get("radial_MLP") or (64, 64, 64))
-    values["atomic_numbers"] = tuple(int(z) for z in numpy_array(values["atomic_numbers"]))
-    values["embedding_specs"] = _embedding_specs(saved.get("embedding_specs"))
-    values.setdefault("gate", "None")
-    if n_layers == 1 and model in ENERGY_MODELS:
-        values |= {"MLP_irreps": _UNUSED_MLP_IRREPS, "gate": "None"}
-    if values.get("readout_cls") == "LinearReadoutBlock":  # of a model of one layer
-        del values["readout_cls"]
-    values["model"] = model
+    single = n_layers == 1 and model in ENERGY_MODELS
+    values = {
+        name: _CONVERSIONS.get(name, _as_it_is)(saved[name])
+        for name in (item.name for item in fields(ModelConfig))
+        if saved.get(name) is not None
+    }
+    values = {
+        "gate": "None",
+        "radial_MLP": (64, 64, 64),
+        **values,
+        "model": model,
+        "r_max": number(state["r_max"]),
+        "atomic_numbers": _atomic_numbers(state),
+        "correlation": _correlations(n_layers, state),
+        "keep_last_layer_irreps": last in state and model in ENERGY_MODELS and not single,
+        **(_OF_SINGLE_LAYER if single else {}),
+    }
     config = ModelConfig(**values)
-    for name in ("interaction_cls", "interaction_cls_first"):
-        if getattr(config, name) not in _INTERACTIONS:
-            refuse(model, f"interaction block {getattr(config, name)} is")
-    if config.gate not in _GATES:
-        refuse(model, f"gate {config.gate} is")
-    return config, heads
+    _require_known(config)
+    return config, tuple(saved.get("heads") or ["Default"])
+
+
+def _require_known(config: ModelConfig) -> None:
+    choices = {
+        "interaction block": (
+            (config.interaction_cls, config.interaction_cls_first),
+            _INTERACTIONS,
+        ),
+        "radial basis": ((config.radial_type,), _BASES.values()),
+        "distance transform": ((config.distance_transform,), ("None", *_TRANSFORMS.values())),
+        "gate": ((config.gate,), _GATES),
+        "readout": ((config.readout_cls,), _LAST_READOUTS),
+    }
+    for what, (found, known) in choices.items():
+        for name in found:
+            if name not in known:
+                refuse(config.model, f"{what} {name} is")
 
 
 def _plain(value: Any) -> Any:
@@ -187,6 +197,14 @@ def _class_name(value: Any) -> str:
         found = re.search(r"class '([\w.]+)'|(?:function|method) (\w+)", value)
         value = (found[1] or found[2]) if found else value
     return function_name(value)
+
+
+def _integer(value: Any) -> int:
+    return int(number(value))
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
 
 
 def _named(model: str, what: str, module: Record, names: Mapping[str, str]) -> str:
@@ -259,7 +277,7 @@ def _hidden_of_readout(model: str, readout: Record | None, n_heads: int) -> str:
     """Return the hidden irreps (of one head) of the last readout."""
     hidden = attribute(readout, "hidden_irreps") if readout is not None else None
     if hidden is None:
-        return _UNUSED_MLP_IRREPS
+        return _OF_SINGLE_LAYER["MLP_irreps"]
     if model in READOUT_IRREPS:
         return irreps_text(hidden)
     found = irreps(hidden)
@@ -329,3 +347,22 @@ def _require_consistent(model: Record, config: ModelConfig, blocks: list[Record]
     for index, readout in enumerate(children(model, "readouts")[:-1]):
         if not readout.short_name.startswith("Linear"):
             refuse(name, f"readout {readout.short_name} of layer {index} is")
+
+
+# How the arguments of mace-torch's classes become those of ``ModelConfig``.
+_CONVERSIONS: dict[str, Callable[[Any], Any]] = {
+    "num_bessel": _integer,
+    "num_polynomial_cutoff": _integer,
+    "max_ell": _integer,
+    "num_interactions": _integer,
+    "avg_num_neighbors": number,
+    "hidden_irreps": irreps_text,
+    "MLP_irreps": irreps_text,
+    "edge_irreps": irreps_text,
+    "interaction_cls": _class_name,
+    "interaction_cls_first": _class_name,
+    "readout_cls": _class_name,
+    "gate": _class_name,
+    "radial_MLP": lambda widths: tuple(int(width) for width in widths),
+    "embedding_specs": _embedding_specs,
+}
