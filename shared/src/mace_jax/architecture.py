@@ -105,10 +105,10 @@ def architecture(config: ModelConfig) -> Architecture:
 
     Source: the constructors of mace-torch's model classes.
     """
+    _check(config)
     hidden = Irreps.parse(config.hidden_irreps, "hidden_irreps")
     channels = _hidden_channels(hidden)
     harmonics = spherical_harmonics_irreps(config.max_ell, use_so3=config.use_so3)
-    edge_irreps = Irreps.parse(config.edge_irreps, "edge_irreps") if config.edge_irreps else None
     correlations = config.correlations()
     node_irreps = Irreps([(SCALAR, channels)])
     layers = []
@@ -116,11 +116,7 @@ def architecture(config: ModelConfig) -> Architecture:
         first = index == 0
         outputs = _output_irreps(config, hidden, index)
         messages = _message_irreps(config, hidden, harmonics, first=first)
-        sent = edge_irreps or node_irreps
-        if first:
-            scalars = edge_irreps[SCALAR] if edge_irreps and SCALAR in edge_irreps else 0
-            use_scalars = config.use_edge_irreps_first and edge_irreps is not None
-            sent = Irreps([(SCALAR, scalars)]) if use_scalars else node_irreps
+        sent = _sent_irreps(config, node_irreps, first=first)
         layers.append(
             Layer(
                 config.interaction_cls_first if first else config.interaction_cls,
@@ -134,6 +130,11 @@ def architecture(config: ModelConfig) -> Architecture:
         )
         node_irreps = outputs
     return Architecture(channels, harmonics, tuple(layers), _readouts(config))
+
+
+def predicts_energy(config: ModelConfig) -> bool:
+    """Return whether a model has energies, hence E0s, scale and shift."""
+    return config.model not in ("AtomicDipolesMACE", "AtomicDielectricMACE")
 
 
 def model_inputs(config: ModelConfig) -> tuple[EmbeddingSpec, ...]:
@@ -165,6 +166,36 @@ def gate_input(irreps: Irreps) -> Irreps:
     """Return ``irreps`` sorted, with one scalar more for each channel that is not a scalar."""
     gates = sum(channels for irrep, channels in irreps.items() if irrep.l > 0)
     return Irreps(sorted([*irreps.items(), *([(SCALAR, gates)] if gates else [])]))
+
+
+def _check(config: ModelConfig) -> None:
+    """Check what no single layer can tell."""
+    numbers = config.atomic_numbers
+    if list(numbers) != sorted(set(numbers)):
+        message = f"atomic_numbers: {list(numbers)}, expected ascending numbers"
+        raise ConfigError(message)
+    names = [spec.name for spec in config.embedding_specs]
+    if len(set(names)) != len(names):
+        message = f"embedding_specs: {names}, expected each name once"
+        raise ConfigError(message)
+    if config.model not in READOUT_IRREPS:
+        hidden = Irreps.parse(config.MLP_irreps, "MLP_irreps")
+        if SCALAR not in hidden:
+            message = f"MLP_irreps: {hidden}, expected scalars such as 16x0e"
+            raise ConfigError(message)
+
+
+def _sent_irreps(config: ModelConfig, node_irreps: Irreps, *, first: bool) -> Irreps:
+    """Return the irreps of the features that a neighbour sends."""
+    if config.edge_irreps is None or (first and not config.use_edge_irreps_first):
+        return node_irreps
+    sent = Irreps.parse(config.edge_irreps, "edge_irreps")
+    if first:  # only scalars have come so far
+        sent = Irreps((irrep, channels) for irrep, channels in sent.items() if irrep == SCALAR)
+    if not set(sent) & set(node_irreps):
+        message = f"edge_irreps: {config.edge_irreps}, expected some of the features' {node_irreps}"
+        raise ConfigError(message)
+    return sent
 
 
 def _hidden_channels(hidden: Irreps) -> int:

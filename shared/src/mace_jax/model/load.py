@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 from numpy.typing import NDArray
 
-from mace_jax.architecture import READOUT_IRREPS, model_inputs
+from mace_jax.architecture import READOUT_IRREPS, model_inputs, predicts_energy
 from mace_jax.artifacts.model_bundle import ModelBundle, ModelConfig
 from mace_jax.batching.graph_batch import GraphBuilder
 from mace_jax.errors import ArtifactError
@@ -44,10 +44,12 @@ def load_model(bundle: ModelBundle, source: str) -> MACE | DipoleMACE:
         ArtifactError: parameters are missing, left over, or of another shape.
         ConfigError: the configuration is impossible.
     """
+    _check_heads(bundle, source)
+    heads = bundle.heads if predicts_energy(bundle.config) else ()
     model = build_model(
         bundle.config,
-        scale=[bundle.scale[head] for head in bundle.heads if head in bundle.scale],
-        shift=[bundle.shift[head] for head in bundle.heads if head in bundle.shift],
+        scale=[bundle.scale[head] for head in heads],
+        shift=[bundle.shift[head] for head in heads],
         dtype=bundle.dtype,
         rng=np.random.default_rng(0),
     )
@@ -93,6 +95,19 @@ def graph_builder(bundle: ModelBundle) -> GraphBuilder:
 
 def _name(path: Iterable[Any]) -> str:
     return "/".join(str(part) for part in path)
+
+
+def _check_heads(bundle: ModelBundle, source: str) -> None:
+    """Check that each head has what a model of energies needs of it."""
+    heads = set(bundle.heads) if predicts_energy(bundle.config) else set()
+    for name in ("atomic_energies", "scale", "shift"):
+        found = set(getattr(bundle, name))
+        if found != heads:
+            message = (
+                f"{source}: header/{name}: of heads {sorted(found)}, expected {sorted(heads)}; "
+                "get the file again"
+            )
+            raise ArtifactError(message)
 
 
 def _check_parameters(

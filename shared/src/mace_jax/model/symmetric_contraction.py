@@ -83,7 +83,8 @@ class SymmetricContraction(nnx.Module):
         factors = monomials(self.n_components, degree)
         if self.couplings:
             entries = self.couplings[str(target)][str(degree)][...]
-            return factors, entries * multiplicities(self.n_components, degree)
+            counts = multiplicities(self.n_components, degree)
+            return factors, entries * jnp.asarray(counts, entries.dtype)
         coefficients = full_couplings(self.irreps, target, degree)
         used = (np.abs(coefficients) > 1e-12).any(axis=(0, 1))
         return factors[used], coefficients[:, :, used]

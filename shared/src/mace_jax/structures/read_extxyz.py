@@ -62,8 +62,9 @@ def read_structures(
     for index, frame in enumerate(_read_frames(path)):
         place = f"{path}: frame {index}"
         structure = _to_structure(frame, keys, counts, head, place)
-        found = _inputs(frame, inputs, place)
-        structures.append(replace(structure, inputs=found) if found else structure)
+        structure = replace(structure, inputs=_inputs(frame, inputs, place))
+        check_structure(structure)
+        structures.append(structure)
     if not structures:
         message = f"{path}: holds no structures, expected at least one; check the file"
         raise DataError(message)
@@ -231,7 +232,7 @@ def _to_structure(
         key, value = label
         properties[name] = _label_array(name, value, f"{place}: {key}")
         counts.found[name, key] += 1
-    structure = Structure(
+    return Structure(
         frame.atomic_numbers,
         frame.positions,
         frame.cell,
@@ -243,8 +244,6 @@ def _to_structure(
         str(frame.info.get("head", head)),
         place,
     )
-    check_structure(structure)
-    return structure
 
 
 def _inputs(frame: _Frame, names: Sequence[str], place: str) -> dict[str, NDArray[np.float64]]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mace_jax.architecture import predicts_energy
 from mace_jax.artifacts.model_bundle import ModelBundle, ModelConfig
 from mace_jax.equivariance.couplings import (
     count_full_couplings,
@@ -108,6 +109,7 @@ def _bundle(config: ModelConfig, heads: tuple[str, ...], state: State) -> ModelB
     if len(set(numbers)) != len(numbers):
         message = f"elements {list(numbers)}, expected each once"
         raise ArtifactError(message)
+    dtype = _require_one_dtype(config, state)
     _require_finite(state)
     if config.max_ell > _MAX_ELL:
         refuse(config.model, f"max_ell={config.max_ell} is")
@@ -120,22 +122,28 @@ def _bundle(config: ModelConfig, heads: tuple[str, ...], state: State) -> ModelB
         array = state[tensor.name]
         if tensor.name.endswith("covalent_radii"):
             array = array[list(config.atomic_numbers)]
-        parameters |= tensor.split(array, elements)
+        parameters |= tensor.split(array.astype(dtype, copy=False), elements)
         used.add(tensor.name)
     _require_all_used(config, state, used)
-    dtypes = {str(array.dtype) for array in parameters.values()}
-    if not dtypes <= {"float32", "float64"} or len(dtypes) != 1:
-        refuse(config.model, f"weights of dtype {' and '.join(sorted(dtypes))} are")
     energies, scale, shift = _energies_and_scale(config, heads, state, elements)
     return ModelBundle(
         config=config,
-        dtype=dtypes.pop(),
+        dtype=dtype,
         heads=heads,
         atomic_energies=energies,
         scale=scale,
         shift=shift,
         parameters=parameters,
     )
+
+
+def _require_one_dtype(config: ModelConfig, state: State) -> str:
+    """Return the dtype of all weights; the exponents of ZBL have torch's default dtype."""
+    names = [name for name in state if name.endswith((".weight", ".weights_max"))]
+    dtypes = {str(state[name].dtype) for name in names if state[name].size}
+    if not dtypes <= {"float32", "float64"} or len(dtypes) != 1:
+        refuse(config.model, f"weights of dtype {' and '.join(sorted(dtypes))} are")
+    return dtypes.pop()
 
 
 def _require_finite(state: State) -> None:
@@ -149,10 +157,7 @@ def _energies_and_scale(
     config: ModelConfig, heads: tuple[str, ...], state: State, elements: Sequence[int]
 ) -> tuple[dict[str, dict[int, float]], dict[str, float], dict[str, float]]:
     """Return E0s by head and element, and scale and shift by head."""
-    if "atomic_energies_fn.atomic_energies" not in state:
-        if "energy" in config.model.lower() or config.model in ("MACE", "ScaleShiftMACE"):
-            message = "no tensor atomic_energies_fn.atomic_energies"
-            raise ArtifactError(message)
+    if not predicts_energy(config):
         return {}, {}, {}
     table = np.atleast_2d(state["atomic_energies_fn.atomic_energies"])[:, elements]
     if len(table) == 1:
@@ -161,14 +166,14 @@ def _energies_and_scale(
         head: dict(zip(config.atomic_numbers, map(float, row), strict=True))
         for head, row in zip(heads, table, strict=True)
     }
-    scale, shift = (
+    scale, shift = np.ones(1), np.zeros(1)
+    if config.model == "ScaleShiftMACE":
+        scale, shift = state["scale_shift.scale"], state["scale_shift.shift"]
+    scales, shifts = (
         dict(zip(heads, map(float, np.broadcast_to(array.ravel(), len(heads))), strict=True))
-        for array in (
-            state.get("scale_shift.scale", np.ones(1)),
-            state.get("scale_shift.shift", np.zeros(1)),
-        )
+        for array in (scale, shift)
     )
-    return energies, scale, shift
+    return energies, scales, shifts
 
 
 def _couplings(config: ModelConfig, state: State) -> tuple[ModelConfig, Arrays]:

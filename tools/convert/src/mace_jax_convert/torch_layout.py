@@ -181,16 +181,17 @@ def _linear(
         yield _same(f"{name}.bias", (outputs[SCALAR],))
 
 
-def _species_linear(name: str, inputs: Irreps, outputs: Irreps, n_elements: int) -> Tensor:
+def _species_linear(
+    name: str, inputs: Irreps, outputs: Irreps, n_elements: int
+) -> Iterator[Tensor]:
     path = name.replace(".", "/")
-    return Tensor(
-        f"{name}.weight",
-        tuple(
-            Part(f"{path}/weights/{irrep}", (channels, n_elements, outputs[irrep]), 1)
-            for irrep, channels in inputs.items()
-            if irrep in outputs
-        ),
+    parts = tuple(
+        Part(f"{path}/weights/{irrep}", (channels, n_elements, outputs[irrep]), 1)
+        for irrep, channels in inputs.items()
+        if irrep in outputs
     )
+    if parts:
+        yield Tensor(f"{name}.weight", parts)
 
 
 def _dense(
@@ -276,7 +277,7 @@ def _interaction(name: str, layer: Layer, config: ModelConfig) -> Iterator[Tenso
             if residual
             else (layer.message_irreps, layer.message_irreps)
         )
-        yield _species_linear(f"{name}.skip_tp", *skip, n_elements)
+        yield from _species_linear(f"{name}.skip_tp", *skip, n_elements)
         if "Density" in layer.block:
             yield from _fully_connected_net(f"{name}.density_fn", (n_basis, 1))
 
