@@ -103,12 +103,7 @@ def _parts(content: Any) -> tuple[ModelConfig, tuple[str, ...], State]:
 
 
 def _bundle(config: ModelConfig, heads: tuple[str, ...], state: State) -> ModelBundle:
-    numbers = config.atomic_numbers
-    elements = np.argsort(numbers, kind="stable").tolist()
-    config = replace(config, atomic_numbers=tuple(sorted(numbers)))
-    if len(set(numbers)) != len(numbers):
-        message = f"elements {list(numbers)}, expected each once"
-        raise ArtifactError(message)
+    elements = np.argsort(state["atomic_numbers"], kind="stable").tolist()
     dtype = _require_one_dtype(config, state)
     _require_finite(state)
     if config.max_ell > _MAX_ELL:

@@ -270,7 +270,8 @@ def _avg_num_neighbors(model: str, blocks: list[Record]) -> float:
 
 
 def _atomic_numbers(state: State) -> tuple[int, ...]:
-    return tuple(int(atomic_number) for atomic_number in state["atomic_numbers"])
+    """Return the elements as a bundle has them, ascending."""
+    return tuple(sorted(int(atomic_number) for atomic_number in state["atomic_numbers"]))
 
 
 def _hidden_of_readout(model: str, readout: Record | None, n_heads: int) -> str:
