@@ -133,7 +133,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory, shell: Invoke) -> Path:
         (folder / f"{split}.xyz").write_text(text)
         (folder / "examples" / "aspirin" / f"{split}.xyz").write_text(text)
     shutil.copy(folder / "test.xyz", folder / "structures.xyz")
-    checkpoint = ROOT / "tests" / "parity" / "data" / "scale_shift_one_layer.model.xz"
+    checkpoint = ROOT / "tests" / "parity" / "data" / "layers_1.model.xz"
     (folder / "model.pt").write_bytes(lzma.decompress(checkpoint.read_bytes()))
 
     def run(command: str, *arguments: str) -> None:

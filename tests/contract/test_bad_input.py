@@ -6,12 +6,14 @@ import json
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import h5py
 import msgpack
 import pytest
+
+from mace_jax.artifacts.model_bundle import EmbeddingSpec, read_model_bundle, write_model_bundle
 
 LINES_PER_FRAME = 23
 
@@ -99,6 +101,19 @@ def flip_byte_of_weights() -> None:
     entry = next(iter(document["arrays"].values()))
     entry["bytes"] = bytes([entry["bytes"][0] ^ 1]) + entry["bytes"][1:]
     Path("model.msgpack").write_bytes(msgpack.packb(document))
+
+
+def in_bundle(**changes: object) -> Callable[[], None]:
+    """Say something else of the network; the file remains sound."""
+
+    def prepare() -> None:
+        path = Path("model.msgpack")
+        provenance = msgpack.unpackb(path.read_bytes())["header"]["provenance"]
+        bundle = read_model_bundle(path)
+        changed = replace(bundle, config=replace(bundle.config, **changes))
+        write_model_bundle(path, changed, provenance)
+
+    return prepare
 
 
 def second_half_of_a_set() -> None:
@@ -460,6 +475,25 @@ CASES = [
     predict("truncated bundle", "", "model.msgpack: not a", prepare=cut("model.msgpack", 0.9)),
     predict("empty bundle", "", "model.msgpack: not a", prepare=cut("model.msgpack", 0)),
     predict("damaged bundle", "", "model.msgpack: .*(digest|sha256)", prepare=flip_byte_of_weights),
+    predict(
+        "another architecture",
+        "",
+        "model.msgpack: arrays/.*: not part of this network",
+        prepare=in_bundle(radial_type="chebyshev"),
+    ),
+    predict(
+        "impossible architecture",
+        "",
+        r"correlation: \[1, 2\], expected 1 numbers, one for each layer",
+        prepare=in_bundle(correlation=(1, 2)),
+        code=2,
+    ),
+    predict(
+        "input that the model needs missing",
+        "",
+        "arrays/joint_embedding.*: missing",
+        prepare=in_bundle(embedding_specs=(EmbeddingSpec("field", "continuous", "graph", 2),)),
+    ),
     predict("unknown suffix", "--output out/new.csv", r"\.csv.*\.npz, \.extxyz", code=2),
     predict("unknown head", "--head pbe", r"--head: 'pbe', expected one of \['Default'\]", code=2),
     predict("missing structures", "", "no such file", prepare=Path("structures.xyz").unlink),

@@ -1,7 +1,7 @@
 """Evaluate checkpoints of mace-torch with this library: no torch, one compilation a model."""
 
 import lzma
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -62,3 +62,41 @@ def evaluate() -> Callable[..., Predictions]:
             return predict(bundle.astype(dtype), "bundle", structures, n_edge=1)
 
     return predictions
+
+
+@pytest.fixture
+def assert_agree() -> Callable[..., None]:
+    """Return a function that compares our numbers with those of mace-torch.
+
+    Tolerance 1e-9 of the largest number, at least 1: both sides compute in float64 and differ by
+    the order of their sums, which leaves some 1e-13, while a wrong factor, sign or path shows at
+    1e-3 and more. In a model that is or was float32 the couplings are rounded, as is the prefactor
+    of mace-torch's ZBL repulsion.
+    """
+
+    def compare(
+        bundle: ModelBundle,
+        structures: Sequence[Structure],
+        ours: Predictions,
+        theirs: Predictions,
+        *,
+        was_float32: bool = False,
+    ) -> None:
+        relative = 2e-6 if was_float32 or bundle.dtype == "float32" else 1e-9
+        assert ours.n_node.tolist() == theirs.n_node.tolist()
+        assert ours.quantities.keys() == theirs.quantities.keys()
+        for index, structure in enumerate(structures):
+            found, expected = ours.of_structure(index), theirs.of_structure(index)
+            if bundle.config.use_embedding_readout or bundle.config.model == "EnergyDipolesMACE":
+                del expected["node_energy"]  # lacks the energy of the readout, or all but E0
+                assert found["node_energy"].sum() == pytest.approx(found["energy"], rel=1e-12)
+            if not structure.pbc.all():  # mace-torch stretches the cell along open directions
+                expected.pop("stress", None)
+            for quantity, values in expected.items():
+                limit = relative * max(1, np.abs(values).max())
+                what = f"{quantity} of structure {index}, head {structure.head}"
+                np.testing.assert_allclose(
+                    found[quantity], values, rtol=0, atol=limit, err_msg=what
+                )
+
+    return compare

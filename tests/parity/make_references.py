@@ -1,4 +1,4 @@
-"""Store some models of ``torch_models.py`` in ``data/``, with the numbers mace-torch gives for them.
+"""Store some models of ``torch_models.py`` in ``data/``, with mace-torch's numbers.
 
 ``python tests/parity/make_references.py`` with torch==2.13.0 and mace-torch==0.3.16, once without
 and once with cuequivariance-torch==0.13.0: each environment writes the models it can make. The
@@ -30,26 +30,28 @@ STORED = [
     "chebyshev_agnesi",
     "config_nonlinear",
     "correlation_3_2",
-    "correlation_4",
+    "correlation_4_so3",
     "cue_ir_mul_reduced_l1_correlation_3",
     "cue_mul_ir_full_heads_zbl",
     "dielectric",
-    "edge_irreps_unequal",
+    "edge_irreps_first",
     "energy_dipoles",
     "json_density_heads",
+    "json_embeddings",
     "keep_last_layer_nonlinear_heads",
     "last_readout_only_mace_heads",
     "layers_1",
     "no_cutoff_density",
     "old_mace",
     "pseudo",
+    "r_max_4.5",
+    "radial_mlp_one",
     "reduced_l1_correlation_3",
-    "so3",
     "soft_l1_gaussian",
     "trainable_all_float32",
     "trainable_bessel",
     "unsorted_elements_l1_zbl",
-    "zbl_three_heads",
+    "zbl_p8_l1",
 ]
 QUANTITIES = (
     "energy",

@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from mace_jax.artifacts.model_bundle import (
+    EmbeddingSpec,
     ModelBundle,
     ModelConfig,
     model_bundle_input,
     read_model_bundle,
     write_model_bundle,
 )
-from mace_jax.errors import ArtifactError
+from mace_jax.errors import ArtifactError, ConfigError
 
 PROVENANCE = {"tool": "t", "tool_version": "0", "command": [], "seed": None, "inputs": []}
 BLOCK = "RealAgnosticResidualInteractionBlock"
@@ -74,6 +75,151 @@ def assert_equal(found, expected):
 
 def test_round_trip(path):
     assert_equal(read_model_bundle(path), BUNDLE)
+
+
+blocks = st.sampled_from(
+    [
+        "RealAgnosticInteractionBlock",
+        "RealAgnosticResidualInteractionBlock",
+        "RealAgnosticDensityInteractionBlock",
+        "RealAgnosticDensityResidualInteractionBlock",
+        "RealAgnosticAttResidualInteractionBlock",
+        "RealAgnosticResidualNonLinearInteractionBlock",
+    ]
+)
+small, positive = st.integers(1, 9), st.floats(1e-3, 1e3)
+texts, numbers = st.text(min_size=1, max_size=9), st.floats(allow_nan=False, allow_infinity=False)
+specs = st.builds(
+    EmbeddingSpec,
+    name=texts,
+    type=st.sampled_from(["categorical", "continuous"]),
+    per=st.sampled_from(["graph", "atom"]),
+    emb_dim=small,
+    in_dim=small,
+    num_classes=st.integers(0, 9),
+    offset=st.integers(-5, 5),
+    use_bias=st.booleans(),
+    key=st.none() | texts,
+)
+models = ["MACE", "ScaleShiftMACE"]
+dipole_models = ["AtomicDipolesMACE", "EnergyDipolesMACE", "AtomicDielectricMACE"]
+configs = st.builds(
+    ModelConfig,
+    model=st.sampled_from(models + dipole_models),
+    r_max=positive,
+    num_bessel=small,
+    num_polynomial_cutoff=small,
+    max_ell=st.integers(0, 5),
+    num_interactions=small,
+    hidden_irreps=texts,
+    MLP_irreps=texts,
+    correlation=small | st.lists(small, min_size=1, max_size=4).map(tuple),
+    radial_MLP=st.lists(small, max_size=4).map(tuple),
+    gate=st.sampled_from(["silu", "tanh", "abs", "None"]),
+    interaction_cls=blocks,
+    interaction_cls_first=blocks,
+    avg_num_neighbors=positive,
+    atomic_numbers=st.sets(st.integers(1, 118), min_size=1).map(lambda z: tuple(sorted(z))),
+    radial_type=st.sampled_from(["bessel", "gaussian", "chebyshev"]),
+    distance_transform=st.sampled_from(["None", "Agnesi", "Soft"]),
+    readout_cls=st.sampled_from(["NonLinearReadoutBlock", "NonLinearBiasReadoutBlock"]),
+    edge_irreps=st.none() | texts,
+    embedding_specs=st.lists(specs, max_size=3).map(tuple),
+    **dict.fromkeys(
+        (
+            *("apply_cutoff", "pair_repulsion", "use_edge_irreps_first", "use_so3"),
+            *("use_reduced_cg", "use_agnostic_product", "use_last_readout_only"),
+            *("keep_last_layer_irreps", "use_embedding_readout"),
+        ),
+        st.booleans(),
+    ),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(configs, st.lists(texts, min_size=1, max_size=3, unique=True), st.data())
+def test_any_configuration_survives(config, heads, data):
+    by_head = {head: data.draw(numbers) for head in heads}
+    energy = config.model in models
+    bundle = dataclasses.replace(
+        BUNDLE,
+        config=config,
+        heads=tuple(heads),
+        atomic_energies={h: dict.fromkeys(config.atomic_numbers, e) for h, e in by_head.items()},
+        scale=by_head if energy else {},
+        shift=by_head if energy else {},
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.msgpack"
+        write_model_bundle(path, bundle, PROVENANCE)
+        assert_equal(read_model_bundle(path), bundle)
+
+
+STRUCTURE = {
+    "name": "water",
+    "head": "pbe",
+    "atomic_numbers": [8, 1, 1],
+    "positions": [[0.0, 0.0, 0.0], [0.96, 0.0, 0.0], [-0.24, 0.93, 0.0]],
+    "cell": [[0.0] * 3] * 3,
+    "pbc": [False] * 3,
+    "inputs": {"total_charge": 0.0},
+    "quantities": {"energy": -14.25, "forces": [[0.0] * 3] * 3},
+}
+PARITY = {
+    "reference": "mace-torch 0.3.16",
+    "dtype": "float64",
+    "tolerance": 1e-9,
+    "errors": {"energy": 0.0, "forces": 2.5e-13},
+    "structures": [STRUCTURE],
+}
+
+
+def test_how_it_was_compared_survives(tmp_path):
+    path = tmp_path / "model.msgpack"
+    bundle = dataclasses.replace(BUNDLE, parity=PARITY)
+    write_model_bundle(path, bundle, PROVENANCE)
+    assert_equal(read_model_bundle(path), bundle)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"errors": {"energy": -1.0}},
+        {"errors": {"energy": "small"}},
+        {"tolerance": 0},
+        {"dtype": "float16"},
+        {"structures": [{**STRUCTURE, "positions": [[0.0, 0.0]]}]},
+        {"structures": [{**STRUCTURE, "atomic_numbers": [0]}]},
+        {"structures": [{}]},
+        {"extra": 1},
+    ],
+    ids=str,
+)
+def test_another_form_of_comparison_is_not_written(tmp_path, change):
+    path = tmp_path / "model.msgpack"
+    with pytest.raises(ArtifactError, match="at /parity"):
+        write_model_bundle(
+            path, dataclasses.replace(BUNDLE, parity={**PARITY, **change}), PROVENANCE
+        )
+    assert not path.exists()
+
+
+def test_in_another_dtype():
+    bundle = dataclasses.replace(BUNDLE, parameters={"w": np.array([1 / 3, 1e300])})
+    with np.errstate(over="ignore"):
+        narrow = bundle.astype("float32")
+    assert narrow.dtype == "float32"
+    assert narrow.parameters["w"].dtype == np.float32
+    assert narrow.parameters["w"][0] == np.float32(1 / 3)
+    assert bundle.dtype == "float64"
+    assert bundle.parameters["w"].dtype == np.float64
+
+
+def test_one_correlation_for_all_layers_or_one_for_each():
+    assert CONFIG.correlations() == (3, 3)
+    assert dataclasses.replace(CONFIG, correlation=(1, 4)).correlations() == (1, 4)
+    with pytest.raises(ConfigError, match=r"^correlation: \[1\], expected 2 numbers"):
+        dataclasses.replace(CONFIG, correlation=(1,)).correlations()
 
 
 dtypes = st.sampled_from(["<f4", "<f8", "<i4", "<i8"])
@@ -253,6 +399,51 @@ def test_another_top_level_is_refused(path, message, change):
 def test_a_wrong_header_is_refused_with_its_place(path, message, change):
     edit(path, lambda document: document["header"].update(change))
     with pytest.raises(ArtifactError, match=rf"model\.msgpack: header: .*{message}|{message}"):
+        read_model_bundle(path)
+
+
+SPEC = dataclasses.asdict(EmbeddingSpec("total_charge", "categorical", "graph", 4, num_classes=3))
+
+
+@pytest.mark.parametrize(
+    ("place", "change"),
+    [
+        ("model", {"model": "BOTNet"}),
+        ("interaction_cls", {"interaction_cls": "RealAgnosticAttInteractionBlock"}),
+        ("interaction_cls_first", {"interaction_cls_first": None}),
+        ("readout_cls", {"readout_cls": "LinearReadoutBlock"}),
+        ("radial_type", {"radial_type": "fourier"}),
+        ("distance_transform", {"distance_transform": None}),
+        ("gate", {"gate": "relu"}),
+        ("correlation", {"correlation": []}),
+        ("correlation/0", {"correlation": [0, 1]}),
+        ("correlation", {"correlation": "3"}),
+        ("edge_irreps", {"edge_irreps": ["2x0e"]}),
+        ("use_so3", {"use_so3": "yes"}),
+        ("apply_cutoff", {"apply_cutoff": 1}),
+        ("", {"unknown": True}),
+        ("embedding_specs", {"embedding_specs": {}}),
+        ("embedding_specs/0", {"embedding_specs": [{"name": "total_charge"}]}),
+        ("embedding_specs/1", {"embedding_specs": [SPEC, {**SPEC, "extra": 1}]}),
+        ("embedding_specs/0/type", {"embedding_specs": [{**SPEC, "type": "fourier"}]}),
+        ("embedding_specs/0/per", {"embedding_specs": [{**SPEC, "per": "edge"}]}),
+        ("embedding_specs/0/name", {"embedding_specs": [{**SPEC, "name": ""}]}),
+        ("embedding_specs/0/emb_dim", {"embedding_specs": [{**SPEC, "emb_dim": 0}]}),
+        ("embedding_specs/0/num_classes", {"embedding_specs": [{**SPEC, "num_classes": -1}]}),
+    ],
+    ids=str,
+)
+def test_an_unknown_architecture_is_refused_with_its_place(path, place, change):
+    edit(path, lambda document: document["header"]["model"].update(change))
+    pointer = f"at /model{'/' if place else ''}{place}: "
+    with pytest.raises(ArtifactError, match=rf"model\.msgpack: header: {pointer}"):
+        read_model_bundle(path)
+
+
+@pytest.mark.parametrize("name", ["embedding_specs", "use_so3", "correlation"])
+def test_an_architecture_is_complete(path, name):
+    edit(path, lambda document: document["header"]["model"].pop(name))
+    with pytest.raises(ArtifactError, match=f"'{name}' is a required property"):
         read_model_bundle(path)
 
 

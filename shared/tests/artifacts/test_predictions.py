@@ -1,14 +1,19 @@
 import json
 import pickle
+import tempfile
 import zipfile
+from pathlib import Path
 
 import ase.io
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from extxyz import cextxyz
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mace_jax.artifacts.predictions import (
+    SHAPES,
     Predictions,
     read_predictions,
     require_predictions_suffix,
@@ -37,6 +42,17 @@ def predictions():
             "node_energy": rng.normal(size=5),
         },
     )
+
+
+def anything(n_node, names, seed=0) -> Predictions:
+    """Random numbers for the named quantities; tensors are symmetric."""
+    rng = np.random.default_rng(seed)
+    quantities = {}
+    for name in names:
+        length = sum(n_node) if "n" in SHAPES[name] else len(n_node)
+        array = rng.normal(size=(length, *(size for size in SHAPES[name] if size != "n")))
+        quantities[name] = array + array.swapaxes(1, 2) if SHAPES[name] == (3, 3) else array
+    return Predictions(np.array(n_node), quantities)
 
 
 @pytest.fixture
@@ -78,6 +94,78 @@ def test_npz_round_trip_needs_no_pickle(write, predictions, rich_provenance):
     assert metadata["n_graph"] == 2
     with np.load(path, allow_pickle=False) as file:
         assert all(file[name].dtype != object for name in file.files)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.sets(st.sampled_from(list(SHAPES))))
+def test_any_quantities_survive_in_npz(n_node, names):
+    predictions = anything(n_node, sorted(names))
+    structures = [None] * len(n_node)  # only extxyz writes them
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "p.npz"
+        provenance = {"tool": "t", "tool_version": "0", "command": [], "seed": None, "inputs": []}
+        write_predictions(path, predictions, structures, "Default", provenance)
+        metadata, found = read_predictions(path)
+    assert metadata["quantities"] == sorted(names)
+    assert found.quantities.keys() == names
+    for index, n in enumerate(n_node):
+        own, expected = found.of_structure(index), predictions.of_structure(index)
+        for name, value in own.items():
+            np.testing.assert_array_equal(value, expected[name])
+            assert value.shape == tuple(n if size == "n" else size for size in SHAPES[name])
+
+
+@pytest.fixture
+def everything():
+    return anything([3, 2], SHAPES)
+
+
+def test_every_quantity_in_extxyz(tmp_path, everything, structures, provenance):
+    """By ASE and by our reader; a molecule has neither stress nor virials."""
+    path = tmp_path / "p.extxyz"
+    write_predictions(path, everything, structures, "pbe", provenance)
+    for index, atoms in enumerate(ase.io.read(path, ":")):
+        found = {**atoms.info, **atoms.arrays, **atoms.calc.results}
+        for name, value in everything.of_structure(index).items():
+            if name in ("stress", "virials") and index == 0:
+                assert name not in found
+            elif name != "stress":  # which ASE keeps in Voigt's order
+                np.testing.assert_allclose(found[name], value, atol=1e-8, err_msg=name)
+    read, _ = read_structures(path)
+    for index, structure in enumerate(read):
+        expected = everything.of_structure(index)
+        assert len(structure.properties) == (5 if index == 0 else 7)
+        for name, value in structure.properties.items():
+            np.testing.assert_allclose(value, expected[name], atol=1e-8, err_msg=name)
+
+
+def test_every_quantity_in_parquet(tmp_path, everything, structures, provenance):
+    path = tmp_path / "p.parquet"
+    write_predictions(path, everything, structures, "pbe", provenance)
+    table = pq.read_table(path)
+    assert table.column_names == ["n_node", *SHAPES]
+    for index, row in enumerate(table.to_pylist()):
+        for name, value in everything.of_structure(index).items():
+            np.testing.assert_array_equal(np.reshape(row[name], value.shape), value)
+
+
+@pytest.mark.parametrize("suffix", ["npz", "extxyz", "parquet"])
+def test_a_model_without_energy(tmp_path, structures, provenance, suffix):
+    path = tmp_path / f"p.{suffix}"
+    write_predictions(path, anything([3, 2], ["dipole"]), structures, "pbe", provenance)
+    if suffix == "npz":
+        assert list(read_predictions(path)[1].quantities) == ["dipole"]
+    elif suffix == "parquet":
+        assert pq.read_table(path).column_names == ["n_node", "dipole"]
+    else:
+        assert set(read_structures(path)[0][0].properties) == {"dipole"}
+
+
+def test_an_unknown_quantity_is_not_written(tmp_path, structures, provenance):
+    predictions = Predictions(np.array([3, 2]), {"entropy": np.zeros(2)})
+    with pytest.raises(ArtifactError, match="at /quantities/0: 'entropy' is not one of"):
+        write_predictions(tmp_path / "p.npz", predictions, structures, "pbe", provenance)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["p.npz", "p.extxyz", "p.parquet"])
@@ -188,6 +276,7 @@ def rewrite(path, change):
         lambda arrays: arrays.update(energy=arrays["energy"][:-1]),
         lambda arrays: arrays.update(n_node=np.array([3, 3])),
         lambda arrays: arrays.update(stress=np.zeros((2, 6))),
+        lambda arrays: arrays.update(dipole=np.zeros((2, 3))),
     ],
 )
 def test_contents_that_do_not_fit_are_refused(write, change):

@@ -10,6 +10,8 @@ import pytest
 from numpy.testing import assert_allclose
 
 from mace_jax.equivariance.couplings import (
+    count_full_couplings,
+    count_reduced_couplings,
     fold,
     full_couplings,
     monomials,
@@ -60,6 +62,15 @@ def flat(coefficients, weights):
 def test_number_of_mace_torch_s_couplings(irreps, target, degree, expected):
     found = full_couplings(irreps_of(irreps), Irrep(*target), degree)
     assert found.shape[:2] == (2 * target[0] + 1, expected)
+
+
+@pytest.mark.parametrize(("text", "degree"), [*CASES, ("0e + 0o + 1o", 4), ("0e + 1e", 4)])
+def test_couplings_can_be_counted_without_computing_them(text, degree):
+    irreps = irreps_of(text)
+    for target in targets(irreps, degree):
+        full, reduced = (f(irreps, target, degree) for f in (full_couplings, reduced_couplings))
+        assert count_full_couplings(irreps, target, degree) == full.shape[1]
+        assert count_reduced_couplings(irreps, target, degree) == reduced.shape[1]
 
 
 def all_couplings_of_e3nn(irreps, degree):

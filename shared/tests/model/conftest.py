@@ -12,7 +12,7 @@ import pytest
 from jax import Array
 from numpy.typing import NDArray
 
-from mace_jax.architecture import READOUT_IRREPS
+from mace_jax.architecture import predicts_energy
 from mace_jax.artifacts.batch_plan import Caps
 from mace_jax.artifacts.model_bundle import EmbeddingSpec, ModelBundle, ModelConfig
 from mace_jax.artifacts.predictions import SHAPES
@@ -204,7 +204,7 @@ def random_bundle(
     seed: int = 0,
     heads: tuple[str, ...] = ("Default",),
 ) -> ModelBundle:
-    """Return a network in which nothing is zero, one or tiny just because training has not begun."""
+    """Return a network in which nothing is 0, 1 or tiny only because training has not begun."""
     scale, shift = (0.83, -0.27) if config.model == "ScaleShiftMACE" else (1.0, 0.0)
     rng = np.random.default_rng(seed)
     numbers = {"scale": [scale] * len(heads), "shift": [shift] * len(heads)}
@@ -214,15 +214,15 @@ def random_bundle(
         noise = 0.2 * rng.normal(size=array.shape)
         start = 1.5 if name.endswith("/alpha") else array
         parameters[name] = np.asarray(start + noise, dtype)
-    no_energy = config.model in READOUT_IRREPS and config.model != "EnergyDipolesMACE"
     energies = {1: -13.6, 6: -1029.4, 8: -2041.8}
+    with_energy = heads if predicts_energy(config) else ()
     return ModelBundle(
         config=config,
         dtype=dtype,
         heads=heads,
-        atomic_energies={} if no_energy else dict.fromkeys(heads, energies),
-        scale={} if config.model in READOUT_IRREPS else dict.fromkeys(heads, scale),
-        shift={} if config.model in READOUT_IRREPS else dict.fromkeys(heads, shift),
+        atomic_energies=dict.fromkeys(with_energy, energies),
+        scale=dict.fromkeys(with_energy, scale),
+        shift=dict.fromkeys(with_energy, shift),
         parameters=parameters,
     )
 

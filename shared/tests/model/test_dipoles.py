@@ -68,7 +68,11 @@ def test_translation_moves_the_dipole_of_an_ion_only(dipole_network, molecule):
     """By the net charge times the distance."""
     distance = np.array([5.3, -2.1, 0.7])
     charges = molecule.inputs["charges"]
-    neutral = {**molecule.inputs, "charges": charges - charges.mean(), "total_charge": np.array(0.0)}
+    neutral = {
+        **molecule.inputs,
+        "charges": charges - charges.mean(),
+        "total_charge": np.array(0.0),
+    }
     unit = DEBYE if kind_of(dipole_network) in GIVEN else 1.0
     net = charges.sum() if kind_of(dipole_network) in GIVEN else -1.0
     assert abs(net) > 0.1

@@ -28,7 +28,11 @@ def test_each_input_is_embedded_joined_and_projected():
     state = nnx.to_flat_state(nnx.state(block))
     weights = {"/".join(map(str, path)): np.asarray(leaf[...]) for path, leaf in state}
     rng = np.random.default_rng(1)
-    charge, field, spin = np.array([[2.0], [-1.0]]), rng.normal(size=(2, 2)), rng.normal(size=(5, 1))
+    charge, field, spin = (
+        np.array([[2.0], [-1.0]]),
+        rng.normal(size=(2, 2)),
+        rng.normal(size=(5, 1)),
+    )
     node_graph = np.array([0, 0, 1, 1, 1])
     inputs = {"charge": charge, "field": field, "spin": spin}
     found = block({name: jnp.asarray(x) for name, x in inputs.items()}, jnp.asarray(node_graph))

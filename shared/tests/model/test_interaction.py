@@ -1,6 +1,7 @@
 """What single options of the interaction blocks and products do."""
 
 from dataclasses import replace
+from typing import get_args
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,13 +9,18 @@ import pytest
 from numpy.testing import assert_allclose
 
 from mace_jax.architecture import Path
+from mace_jax.artifacts.model_bundle import InteractionName
 from mace_jax.equivariance.irreps import SCALAR, VECTOR, Irrep
 from mace_jax.equivariance.wigner_3j import wigner_3j
 from mace_jax.errors import ConfigError
-from mace_jax.model.interaction import Edges, channelwise_convolution
+from mace_jax.model.interaction import INTERACTION_BLOCKS, Edges, channelwise_convolution
 
 TENSOR = Irrep(2, 1)
-PATHS = (Path(SCALAR, VECTOR, VECTOR, 2), Path(VECTOR, VECTOR, TENSOR, 3), Path(VECTOR, VECTOR, SCALAR, 3))
+PATHS = (
+    Path(SCALAR, VECTOR, VECTOR, 2),
+    Path(VECTOR, VECTOR, TENSOR, 3),
+    Path(VECTOR, VECTOR, SCALAR, 3),
+)
 
 
 def test_convolution_is_a_sum_over_edges_and_paths():
@@ -46,14 +52,20 @@ def test_convolution_is_a_sum_over_edges_and_paths():
 
 def test_features_that_are_absent_send_nothing():
     edges = Edges(
-        jnp.asarray([1]), jnp.asarray([0]), {VECTOR: jnp.ones((1, 3))}, jnp.zeros((1, 1)), jnp.ones((1, 1))
+        jnp.asarray([1]),
+        jnp.asarray([0]),
+        {VECTOR: jnp.ones((1, 3))},
+        jnp.zeros((1, 1)),
+        jnp.ones((1, 1)),
     )
-    found = channelwise_convolution(
-        {SCALAR: jnp.ones((2, 1, 2))}, edges, jnp.ones((1, 8)), PATHS
-    )
+    found = channelwise_convolution({SCALAR: jnp.ones((2, 1, 2))}, edges, jnp.ones((1, 8)), PATHS)
     assert found[VECTOR].any()
     assert not found[TENSOR].any()
     assert found[TENSOR].shape == (2, 5, 3)
+
+
+def test_every_block_that_a_configuration_can_name_is_there():
+    assert set(get_args(InteractionName)) == set(INTERACTION_BLOCKS)
 
 
 def with_neighbors(network, make_network, number):
@@ -122,14 +134,9 @@ def test_only_the_last_layer_is_read_out_if_asked(network_of, make_network, mole
     assert_allclose(found.node_energy, network.bundle.shift["Default"], rtol=1e-14)
 
 
-def test_both_elements_of_an_edge_weigh_its_message(network_of, molecule):
-    """In the first layer of the others the receiver's element counts in no message."""
-    parameters = network_of("nonlinear_then_attention").bundle.parameters
-    root = "interactions/0/{}_embedding/weight"
-    assert [parameters[root.format(end)].shape for end in ("source", "target")] == [(3, 3), (3, 3)]
-
-
 def test_the_non_linear_block_has_no_gate_for_pseudoscalars(configs, make_bundle):
-    config = replace(configs["pseudoscalars"], interaction_cls="RealAgnosticResidualNonLinearInteractionBlock")
+    config = replace(
+        configs["pseudoscalars"], interaction_cls="RealAgnosticResidualNonLinearInteractionBlock"
+    )
     with pytest.raises(ConfigError, match="cannot have messages of 0o; remove 0o from hidden"):
         make_bundle(config)

@@ -52,6 +52,18 @@ def test_energy_is_that_of_the_residuals_alone(plain_network, lone_carbon, numbe
     assert residual == (abs(expected - plain_network.bundle.shift["Default"]) > 1e-3)
 
 
+@pytest.mark.parametrize(
+    ("name", "residual"), [("density", False), ("attention_then_nonlinear", True)]
+)
+def test_without_a_residual_in_the_first_block_all_elements_are_alike(
+    network_of, lone_carbon, name, residual
+):
+    atoms = [replace(lone_carbon, atomic_numbers=np.array([number])) for number in (1, 6, 8)]
+    energies = [found.energy for found in network_of(name).evaluate(atoms)]
+    assert (np.ptp(energies) > 1e-3) == residual
+    assert abs(energies[0] - network_of(name).bundle.shift["Default"]) > 1e-3  # biases, if nothing
+
+
 def test_far_atoms_add_up(any_network, molecule, take):
     joined = take(molecule, [0, 1, 2, 3, 4, 0])
     joined.positions[-1] = [40.0, 40.0, 40.0]

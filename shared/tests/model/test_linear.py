@@ -31,6 +31,18 @@ def test_linear_mixes_channels_of_the_irreps_it_has(features):
         assert_allclose(x, features[irrep] @ weight / 3**0.5, rtol=1e-12)
 
 
+def test_bias_of_scalars(features):
+    outputs = Irreps.parse("2x0e + 2x1o", "outputs")
+    inputs = Irreps.parse("3x0e + 3x1o", "inputs")
+    options = {"dtype": "float64", "rng": np.random.default_rng(0)}
+    layer = EquivariantLinear(inputs, outputs, use_bias=True, **options)
+    plain = layer(features)
+    layer.bias[...] = jnp.asarray([1.5, -2.0])
+    found = layer(features)
+    assert_allclose(found[SCALAR] - plain[SCALAR], np.broadcast_to([1.5, -2.0], (5, 1, 2)))
+    assert_allclose(found[VECTOR], plain[VECTOR], rtol=0)
+
+
 def test_linear_keeps_the_size_of_features():
     inputs, outputs = Irreps([(SCALAR, 400)]), Irreps([(SCALAR, 300)])
     layer = EquivariantLinear(inputs, outputs, dtype="float64", rng=np.random.default_rng(0))

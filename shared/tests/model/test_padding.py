@@ -1,7 +1,5 @@
 """Padding and batching change nothing; tolerance 1e-12, the order of float64 sums."""
 
-from dataclasses import replace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +9,7 @@ from numpy.testing import assert_allclose
 from mace_jax.artifacts.batch_plan import Caps
 from mace_jax.batching.graph_batch import pad_batch
 from mace_jax.model.energy_forces import edge_vectors, energy_and_forces
-from mace_jax.model.load import graph_builder, load_model, split_trainable
+from mace_jax.model.load import graph_builder, split_trainable
 
 CAPS = Caps(n_node=16, n_edge=256, n_graph=4)
 LARGE = Caps(n_node=70, n_edge=900, n_graph=9)
@@ -114,17 +112,18 @@ def test_parameter_gradients_are_finite_and_padding_changes_nothing(
     assert min(np.abs(a).max() for a in small) > 0  # every parameter matters
 
 
-def test_float32_agrees_with_float64(scalars_network, molecule, crystal, compile_fast):
+@pytest.mark.parametrize(
+    "name",
+    ["two_layers_scalars", "density", "attention_then_nonlinear", "AtomicDielectricMACE"],
+)
+def test_float32_agrees_with_float64(network_of, make_network, molecule, crystal, name):
     """To 1e-4 of the largest value: some hundred roundings of 1e-7."""
-    single = scalars_network.bundle.astype("float32")
-    batch = scalars_network.batch([molecule, crystal])
-    expected = scalars_network.evaluate_batch(batch)
-    narrow = replace(scalars_network, bundle=single).batch([molecule, crystal])
+    double = network_of(name)
+    expected = double.evaluate_batch(double.batch([molecule, crystal]))
     with jax.enable_x64(False):
-        found = jax.jit(energy_and_forces, compiler_options=compile_fast)(
-            load_model(single, "single"), narrow
-        )
-    for name, value in found._asdict().items():
-        reference = expected[name]
+        single = make_network(double.bundle.astype("float32"))
+        found = single.evaluate_batch(single.batch([molecule, crystal]))
+    for quantity, value in found.items():
         assert value.dtype == np.float32
-        assert_allclose(value, reference, rtol=0, atol=1e-4 * np.abs(reference).max(), err_msg=name)
+        atol = 1e-4 * np.abs(expected[quantity]).max()
+        assert_allclose(value, expected[quantity], rtol=0, atol=atol, err_msg=quantity)

@@ -337,3 +337,47 @@ def test_a_symbol_that_is_no_element_is_named_with_its_atom(tmp_path):
     path.write_text("2\nProperties=species:S:1:pos:R:3 energy=1\nh 0 0 0\nXx 0 0 1\n")
     with pytest.raises(DataError, match=r"a\.xyz: frame 0: atom 1: unknown element 'Xx'"):
         read_structures(path)
+
+
+# --- columns and entries that a model is told
+
+
+def test_inputs_are_kept_where_they_are_asked_for(tmp_path, parser_comment):
+    comment = f'{COLUMNS}:spin:R:1:pair:R:2 total_charge=-1 field="1.0 2.0 3.0"{parser_comment}'
+    atoms = ("H 0 0 0 0.5 1 2", "H 0 0 1 -0.5 3 4")
+    path = write(tmp_path / "a.xyz", frame(comment, atoms) + frame(COLUMNS, ("H 0 0 0",)))
+    (first, second), _ = read_structures(path, inputs=["total_charge", "spin", "pair", "field"])
+    expected = {
+        "total_charge": np.array(-1.0),
+        "spin": np.array([0.5, -0.5]),
+        "pair": np.array([[1.0, 2.0], [3.0, 4.0]]),
+        "field": np.array([1.0, 2.0, 3.0]),
+    }
+    assert first.inputs.keys() == expected.keys()
+    for name, value in expected.items():
+        assert first.inputs[name].dtype == np.float64
+        np.testing.assert_array_equal(first.inputs[name], value)
+    assert second.inputs == {}
+    (plain, _), _ = read_structures(path)
+    assert plain.inputs == {}
+
+
+def test_inputs_that_are_no_numbers_are_refused(tmp_path, parser_comment):
+    path = write(tmp_path / "a.xyz", frame(f"{LABELLED} total_charge=minus{parser_comment}"))
+    with pytest.raises(DataError, match=r"a\.xyz: frame 0: total_charge cannot be used"):
+        read_structures(path, inputs=["total_charge"])
+
+
+@pytest.mark.parametrize(
+    ("comment", "atom", "message"),
+    [
+        ("total_charge=nan", "0.5", "total_charge is nan"),
+        ("total_charge=inf", "0.5", "total_charge is inf"),
+        ("total_charge=1", "nan", "spin of atom 0 is nan"),
+    ],
+)
+def test_inputs_that_are_not_finite_are_named(tmp_path, parser_comment, comment, atom, message):
+    text = frame(f"{COLUMNS}:spin:R:1 {comment}{parser_comment}", (f"H 0 0 0 {atom}",))
+    path = write(tmp_path / "a.xyz", text)
+    with pytest.raises(DataError, match=rf"a\.xyz: frame 0: {message}"):
+        read_structures(path, inputs=["total_charge", "spin"])

@@ -73,3 +73,13 @@ def test_no_atoms(water):
     )
     with pytest.raises(DataError, match="no atoms"):
         check_structure(empty)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_an_input_that_is_not_finite_is_named(water, bad):
+    charged = dataclasses.replace(water, inputs={"total_charge": np.array(bad)})
+    with pytest.raises(DataError, match=r"structure: total_charge is (nan|inf)"):
+        check_structure(charged)
+    spins = dataclasses.replace(water, inputs={"spins": np.array([1.0, bad, 0.0])})
+    with pytest.raises(DataError, match=r"structure: spins of atom 1 is (nan|inf)"):
+        check_structure(spins)

@@ -1,22 +1,89 @@
 """Checkpoints to convert: real ones of mace-torch, edited ones, and files made by hand."""
 
 import io
+import logging
 import lzma
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
+from mace_jax.artifacts.model_bundle import ModelBundle
+from mace_jax_convert import cli, cli_to_torch, from_torch
+from mace_jax_convert.torch_archive import Record, read_torch_archive
+
 DATA = Path(__file__).parents[3] / "tests" / "parity" / "data"
+PLAIN = "correlation_3_2"  # a ScaleShiftMACE of two layers with vectors
+
+
+class Outcome(NamedTuple):
+    """How a command ended and what it said."""
+
+    code: int
+    out: str
+    err: str
 
 
 @pytest.fixture(scope="session")
-def entries() -> dict[str, bytes]:
-    """The zip entries of a two-layer ScaleShiftMACE with vectors."""
-    content = lzma.decompress((DATA / "scale_shift_two_layers.model.xz").read_bytes())
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
+def stored() -> Callable[[str], bytes]:
+    """Return a function from the name of a stored checkpoint to its content."""
+    return lambda name: lzma.decompress((DATA / f"{name}.model.xz").read_bytes())
+
+
+@pytest.fixture
+def write_stored(stored, tmp_path) -> Callable[[str], Path]:
+    """Return a function that unpacks a stored checkpoint."""
+
+    def write(name: str) -> Path:
+        path = tmp_path / f"{name}.model"
+        path.write_bytes(stored(name))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def convert(write_stored) -> Callable[[str], ModelBundle]:
+    """Return a function that converts a stored checkpoint."""
+    return lambda name: from_torch.convert_torch_model(write_stored(name))
+
+
+@pytest.fixture
+def convert_edited(write_stored, monkeypatch) -> Callable[..., ModelBundle]:
+    """Return a function that converts a stored checkpoint after a change of what is in it."""
+
+    def convert(edit: Callable[[Any], None], name: str = PLAIN) -> ModelBundle:
+        path = write_stored(name)
+        content = read_torch_archive(path)
+        edit(content)
+        with monkeypatch.context() as patch:
+            patch.setattr(from_torch, "read_torch_archive", lambda _: content)
+            return from_torch.convert_torch_model(path)
+
+    return convert
+
+
+@pytest.fixture(scope="session")
+def module_of() -> Callable[..., Record]:
+    """Return a function that finds a submodule, such as ``"interactions.0.linear"``."""
+
+    def find(model: Record, path: str) -> Record:
+        for name in path.split("."):
+            model = model.state["_modules"][name]
+        return model
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def entries(stored) -> dict[str, bytes]:
+    """The zip entries of a two-layer ScaleShiftMACE with vectors, in a folder ``archive``."""
+    with zipfile.ZipFile(io.BytesIO(stored(PLAIN))) as archive:
+        return {
+            f"archive/{name.partition('/')[2]}": archive.read(name) for name in archive.namelist()
+        }
 
 
 @pytest.fixture
@@ -50,12 +117,23 @@ def checkpoint(entries, write_entries) -> Path:
 
 
 @pytest.fixture
-def edited(entries, write_entries) -> Callable[[bytes, bytes], Path]:
-    """Return a function that replaces bytes of the pickle, all occurrences."""
+def run(capfd, monkeypatch, tmp_path) -> Iterator[Callable[..., Outcome]]:
+    """Return a function that runs mace-jax-from-torch in this process and an own folder."""
+    monkeypatch.chdir(tmp_path)
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
 
-    def edit(old: bytes, new: bytes) -> Path:
-        pickled = entries["archive/data.pkl"]
-        assert old in pickled
-        return write_entries({**entries, "archive/data.pkl": pickled.replace(old, new)})
+    def main(*arguments: object, command: Any = cli.main) -> Outcome:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            command([str(argument) for argument in arguments])
+        return Outcome(stopped.value.code, *capfd.readouterr())
 
-    return edit
+    yield main
+    root.handlers, root.level = handlers, level
+
+
+@pytest.fixture
+def run_to_torch(run) -> Callable[..., Outcome]:
+    """Return a function that runs mace-jax-to-torch."""
+    return lambda *arguments: run(*arguments, command=cli_to_torch.main)

@@ -2,8 +2,9 @@
 
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ase
 import ase.io
@@ -12,10 +13,14 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache as compilation_cache_module
 
-from mace_jax.artifacts.model_bundle import ModelBundle, ModelConfig, write_model_bundle
+from mace_jax.artifacts.model_bundle import (
+    EmbeddingSpec,
+    ModelBundle,
+    ModelConfig,
+    write_model_bundle,
+)
 from mace_jax.artifacts.provenance import make_provenance
-from mace_jax.model.load import model_parameters
-from mace_jax.model.mace import MACE
+from mace_jax.model.load import build_model, model_parameters
 from mace_jax_predict.cli import main
 
 ENERGIES = {"pbe": {1: -13.0, 8: -430.0}, "scan": {1: -14.0, 8: -440.0}}
@@ -29,7 +34,7 @@ class Outcome(NamedTuple):
     err: str
 
 
-def make_bundle(heads: tuple[str, ...]) -> ModelBundle:
+def make_bundle(heads: tuple[str, ...], **changes: Any) -> ModelBundle:
     block = "RealAgnosticResidualInteractionBlock"
     config = ModelConfig(
         model="ScaleShiftMACE",
@@ -48,9 +53,11 @@ def make_bundle(heads: tuple[str, ...]) -> ModelBundle:
         avg_num_neighbors=2.0,
         atomic_numbers=(1, 8),
     )
+    config = replace(config, **changes)
+    energy = config.model == "ScaleShiftMACE"
     scale = {head: 1.0 + index for index, head in enumerate(heads)}
     shift = {head: 0.1 * (1 + index) for index, head in enumerate(heads)}
-    model = MACE(
+    model = build_model(
         config,
         scale=list(scale.values()),
         shift=list(shift.values()),
@@ -61,20 +68,34 @@ def make_bundle(heads: tuple[str, ...]) -> ModelBundle:
         config=config,
         dtype="float32",
         heads=heads,
-        atomic_energies={head: ENERGIES[head] for head in heads},
-        scale=scale,
-        shift=shift,
+        atomic_energies={head: ENERGIES[head] for head in heads} if energy else {},
+        scale=scale if energy else {},
+        shift=shift if energy else {},
         parameters=model_parameters(model),
     )
 
 
 @pytest.fixture(scope="session")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with ``one.msgpack`` (head pbe) and ``two.msgpack`` (pbe and scan)."""
+    """Return a folder with ``one.msgpack`` (head pbe) and ``two.msgpack`` (pbe and scan).
+
+    Also ``charged.msgpack``, which is told total charges from -1 to 1 and a field, and
+    ``dielectric.msgpack``, which predicts dipoles and the like but no energy.
+    """
     folder = tmp_path_factory.mktemp("bundles")
     provenance = make_provenance("mace-jax-train", [], reproducible=True)
     for name, heads in (("one", ("pbe",)), ("two", ("pbe", "scan"))):
         write_model_bundle(folder / f"{name}.msgpack", make_bundle(heads), provenance)
+    specs = (
+        EmbeddingSpec("total_charge", "categorical", "graph", 2, num_classes=3, offset=1),
+        EmbeddingSpec("field", "continuous", "atom", 2, key="potential"),
+    )
+    charged = make_bundle(("pbe",), embedding_specs=specs)
+    write_model_bundle(folder / "charged.msgpack", charged, provenance)
+    dielectric = make_bundle(
+        ("pbe",), model="AtomicDielectricMACE", hidden_irreps="2x0e + 2x1o + 2x2e", max_ell=2
+    )
+    write_model_bundle(folder / "dielectric.msgpack", dielectric, provenance)
     return folder
 
 

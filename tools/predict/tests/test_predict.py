@@ -151,3 +151,70 @@ def test_atoms_without_neighbours_can_be_predicted(predict):
     _, predictions = result()
     np.testing.assert_array_equal(predictions.quantities["forces"], 0)
     assert np.all(np.isfinite(predictions.quantities["energy"]))
+
+
+def with_potential(frames):
+    for index, atoms in enumerate(frames):
+        atoms.arrays["potential"] = np.linspace(0, 1 + index, len(atoms))
+    return frames
+
+
+def test_what_a_model_is_told_is_read_from_the_input(predict, waters):
+    for atoms in with_potential(waters):
+        atoms.info["total_charge"] = -1
+    outcome = predict(waters, model="charged")
+    assert outcome.code == 0, outcome.err
+    assert "assumed" not in outcome.err
+    anions = result()[1].quantities["energy"]
+    for atoms in waters:
+        atoms.info["total_charge"] = 1
+    assert predict(waters, model="charged").code == 0
+    assert np.abs(result()[1].quantities["energy"] - anions).min() > 1e-3
+
+
+def test_what_is_assumed_is_said(predict, waters):
+    with_potential(waters)
+    waters[1].info["total_charge"] = 0
+    outcome = predict(waters, model="charged")
+    assert outcome.code == 0, outcome.err
+    assert (
+        "in.xyz: total_charge: given by 1 of 5 structures; 0 is assumed for the others"
+        in outcome.err
+    )
+    assumed = result()[1].quantities["energy"]
+    for atoms in waters:
+        atoms.info["total_charge"] = 0
+    assert predict(waters, model="charged").code == 0
+    np.testing.assert_array_equal(result()[1].quantities["energy"], assumed)
+
+
+def test_what_cannot_be_assumed_is_asked_for(predict, waters):
+    outcome = predict(waters, model="charged")
+    assert (outcome.code, outcome.out) == (1, "")
+    error = outcome.err.splitlines()[-1]
+    assert error.startswith("error: in.xyz: frame 0: has no potential, which the model needs")
+
+
+def test_a_charge_that_the_model_does_not_know_is_refused(predict, waters):
+    with_potential(waters)[2].info["total_charge"] = 2
+    outcome = predict(waters, model="charged")
+    assert (outcome.code, outcome.out) == (1, "")
+    error = outcome.err.splitlines()[-1]
+    assert "in.xyz: frame 2: total_charge 2, expected a whole number from -1 to 1" in error
+
+
+def test_a_model_without_energy(predict, waters):
+    """Labels of what it does not predict bring no errors."""
+    for atoms in waters:
+        atoms.info["REF_energy"] = -14.0
+        atoms.info["total_charge"] = 1
+    outcome = predict(waters, "--json", model="dielectric")
+    assert outcome.code == 0, outcome.err
+    assert json.loads(outcome.out)["summary"] == {"n_graph": 5}
+    metadata, predictions = result()
+    expected = {"dipole", "atomic_dipoles", "charges", "polarizability"}
+    assert set(metadata["quantities"]) == predictions.quantities.keys() == expected
+    for index in range(5):
+        own = predictions.of_structure(index)
+        assert own["charges"].sum() == pytest.approx(1, abs=1e-5)
+        np.testing.assert_allclose(own["polarizability"], own["polarizability"].T, atol=1e-5)

@@ -104,6 +104,32 @@ def test_the_example_configuration():
 
 
 @pytest.mark.parametrize(
+    ("binding", "name", "expected"),
+    [
+        ("correlation = (3, 2)", "correlation", (3, 2)),
+        ("correlation = [3, 2]", "correlation", (3, 2)),
+        (
+            "interaction_cls = @RealAgnosticResidualNonLinearInteractionBlock",
+            "interaction_cls",
+            "RealAgnosticResidualNonLinearInteractionBlock",
+        ),
+        (
+            "interaction_cls_first = 'RealAgnosticDensityInteractionBlock'",
+            "interaction_cls_first",
+            "RealAgnosticDensityInteractionBlock",
+        ),
+        ("readout_cls = @NonLinearBiasReadoutBlock", "readout_cls", "NonLinearBiasReadoutBlock"),
+        ("radial_type = 'gaussian'", "radial_type", "gaussian"),
+        ("distance_transform = 'Agnesi'", "distance_transform", "Agnesi"),
+        ("edge_irreps = '16x0e'", "edge_irreps", "16x0e"),
+        ("apply_cutoff = False", "apply_cutoff", False),
+    ],
+)
+def test_other_architectures(binding, name, expected):
+    assert getattr(load(f"model.{binding}").model, name) == expected
+
+
+@pytest.mark.parametrize(
     ("bindings", "expected"),
     [
         (["optimizer.algorithm = @adam"], OptimizerConfig(algorithm="adam")),

@@ -164,6 +164,46 @@ def test_the_best_bundle_has_the_loss_it_claims(first, by_hand):
             assert found[name] == pytest.approx(row[name], rel=1e-5)
 
 
+ARCHITECTURES = {
+    "density": {
+        "interaction_cls_first": "RealAgnosticDensityInteractionBlock",
+        "radial_type": "gaussian",
+        "distance_transform": "Agnesi",
+        "pair_repulsion": True,
+        "use_reduced_cg": True,
+    },
+    "non-linear": {
+        "interaction_cls_first": "RealAgnosticResidualNonLinearInteractionBlock",
+        "interaction_cls": "RealAgnosticAttResidualInteractionBlock",
+        "num_interactions": 2,
+        "correlation": (1, 2),
+        "apply_cutoff": False,
+        "readout_cls": "NonLinearBiasReadoutBlock",
+        "use_last_readout_only": True,
+        "use_agnostic_product": True,
+    },
+}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_another_architecture_learns_and_keeps_its_constants(make_config, prepare, name):
+    config = make_config(model=ARCHITECTURES[name], optimizer={"max_epochs": 8})
+    run, files = prepare(config)
+    before = dict(run.bundle.parameters)
+    trained = parameter_table(split_trainable(run.model)[1])
+    outcome = train(run, files, track_silently)
+    best = read_model_bundle(outcome.best)
+    for field, value in ARCHITECTURES[name].items():
+        assert getattr(best.config, field) == value
+    assert best.parameters.keys() == before.keys()
+    unchanged = {path for path, array in before.items() if (best.parameters[path] == array).all()}
+    assert before.keys() - trained.keys() <= unchanged
+    assert len(unchanged & trained.keys()) <= 2  # weights of what no data have
+    _, rows = read_metrics(files.path(".metrics"))
+    losses = [row["loss"] for row in rows if row["mode"] == "train"]
+    assert losses[-1] < 0.97 * losses[0]
+
+
 def test_patience(make_config, prepare):
     """With a step too small to change anything no evaluation beats the first."""
     config = make_config(

@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import jax
@@ -22,11 +23,33 @@ def float64():
         yield
 
 
+FULLY_CONNECTED = {"linear_up", "linear", "conv_tp_weights", "skip_tp"}
+ATTENTION = {"linear_up", "linear_down", "linear", "conv_tp_weights", "skip_linear"}
+NON_LINEAR = {
+    *("linear_up", "linear_1", "linear_2", "linear_res", "conv_tp_weights", "density_fn"),
+    *("source_embedding", "target_embedding", "skip_tp", "alpha", "beta"),
+}
+
+
 @pytest.mark.parametrize(
-    "first", ["RealAgnosticInteractionBlock", "RealAgnosticResidualInteractionBlock"]
+    ("first", "later", "parts"),
+    [
+        ("RealAgnosticInteractionBlock", "", [FULLY_CONNECTED, FULLY_CONNECTED]),
+        ("RealAgnosticResidualInteractionBlock", "", [FULLY_CONNECTED, FULLY_CONNECTED]),
+        (
+            "RealAgnosticDensityInteractionBlock",
+            "RealAgnosticAttResidualInteractionBlock",
+            [FULLY_CONNECTED | {"density_fn"}, ATTENTION],
+        ),
+        (
+            "RealAgnosticResidualNonLinearInteractionBlock",
+            "RealAgnosticDensityResidualInteractionBlock",
+            [NON_LINEAR, FULLY_CONNECTED | {"density_fn"}],
+        ),
+    ],
 )
-def test_decay_picks_the_weights_that_mace_torch_picks(first):
-    """mace_run_train: ``linear.weight`` of the interactions and everything in the products."""
+def test_decay_picks_the_weights_that_mace_torch_picks(first, later, parts):
+    """mace_run_train: what has ``linear.weight`` in its name, and everything in the products."""
     config = ModelConfig(
         model="MACE",
         r_max=3.0,
@@ -39,7 +62,7 @@ def test_decay_picks_the_weights_that_mace_torch_picks(first):
         correlation=1,
         radial_MLP=(2,),
         gate="silu",
-        interaction_cls="RealAgnosticResidualInteractionBlock",
+        interaction_cls=later or "RealAgnosticResidualInteractionBlock",
         interaction_cls_first=first,
         avg_num_neighbors=1.0,
         atomic_numbers=(1,),
@@ -52,14 +75,14 @@ def test_decay_picks_the_weights_that_mace_torch_picks(first):
         )
         for path, leaf in nnx.to_flat_state(mask)
     }
+    for layer, names in enumerate(parts):
+        root = f"interactions/{layer}/"
+        assert {name.split("/")[2] for name in marks if name.startswith(root)} == names
+    decayed_linear = re.compile(r"interactions/./(skip_)?linear/")
     expected = {
-        name
-        for name in marks
-        if name.startswith(("products/", "interactions/0/linear/", "interactions/1/linear/"))
+        name for name in marks if name.startswith("products/") or decayed_linear.match(name)
     }
     assert {name for name, marked in marks.items() if marked} == expected
-    others = {name.split("/")[2] for name in set(marks) - expected if name.startswith("inter")}
-    assert others == {"linear_up", "conv_tp_weights", "skip_tp"}
     assert {name.split("/")[0] for name in marks} == {
         "node_embedding",
         "interactions",
