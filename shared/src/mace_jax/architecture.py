@@ -23,6 +23,16 @@ READOUT_IRREPS = {
     "AtomicDielectricMACE": Irreps([(SCALAR, 2), (VECTOR, 1), (Irrep(2, 1), 1)]),
 }
 
+# What makes the second moment of an activation of standard normal numbers one. Torch e3nn estimates
+# 1/sqrt(E[f(z)²]) from a million samples of one seed; its digits are part of every Torch MACE
+# model, so they are used instead of the exact integrals.
+ACTIVATION_SCALES = {
+    "silu": 1.6791767923989418,
+    "tanh": 1.5937334472592695,
+    "abs": 1.001110600838467,
+    "sigmoid": 1.8467055342154763,
+}
+
 ATTENTION_SCALARS = 64  # channels that each end of an edge adds to the attention block's MLP
 ATTENTION_MLP = (256, 256, 256)
 DENSITY_MLP = (64,)  # hidden layer of the non-linear block's density

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-# Torch e3nn estimates 1/sqrt(E[f(z)²]) from a million samples of one seed; its digits are part of
-# every Torch MACE model, so they are used here instead of the exact integrals.
-_ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], float]] = {
-    "silu": (jax.nn.silu, 1.6791767923989418),
-    "tanh": (jnp.tanh, 1.5937334472592695),
-    "abs": (jnp.abs, 1.001110600838467),
-    "sigmoid": (jax.nn.sigmoid, 1.8467055342154763),
+from mace_jax.architecture import ACTIVATION_SCALES
+
+_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "silu": jax.nn.silu,
+    "tanh": jnp.tanh,
+    "abs": jnp.abs,
+    "sigmoid": jax.nn.sigmoid,
 }
 
 
@@ -23,5 +23,5 @@ def normalized_activation(name: str) -> Callable[[Array], Array]:
     """
     if name == "None":
         return lambda x: x
-    function, scale = _ACTIVATIONS[name]
+    function, scale = _ACTIVATIONS[name], ACTIVATION_SCALES[name]
     return lambda x: scale * function(x)

@@ -10,7 +10,7 @@ from dataclasses import fields
 from itertools import takewhile
 from typing import Any, NoReturn, get_args
 
-from mace_jax.architecture import READOUT_IRREPS
+from mace_jax.architecture import ACTIVATION_SCALES, READOUT_IRREPS
 from mace_jax.artifacts.model_bundle import EmbeddingSpec, InteractionName, ModelConfig
 from mace_jax.equivariance.irreps import SCALAR
 from mace_jax.errors import ArtifactError
@@ -25,6 +25,7 @@ from mace_jax_convert.torch_modules import (
     irreps,
     irreps_text,
     number,
+    submodules,
 )
 
 ENERGY_MODELS = ("MACE", "ScaleShiftMACE")
@@ -36,6 +37,7 @@ _OF_SINGLE_LAYER = {
     "gate": "None",
     "readout_cls": ModelConfig.readout_cls,
 }
+_PACKAGES = ("mace", "e3nn", "torch", "cuequivariance_torch", "openequivariance")
 _BASES = {"BesselBasis": "bessel", "GaussianBasis": "gaussian", "ChebychevBasis": "chebyshev"}
 _TRANSFORMS = {"AgnesiTransform": "Agnesi", "SoftTransform": "Soft"}
 _GATES = ("silu", "tanh", "abs", "None")
@@ -78,9 +80,7 @@ def config_of_modules(model: Record, state: State) -> tuple[ModelConfig, tuple[s
         refuse(name, "a LoRA that is not merged into the weights is")
     if not attribute(model, "use_polarizability", True):
         refuse(name, "use_polarizability=False is")
-    for block in blocks:
-        if block.short_name not in _INTERACTIONS:
-            refuse(name, f"interaction block {block.short_name} is")
+    _require_known_modules(model)
     heads = tuple(attribute(model, "heads") or ["Default"])
     specs = attribute(model, "embedding_specs") if has_child(model, "joint_embedding") else None
     harmonics = irreps(attribute(child(model, "spherical_harmonics"), "irreps_out"))
@@ -162,6 +162,33 @@ def config_of_mapping(
     config = ModelConfig(**values)
     _require_known(config)
     return config, tuple(saved.get("heads") or ["Default"])
+
+
+def _require_known_modules(model: Record) -> None:
+    """Check that every module is of a class whose computation is known here."""
+    name = model.short_name
+    for module in submodules(model).values():
+        if module.class_name.split(".")[0] not in _PACKAGES:
+            refuse(name, f"module {module.class_name} is")
+        if module.short_name == "normalize2mom":
+            _require_known_scale(name, attribute(module, "f"), attribute(module, "cst"))
+        elif module.short_name == "GatedEquivariantBlock":
+            for kind in ("scalar", "gate"):
+                activation = attribute(module, f"_act_{kind}")
+                _require_known_scale(name, activation, attribute(module, f"_{kind}_cst"))
+    for block in children(model, "interactions"):
+        if block.short_name not in _INTERACTIONS:
+            refuse(name, f"interaction block {block.short_name} is")
+    for product in children(model, "products"):
+        if product.short_name != "EquivariantProductBasisBlock":
+            refuse(name, f"product basis {product.short_name} is")
+
+
+def _require_known_scale(model: str, activation: Any, scale: Any) -> None:
+    activation = function_name(activation)
+    expected = ACTIVATION_SCALES.get(activation, 1.0)
+    if abs(number(scale) - expected) > 1e-6:
+        refuse(model, f"{activation} scaled by {number(scale)}, not {expected}, is")
 
 
 def _require_known(config: ModelConfig) -> None:

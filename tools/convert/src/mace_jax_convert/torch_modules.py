@@ -11,6 +11,8 @@ from mace_jax_convert.torch_archive import Record
 
 State = dict[str, NDArray[Any]]
 
+_MAX_MODULES = 20_000  # a model of two layers has 200
+
 
 def child(module: Record, *names: str) -> Record:
     """Return a submodule by path.
@@ -42,16 +44,36 @@ def attribute(module: Record, name: str, default: Any = None) -> Any:
     return module.state.get(name, default)
 
 
-def state_dict(module: Record, prefix: str = "") -> State:
-    """Return the tensors of a module and its submodules by their names in torch's state dict."""
+def submodules(module: Record) -> dict[str, Record]:
+    """Return a module and all below it by name, as torch's ``named_modules``.
+
+    Raises:
+        ArtifactError: there are more than any model has; few bytes can stand for endless many.
+    """
+    found = {"": module}
+    waiting = [""]
+    while waiting:
+        name = waiting.pop()
+        for child_name, submodule in _modules(found[name]).items():
+            if isinstance(submodule, Record):
+                full_name = f"{name}.{child_name}" if name else str(child_name)
+                found[full_name] = submodule
+                waiting.append(full_name)
+        if len(found) > _MAX_MODULES:
+            message = f"more than {_MAX_MODULES} modules; the file is damaged"
+            raise ArtifactError(message)
+    return found
+
+
+def state_dict(model: Record) -> State:
+    """Return the tensors of a model by their names in torch's state dict."""
     state: State = {}
-    for group in ("_parameters", "_buffers"):
-        for name, value in (module.state.get(group) or {}).items():
-            if isinstance(value, np.ndarray):
-                state[prefix + name] = value
-    for name, submodule in _modules(module).items():
-        if isinstance(submodule, Record) and isinstance(submodule.state, dict):
-            state |= state_dict(submodule, f"{prefix}{name}.")
+    for name, module in submodules(model).items():
+        for group in ("_parameters", "_buffers"):
+            tensors = module.state.get(group) if isinstance(module.state, dict) else None
+            for tensor, value in (tensors or {}).items():
+                if isinstance(value, np.ndarray):
+                    state[f"{name}.{tensor}" if name else str(tensor)] = value
     return state
 
 
@@ -81,15 +103,18 @@ def _pair(record: Record) -> tuple[Any, Any]:
 
 
 def function_name(value: Any) -> str:
-    """Return the last part of the name of a function, such as ``silu``; ``None`` for none.
+    """Return the last part of the name of torch's functions, such as ``silu``; ``None`` for none.
 
-    torch pickles some of its functions as ``getattr(owner, name)``.
+    torch pickles some of them as ``getattr(owner, name)``. Others keep their full name.
     """
     if value is None:
         return "None"
-    if isinstance(value, Record) and value.short_name == "getattr":
-        return str(value.args[-1])
-    return (value if isinstance(value, str) else str(value.class_name)).rsplit(".", 1)[-1]
+    if isinstance(value, str):
+        return value.rsplit(".", 1)[-1]
+    owner, name = value.class_name.rsplit(".", 1)
+    if isinstance(value, Record) and name == "getattr":
+        owner, name = str(getattr(value.args[0], "class_name", "")), str(value.args[-1])
+    return name if owner.startswith(("torch.", "mace.")) else f"{owner}.{name}"
 
 
 def number(value: Any) -> float:
