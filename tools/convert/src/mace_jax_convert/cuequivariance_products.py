@@ -20,6 +20,7 @@ from mace_jax_convert.torch_layout import weights_name
 from mace_jax_convert.torch_modules import State, attribute, child, children, numpy_array
 
 _TENSORS = ("weight", "projection")
+_MAX_NUMBERS = 2**27  # of a dense coupling tensor; three factors of l up to 3 make 2**20
 
 
 class _Term(NamedTuple):
@@ -94,6 +95,9 @@ def _coupling_tensor(
     outputs = list(layer.output_irreps)
     first = sum(irrep.dim for irrep in outputs[:k])
     dim = sum(irrep.dim for irrep in layer.message_irreps)
+    if outputs[k].dim * dim**degree * n_weights > _MAX_NUMBERS:
+        message = f"{n_weights} couplings of {degree} factors of {dim} components are too many"
+        raise ArtifactError(message)
     tensor = np.zeros((outputs[k].dim, *[dim] * degree, n_weights))
     for term in terms:
         component = term.result - first

@@ -43,6 +43,7 @@ _KNOWN = re.compile(
     r"(U_matrix_\d+|weights_(max|\d+)_zeroed)"
 )
 _MAX_ELL = 11  # of the couplings that e3nn (torch) has
+_MAX_CORRELATION = 8
 # Couplings are of order 1, but of a model that once was float32 they are rounded.
 _ROUNDING = 1e-5
 _CONTRACTION_WEIGHTS = re.compile(
@@ -84,6 +85,7 @@ def _parts(content: Any) -> tuple[ModelConfig, tuple[str, ...], State]:
     if isinstance(content, Record):
         state = state_dict(content)
         config, heads = config_of_modules(content, state)
+        _require_reasonable(config)
         return config, heads, e3nn_layout(content, config, state)
     if not isinstance(content, dict):
         refuse("the file", f"a {type(content).__name__} instead of a model is")
@@ -106,8 +108,7 @@ def _bundle(config: ModelConfig, heads: tuple[str, ...], state: State) -> ModelB
     elements = np.argsort(state["atomic_numbers"], kind="stable").tolist()
     dtype = _require_one_dtype(config, state)
     _require_finite(state)
-    if config.max_ell > _MAX_ELL:
-        refuse(config.model, f"max_ell={config.max_ell} is")
+    _require_reasonable(config)
     config, parameters = _couplings(config, state)
     used = set()
     for tensor in torch_layout(config, len(heads)):
@@ -130,6 +131,12 @@ def _bundle(config: ModelConfig, heads: tuple[str, ...], state: State) -> ModelB
         shift=shift,
         parameters=parameters,
     )
+
+
+def _require_reasonable(config: ModelConfig) -> None:
+    """Check what decides how much there is to compute, before it is computed."""
+    if config.max_ell > _MAX_ELL or max(config.correlations()) > _MAX_CORRELATION:
+        refuse(config.model, f"max_ell={config.max_ell}, correlation={config.correlation} is")
 
 
 def _require_one_dtype(config: ModelConfig, state: State) -> str:

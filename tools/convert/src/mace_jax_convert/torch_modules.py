@@ -12,6 +12,7 @@ from mace_jax_convert.torch_archive import Record
 State = dict[str, NDArray[Any]]
 
 _MAX_MODULES = 20_000  # a model of two layers has 200
+_MAX_NAME = 500  # letters of a module's full name
 
 
 def child(module: Record, *names: str) -> Record:
@@ -59,8 +60,8 @@ def submodules(module: Record) -> dict[str, Record]:
                 full_name = f"{name}.{child_name}" if name else str(child_name)
                 found[full_name] = submodule
                 waiting.append(full_name)
-        if len(found) > _MAX_MODULES:
-            message = f"more than {_MAX_MODULES} modules; the file is damaged"
+        if len(found) > _MAX_MODULES or len(name) > _MAX_NAME:
+            message = "modules in modules without end; the file is damaged"
             raise ArtifactError(message)
     return found
 
