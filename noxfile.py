@@ -11,6 +11,7 @@ nox.options.default_venv_backend = "venv"
 ROOT = Path(__file__).parent
 TOOLS = ["preprocess", "plan_batches", "train", "predict", "convert", "export_lammps", "plot"]
 LIGHT_TOOLS = ["preprocess", "plan_batches", "convert", "export_lammps", "plot"]
+VARIANTS = "tests/parity/live/test_variants.py"
 EDITABLE = ["./schemas", "./shared[model]", *(f"./tools/{tool}" for tool in TOOLS)]
 
 
@@ -62,11 +63,27 @@ def alone(session: nox.Session, tool: str) -> None:
 
 @nox.session
 def torch(session: nox.Session) -> None:
-    """Compare with mace-torch: files both ways, one epoch of mace_run_train from our dataset."""
+    """Compare with mace-torch: its commands, one epoch of training, every kind of model."""
     install_editable(session, "test")
     session.install("torch==2.13.0")
-    session.install("mace-torch>=0.3.16")
-    session.run("pytest", "tests/parity/live", *session.posargs, env={"MACE_JAX_LIVE_TORCH": "1"})
+    session.install("mace-torch>=0.3.16", "pytest-xdist")
+    beside_torch(session, "tests/parity/live", f"--ignore={VARIANTS}")
+    beside_torch(session, VARIANTS, "-n", "auto")
+
+
+@nox.session
+def torch_cue(session: nox.Session) -> None:
+    """Compare with mace-torch and cuequivariance: the kinds of model that need it."""
+    install_editable(session, "test")
+    session.install("torch==2.13.0")
+    session.install("mace-torch>=0.3.16", "cuequivariance-torch==0.13.0", "pytest-xdist")
+    beside_torch(session, VARIANTS, "-n", "auto")
+
+
+def beside_torch(session: nox.Session, *arguments: str) -> None:
+    """Run tests that import torch; several threads make models as small as theirs slower."""
+    environment = {"MACE_JAX_LIVE_TORCH": "1", "OMP_NUM_THREADS": "1"}
+    session.run("pytest", *arguments, *session.posargs, env=environment)
 
 
 @nox.session(venv_backend="none")

@@ -316,9 +316,9 @@ def newer(path: Path) -> int:
         path.write_bytes(msgpack.packb(document))
         return document["header"]["schema"]["version"] - 1
     text = path.read_text()
-    assert '"version": 1' in text
-    path.write_text(text.replace('"version": 1', '"version": 2', 1))
-    return 1
+    version = int(re.search(r'"version": (\d+)', text)[1])  # the tag comes first
+    path.write_text(text.replace(f'"version": {version}', f'"version": {version + 1}', 1))
+    return version
 
 
 @pytest.mark.parametrize(

@@ -57,10 +57,14 @@ def test_the_record_is_valid_and_names_the_inputs(file, monkeypatch):
     ]
 
 
-def test_reproducible_leaves_out_time_and_host():
-    assert {"created_utc", "host"} <= make_provenance(TOOL, []).keys()
+def test_reproducible_leaves_out_time_host_and_command_line(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["tool", "--output", "here.msgpack"])
+    usual = make_provenance(TOOL, [])
+    assert {"created_utc", "host"} <= usual.keys()
+    assert usual["command"] == ["--output", "here.msgpack"]
     record = make_provenance(TOOL, [], reproducible=True)
     assert not {"created_utc", "host"} & record.keys()
+    assert record["command"] == []
     assert not list(_validator("provenance", 1).iter_errors(record))
 
 

@@ -80,7 +80,7 @@ def test_envelope_has_two_vanishing_derivatives(p):
     def envelope(r):
         return polynomial_cutoff(r[None], R_MAX, p)[0]
 
-    first, second = jax.grad(envelope), jax.grad(jax.grad(envelope))
+    first, second = jax.jit(jax.grad(envelope)), jax.jit(jax.grad(jax.grad(envelope)))
     for r in jnp.asarray([R_MAX * (1 - 1e-9), R_MAX, R_MAX * (1 + 1e-9)]):
         assert_allclose([envelope(r), first(r), second(r)], 0, atol=1e-6)
     assert abs(second(jnp.asarray(0.9 * R_MAX))) > 0.1

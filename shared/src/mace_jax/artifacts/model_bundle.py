@@ -14,7 +14,7 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from mace_jax.artifacts.atomic_write import write_bytes
+from mace_jax.artifacts.atomic_write import atomic_file
 from mace_jax.artifacts.provenance import Input, canonical_json, file_sha256
 from mace_jax.artifacts.versioned import check_document, tag
 from mace_jax.errors import ArtifactError, ConfigError
@@ -205,7 +205,14 @@ def write_model_bundle(path: Path, bundle: ModelBundle, provenance: dict[str, An
     }
     header["content_sha256"] = _content_sha256(header, arrays)
     check_document(header, KIND, path)
-    write_bytes(path, msgpack.packb({"header": header, "arrays": arrays}))
+    packer = msgpack.Packer()
+    with atomic_file(path) as temporary, temporary.open("wb") as file:  # one array at a time
+        file.write(packer.pack_map_header(2))
+        file.write(packer.pack("header") + packer.pack(header))
+        file.write(packer.pack("arrays") + packer.pack_map_header(len(arrays)))
+        for name, entry in arrays.items():
+            file.write(packer.pack(name))
+            file.write(packer.pack(entry))
 
 
 def read_model_bundle(path: Path) -> ModelBundle:
@@ -290,7 +297,8 @@ def _pack_array(array: NDArray[Any]) -> dict[str, Any]:
     if array.dtype.str not in _DTYPES:
         message = f"dtype {array.dtype}, expected one of {list(_DTYPES)}"
         raise ValueError(message)
-    return {"dtype": array.dtype.str, "shape": list(array.shape), "bytes": array.tobytes()}
+    content = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data  # no copy
+    return {"dtype": array.dtype.str, "shape": list(array.shape), "bytes": content}
 
 
 def _unpack_array(entry: Any, path: Path, name: str) -> NDArray[Any]:

@@ -76,12 +76,13 @@ def make_provenance(
         tool: distribution name, such as ``"mace-jax-train"``.
         inputs: everything the content depends on.
         seed: random seed, if one was used.
-        reproducible: leave out time and host, so that equal inputs give equal bytes.
+        reproducible: leave out time, host and command line, which names where files lie, so that
+            equal inputs give equal bytes.
     """
     record: dict[str, Any] = {
         "tool": tool,
         "tool_version": version(tool),
-        "command": [_trim_home(argument) for argument in sys.argv[1:]],
+        "command": [] if reproducible else [_trim_home(argument) for argument in sys.argv[1:]],
         "seed": seed,
         "inputs": [item.to_json() for item in inputs],
     }

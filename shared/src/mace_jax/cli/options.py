@@ -15,7 +15,7 @@ force_option = click.option("--force", is_flag=True, help="replace existing outp
 reproducible_option = click.option(
     "--reproducible",
     is_flag=True,
-    help="leave time and host out of the files: same inputs, same bytes",
+    help="leave time, host and command line out of the files: same inputs, same bytes",
 )
 
 

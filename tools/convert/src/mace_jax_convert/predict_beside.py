@@ -29,7 +29,7 @@ def predict_beside(
         bundle: its content.
         structures: extxyz file.
         output: where the predictions go.
-        reproducible: leave time and host out.
+        reproducible: leave out what differs from run to run.
 
     Returns: path and energies, eV, for the command's summary.
     """

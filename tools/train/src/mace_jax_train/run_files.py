@@ -33,7 +33,7 @@ class RunFiles:
     Attributes:
         folder: where they are.
         tag: what every name starts with.
-        reproducible: whether time and host are left out of them.
+        reproducible: whether what differs from run to run is left out of them.
     """
 
     folder: Path
