@@ -99,6 +99,8 @@ def _parts(content: Any) -> tuple[ModelConfig, tuple[str, ...], State]:
             f"a dictionary of {sorted(map(str, content))[:5]} without a model's configuration is",
         )
     state = {name: array for name, array in tensors.items() if isinstance(array, np.ndarray)}
+    if any(name.endswith("symmetric_contractions.weight") for name in state):
+        refuse("the file", "a state dict in cuequivariance's layout, without the modules, is")
     default = "ScaleShiftMACE" if "scale_shift.scale" in state else "MACE"
     model = str(content.get("model_class") or saved.get("model") or default).rsplit(".", 1)[-1]
     return *config_of_mapping(saved, model, state), state
