@@ -127,9 +127,13 @@ def architecture(config: ModelConfig) -> Architecture:
         outputs = _output_irreps(config, hidden, index)
         messages = _message_irreps(config, hidden, harmonics, first=first)
         sent = _sent_irreps(config, node_irreps, first=first)
+        block = config.interaction_cls_first if first else config.interaction_cls
+        if "NonLinear" in block and Irrep(0, -1) in messages:  # its gate would break parity
+            message = f"interaction_cls: {block}, expected another one with 0o in hidden_irreps"
+            raise ConfigError(message)
         layers.append(
             Layer(
-                config.interaction_cls_first if first else config.interaction_cls,
+                block,
                 node_irreps,
                 sent,
                 messages,
@@ -183,6 +187,9 @@ def _check(config: ModelConfig) -> None:
     numbers = config.atomic_numbers
     if list(numbers) != sorted(set(numbers)):
         message = f"atomic_numbers: {list(numbers)}, expected ascending numbers"
+        raise ConfigError(message)
+    if config.radial_type == "gaussian" and config.num_bessel < 2:
+        message = f"num_bessel: {config.num_bessel}, expected at least 2 for a gaussian basis"
         raise ConfigError(message)
     names = [spec.name for spec in config.embedding_specs]
     if len(set(names)) != len(names):

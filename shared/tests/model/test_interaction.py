@@ -138,5 +138,5 @@ def test_the_non_linear_block_has_no_gate_for_pseudoscalars(configs, make_bundle
     config = replace(
         configs["pseudoscalars"], interaction_cls="RealAgnosticResidualNonLinearInteractionBlock"
     )
-    with pytest.raises(ConfigError, match="cannot have messages of 0o; remove 0o from hidden"):
+    with pytest.raises(ConfigError, match="expected another one with 0o in hidden_irreps"):
         make_bundle(config)

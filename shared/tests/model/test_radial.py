@@ -8,7 +8,6 @@ from ase.data import covalent_radii
 from numpy.polynomial import chebyshev
 from numpy.testing import assert_allclose
 
-from mace_jax.errors import ConfigError
 from mace_jax.model.activation import normalized_activation
 from mace_jax.model.radial import (
     AgnesiTransform,
@@ -47,11 +46,6 @@ def test_gaussian_basis():
     centres = np.array([0, 1.5, 3.0, 4.5])
     expected = np.exp(-((LENGTHS[:, None] - centres) ** 2) / (2 * 1.5**2))
     assert_allclose(basis(jnp.asarray(LENGTHS)), expected, rtol=1e-13)
-
-
-def test_one_gaussian_has_no_width():
-    with pytest.raises(ConfigError, match="num_bessel: 1, expected at least 2 for a gaussian"):
-        GaussianBasis(R_MAX, 1, dtype="float64")
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])

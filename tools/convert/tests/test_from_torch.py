@@ -270,6 +270,11 @@ def rename(module_of, path: str, name: str):
             "ScaleShiftMACE: interaction block AgnosticBlock is not supported yet",
         ),
         (
+            "products.0",
+            "OtherProductBlock",
+            "ScaleShiftMACE: product basis OtherProductBlock is not supported yet",
+        ),
+        (
             "radial_embedding.bessel_fn",
             "SineBasis",
             "ScaleShiftMACE: radial basis SineBasis is not supported yet",
@@ -303,9 +308,24 @@ def test_another_distance_transform(convert_edited, module_of):
 def test_another_gate(convert_edited, module_of):
     def edit(model):
         activation = module_of(model, "readouts.1.non_linearity.acts.0")
-        activation.state["f"] = Global("torch.nn.functional.gelu")
+        activation.state |= {"f": Global("torch.nn.functional.gelu"), "cst": 1.0}
 
     assert refusal(convert_edited, edit) == "ScaleShiftMACE: gate gelu is not supported yet"
+
+
+def test_an_activation_of_another_scale(convert_edited, module_of):
+    def edit(model):
+        module_of(model, "readouts.1.non_linearity.acts.0").state["cst"] = 1.5
+
+    assert "silu scaled by 1.5, not 1.67" in refusal(convert_edited, edit)
+
+
+def test_a_module_of_someone_s_own(convert_edited, module_of):
+    def edit(model):
+        module_of(model, "interactions.0.linear").class_name = "my_layers.Linear"
+
+    message = "ScaleShiftMACE: module my_layers.Linear is not supported yet"
+    assert refusal(convert_edited, edit) == message
 
 
 def test_lora(convert_edited, module_of):
@@ -450,13 +470,12 @@ def test_cuequivariance_s_tensors_without_its_modules(convert_edited):
 
     def edit(content):
         tensors = content["state_dict"]
-        for name in [name for name in tensors if "contractions.0" in name or "U_matrix" in name]:
+        for name in [name for name in tensors if ".contractions." in name]:
             del tensors[name]
         for layer in "01":
             tensors[f"products.{layer}.symmetric_contractions.weight"] = np.ones((6, 20, 4))
 
-    with pytest.raises(ArtifactError, match="contractions"):
-        convert_edited(edit, "config_nonlinear")
+    assert "cuequivariance" in refusal(convert_edited, edit, "config_nonlinear")
 
 
 # Damaged files

@@ -18,7 +18,6 @@ from mace_jax.architecture import (
 )
 from mace_jax.equivariance.irreps import SCALAR, Irrep, Irreps
 from mace_jax.equivariance.wigner_3j import wigner_3j
-from mace_jax.errors import ConfigError
 from mace_jax.model.gate import gated
 from mace_jax.model.initial_weights import uniform
 from mace_jax.model.irreps import Features, complete
@@ -249,18 +248,8 @@ class RealAgnosticResidualNonLinearInteractionBlock(InteractionBlock):
     """
 
     def __init__(self, layer: Layer, options: BlockOptions, rng: np.random.Generator) -> None:
-        """Build the block; arguments as in ``InteractionBlock``.
-
-        Raises:
-            ConfigError: pseudoscalars; the gate would break parity.
-        """
+        """Build the block; arguments as in ``InteractionBlock``."""
         super().__init__(layer, options, rng)
-        if Irrep(0, -1) in layer.message_irreps:
-            message = (
-                f"interaction_cls: {type(self).__name__} cannot have messages of 0o; "
-                "remove 0o from hidden_irreps"
-            )
-            raise ConfigError(message)
         dtype, channels = options.dtype, layer.node_irreps[SCALAR]
         n_inputs = options.num_bessel + 2 * channels
         mlp = (n_inputs, *options.radial_MLP, layer.n_weights)

@@ -8,10 +8,10 @@ import numpy as np
 from flax import nnx
 from numpy.typing import NDArray
 
-from mace_jax.architecture import READOUT_IRREPS, model_inputs, predicts_energy
+from mace_jax.architecture import READOUT_IRREPS, architecture, model_inputs, predicts_energy
 from mace_jax.artifacts.model_bundle import ModelBundle, ModelConfig
 from mace_jax.batching.graph_batch import GraphBuilder
-from mace_jax.errors import ArtifactError
+from mace_jax.errors import ArtifactError, ConfigError
 from mace_jax.model.constant import Constant
 from mace_jax.model.mace import MACE, DipoleMACE
 
@@ -41,9 +41,14 @@ def load_model(bundle: ModelBundle, source: str) -> MACE | DipoleMACE:
         source: the bundle's file, for messages.
 
     Raises:
-        ArtifactError: parameters are missing, left over, or of another shape.
-        ConfigError: the configuration is impossible.
+        ArtifactError: the configuration is impossible, or parameters are missing, left over, or
+            of another shape.
     """
+    try:
+        architecture(bundle.config)
+    except ConfigError as error:
+        message = f"{source}: header/model/{error}; get the file again"
+        raise ArtifactError(message) from error
     _check_heads(bundle, source)
     heads = bundle.heads if predicts_energy(bundle.config) else ()
     model = build_model(

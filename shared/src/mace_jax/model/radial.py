@@ -7,7 +7,6 @@ from flax import nnx
 from jax import Array
 
 from mace_jax.artifacts.model_bundle import ModelConfig
-from mace_jax.errors import ConfigError
 from mace_jax.model.constant import Constant, constant
 
 
@@ -58,14 +57,7 @@ class GaussianBasis(nnx.Module):
     """
 
     def __init__(self, r_max: float, num_basis: int, *, dtype: str) -> None:
-        """Keep the centres.
-
-        Raises:
-            ConfigError: fewer than two functions.
-        """
-        if num_basis < 2:
-            message = f"num_bessel: {num_basis}, expected at least 2 for a gaussian basis"
-            raise ConfigError(message)
+        """Keep the centres."""
         self.width = r_max / (num_basis - 1)
         self.gaussian_weights = constant(np.linspace(0, r_max, num_basis), dtype)
 
