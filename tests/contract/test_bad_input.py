@@ -484,9 +484,8 @@ CASES = [
     predict(
         "impossible architecture",
         "",
-        r"correlation: \[1, 2\], expected 1 numbers, one for each layer",
+        r"header/model/correlation: \[1, 2\], expected 1 numbers, one for each layer",
         prepare=in_bundle(correlation=(1, 2)),
-        code=2,
     ),
     predict(
         "input that the model needs missing",
