@@ -35,19 +35,24 @@ IMPOSSIBLE = {
     "general_bias_readout",
     "json_gaussian",
     "linear_readout",
+    "mlp_odd",
     "no_scalars",
     "polar",
     "pseudo_nonlinear",
     "repeated_irrep",
     "unequal_channels",
 }
+# The couplings in their files are rounded from, or to, another dtype than the model's.
+ROUNDED = {"float32_to_float64", "float64_to_float32"}
 NOT_EVALUATED = {"last_readout_only_layers_1", "two_heads_e0_1d", "two_heads_scale_scalar"}
 REFUSED = {
     "bare_state_dict": "without a model's configuration is not supported yet",
     "class_les": "MACELES: latent Ewald summation is not supported yet",
     "class_polar": "PolarMACE: field blocks are not supported yet",
     "config_mace": "a configuration that says 'Model is not a ScaleShiftMACE",
+    "dielectric_mlp_unsorted": "MLP_irreps: 3x0e + 3x2e + 3x1o, expected only irreps of",
     "dielectric_no_polarizability": "use_polarizability=False is not supported yet",
+    "energy_dipoles_mlp_unsorted": "MLP_irreps: 3x1o + 3x0e, expected only irreps of",
     "json_mace": "a configuration that says 'Model is not a ScaleShiftMACE",
     "lora": "a LoRA that is not merged into the weights is not supported yet",
     "lora_nonlinear": "a LoRA that is not merged into the weights is not supported yet",
@@ -107,7 +112,7 @@ def test_there_and_back(
         returned = make_references.numbers(torch.load(back, weights_only=False))
     assert returned.keys() == expected.keys()
     for quantity, values in expected.items():
-        limit = 1e-12 * max(1, np.abs(values).max())
+        limit = (1e-6 if variant in ROUNDED else 1e-12) * max(1, np.abs(values).max())
         np.testing.assert_allclose(returned[quantity], values, rtol=0, atol=limit, err_msg=quantity)
 
     inputs = tmp_path / "structures.extxyz"
@@ -122,5 +127,5 @@ def test_there_and_back(
         structures,
         evaluate(bundle, structures),
         Predictions(expected.pop("n_node"), expected),
-        was_float32=torch_models.settings_of(variant)["dtype"] == "float32",
+        was_float32=variant in ROUNDED,
     )
