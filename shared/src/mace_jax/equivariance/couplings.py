@@ -95,6 +95,20 @@ def count_reduced_couplings(irreps: Iterable[Irrep], target: Irrep, degree: int)
     return found[target.l, target.p] - found[target.l + 1, target.p]
 
 
+@cache
+def independent_couplings(
+    irreps: tuple[Irrep, ...], target: Irrep, degree: int, *, reduced: bool
+) -> Coefficients:
+    """Return an orthonormal basis of what the full or the reduced couplings span.
+
+    Arguments as in ``full_couplings``; there are far fewer of them than full couplings.
+    """
+    if reduced:
+        return reduced_couplings(irreps, target, degree)
+    dim = sum(irrep.dim for irrep in irreps)
+    return _independent(full_couplings(irreps, target, degree), multiplicities(dim, degree))
+
+
 def fold(tensor: NDArray[np.floating], degree: int) -> Coefficients:
     """Add up the entries of a coupling tensor that belong to the same monomial.
 

@@ -1,17 +1,18 @@
 """The symmetric contraction: products of up to ``correlation`` features, contracted to irreps."""
 
 from collections.abc import Iterable
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
-from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from mace_jax.equivariance.couplings import (
     full_couplings,
+    independent_couplings,
     monomials,
     multiplicities,
     reduced_couplings,
@@ -20,12 +21,14 @@ from mace_jax.equivariance.irreps import Irrep
 from mace_jax.model.constant import constant
 from mace_jax.model.initial_weights import normal
 from mace_jax.model.irreps import Features
+from mace_jax.model.sums_of_products import Terms, sum_of_products
 
 
 class SymmetricContraction(nnx.Module):
     """Weighted sum of all couplings of orders 1 … correlation, per element and channel.
 
-    The couplings are those of Torch MACE's full basis, or else constants of the network.
+    The couplings are those of Torch MACE's full basis, or else constants of the network. Most of
+    them depend on each other, so the weights are first carried over to an orthonormal basis.
 
     Source: Batatia et al. 2022, eq. 10–11; mace-torch ``SymmetricContraction``.
     """
@@ -55,7 +58,8 @@ class SymmetricContraction(nnx.Module):
             rng: draws the initial weights.
         """
         self.irreps, self.targets = tuple(irreps), tuple(targets)
-        self.n_components = sum(irrep.dim for irrep in self.irreps)
+        self.n_elements, self.use_reduced_cg = n_elements, use_reduced_cg
+        n_components = sum(irrep.dim for irrep in self.irreps)
         self.weights: nnx.Dict[Any] = nnx.Dict()
         self.couplings: nnx.Dict[Any] = nnx.Dict()
         basis = reduced_couplings if use_reduced_cg else full_couplings
@@ -69,25 +73,11 @@ class SymmetricContraction(nnx.Module):
                     shape = (n_elements, n_couplings, channels)
                     weights[str(degree)] = nnx.Param(normal(rng, shape, dtype) / n_couplings)
                     # entries of the symmetric tensor, of which a monomial has several alike
-                    entries = coefficients / multiplicities(self.n_components, degree)
+                    entries = coefficients / multiplicities(n_components, degree)
                     couplings[str(degree)] = constant(entries, dtype)
             self.weights[str(target)] = weights
             if use_reduced_cg:
                 self.couplings[str(target)] = couplings
-
-    def polynomial(self, target: Irrep, degree: int) -> tuple[NDArray[np.int64], ArrayLike]:
-        """Return the monomials of ``degree`` factors, and their coefficients in the couplings.
-
-        Returns: ``[n_monomials, degree]`` and ``[2l+1, n_couplings, n_monomials]``.
-        """
-        factors = monomials(self.n_components, degree)
-        if self.couplings:
-            entries = self.couplings[str(target)][str(degree)][...]
-            counts = multiplicities(self.n_components, degree)
-            return factors, entries * jnp.asarray(counts, entries.dtype)
-        coefficients = full_couplings(self.irreps, target, degree)
-        used = (np.abs(coefficients) > 1e-12).any(axis=(0, 1))
-        return factors[used], coefficients[:, :, used]
 
     def __call__(self, x: Array, species: Array) -> Features:
         """Contract features.
@@ -98,16 +88,67 @@ class SymmetricContraction(nnx.Module):
 
         Returns: per target ``[n_node, 2l+1, channels]``.
         """
-        n_node, _, channels = x.shape
+        n_node, n_components, channels = x.shape
+        components = x.swapaxes(0, 1).reshape(n_components, -1)
+        one_hot = (species[:, None] == jnp.arange(self.n_elements)).astype(x.dtype)
         result = {}
         for target in self.targets:
-            total = jnp.zeros((n_node, target.dim, channels), x.dtype)
-            for degree, weight in self.weights[str(target)].items():
-                factors, coefficients = self.polynomial(target, int(degree))
-                terms = x[:, factors[:, 0]]
-                for column in factors.T[1:]:
-                    terms = terms * x[:, column]
-                couplings = jnp.einsum("mkp,npc->nmkc", jnp.asarray(coefficients, x.dtype), terms)
-                total += jnp.einsum("nmkc,nkc->nmc", couplings, weight[...][species])
-            result[target] = total
+            total = [jnp.zeros((n_node, channels), x.dtype)] * target.dim
+            for degree in self.weights[str(target)]:
+                couplings = _couplings(self.irreps, target, int(degree), self.use_reduced_cg)
+                weights = jnp.einsum("ne,erc->rnc", one_hot, self._weights(target, int(degree)))
+                for m, coupling in enumerate(couplings):
+                    products = sum_of_products(coupling.monomials, (components,))
+                    coefficients = jnp.asarray(coupling.coefficients, x.dtype)
+                    coupled = (coefficients @ products).reshape(weights.shape)
+                    total[m] += (weights * coupled).sum(axis=0)
+            result[target] = jnp.stack(total, axis=1)
         return result
+
+    def _weights(self, target: Irrep, degree: int) -> Array:
+        """Return the weights of the independent couplings, ``[n_elements, n_basis, channels]``."""
+        weights = self.weights[str(target)][str(degree)][...]
+        basis = independent_couplings(self.irreps, target, degree, reduced=self.use_reduced_cg)
+        if self.use_reduced_cg:
+            entries = self.couplings[str(target)][str(degree)][...]
+            change = jnp.einsum("mkp,mrp->kr", entries, jnp.asarray(basis, entries.dtype))
+        else:
+            n_components = sum(irrep.dim for irrep in self.irreps)
+            entries = full_couplings(self.irreps, target, degree)
+            entries = entries / multiplicities(n_components, degree)
+            change = jnp.asarray(np.einsum("mkp,mrp->kr", entries, basis), weights.dtype)
+        return jnp.einsum("ekc,kr->erc", weights, change)
+
+
+class ComponentCouplings(NamedTuple):
+    """The independent couplings to one component of an irrep.
+
+    Attributes:
+        monomials: those that occur.
+        coefficients: of each in every coupling, ``[n_basis, n_monomials]``.
+    """
+
+    monomials: Terms
+    coefficients: NDArray[np.float64]
+
+
+@cache
+def _couplings(
+    irreps: tuple[Irrep, ...], target: Irrep, degree: int, reduced: bool
+) -> list[ComponentCouplings]:
+    """Return the couplings to each component, which share few monomials or none.
+
+    There is none where all couplings vanish, as of two equal vectors to a pseudovector.
+    """
+    basis = independent_couplings(irreps, target, degree, reduced=reduced)
+    if not basis.shape[1]:
+        return []
+    factors = monomials(sum(irrep.dim for irrep in irreps), degree)
+    couplings = []
+    for coefficients in basis:
+        used = np.flatnonzero((np.abs(coefficients) > 1e-10).any(axis=0))
+        terms = Terms(
+            (0,) * degree, len(used), np.arange(len(used)), factors[used], np.ones(len(used))
+        )
+        couplings.append(ComponentCouplings(terms, coefficients[:, used]))
+    return couplings

@@ -1,0 +1,150 @@
+"""Sums of products of rows, whose derivatives of any order are sums of products again.
+
+XLA differentiates a gather into a scatter, which is slow on every processor. Here the derivative
+is another gather, from a table of which terms contribute to which row.
+"""
+
+from functools import cache, cached_property, partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+from numpy.typing import NDArray
+
+from mace_jax.model.fusion_boundary import computed_apart
+
+_UNROLLED_TERMS = 64  # more per row are summed by a loop, so that they compile in time
+
+
+class Table(NamedTuple):
+    """Terms by the row they add to, padded to the same number for each row.
+
+    Attributes:
+        factors: rows of the operands, ``[n_slots, n_factors, n_rows]``.
+        coefficients: ``[n_slots, n_rows]``; 0 where a row has fewer terms.
+    """
+
+    factors: NDArray[np.int32]
+    coefficients: NDArray[np.float64]
+
+
+class Terms:
+    """Which products are summed.
+
+    Row ``rows[t]`` of the result gets ``coefficients[t]`` times the product over f of row
+    ``factors[t, f]`` of operand ``operands[f]``.
+    """
+
+    def __init__(
+        self,
+        operands: tuple[int, ...],
+        n_rows: int,
+        rows: NDArray[np.integer],
+        factors: NDArray[np.integer],
+        coefficients: NDArray[np.floating],
+    ) -> None:
+        """Keep the terms; those that differ in the order of equal operands only are merged."""
+        self.operands, self.n_rows = operands, n_rows
+        factors = factors.copy()
+        for operand in set(operands):
+            equal = [column for column, other in enumerate(operands) if other == operand]
+            factors[:, equal] = np.sort(factors[:, equal], axis=1)
+        keys, term = np.unique(np.column_stack([rows, factors]), axis=0, return_inverse=True)
+        self.rows, self.factors = keys[:, 0], keys[:, 1:]
+        self.coefficients = np.bincount(term.ravel(), coefficients, len(keys))
+
+    @cached_property
+    def table(self) -> Table:
+        """The terms of each row beside each other."""
+        counts = np.bincount(self.rows, minlength=self.n_rows)
+        slots = np.arange(len(self.rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+        n_slots = counts.max(initial=1)
+        factors = np.zeros((n_slots, len(self.operands), self.n_rows), np.int32)
+        coefficients = np.zeros((n_slots, self.n_rows))
+        factors[slots, :, self.rows] = self.factors
+        coefficients[slots, self.rows] = self.coefficients
+        return Table(factors, coefficients)
+
+    @cache  # noqa: B019 (terms live as long as the couplings they come from, which are cached)
+    def derivative(self, operand: int, n_rows: int, cotangent: int) -> "Terms":
+        """Return the terms of the gradient with respect to ``operand``.
+
+        Args:
+            operand: one of the operands.
+            n_rows: its number of rows.
+            cotangent: the operand that holds the cotangent of the result.
+        """
+        columns = [column for column, other in enumerate(self.operands) if other == operand]
+        others = [np.delete(self.factors, column, axis=1) for column in columns]
+        kept = tuple(np.delete(self.operands, columns[0]).tolist())
+        return Terms(
+            (*kept, cotangent),
+            n_rows,
+            np.concatenate([self.factors[:, column] for column in columns]),
+            np.concatenate([np.column_stack([other, self.rows]) for other in others]),
+            np.tile(self.coefficients, len(columns)),
+        )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def sum_of_products(terms: Terms, operands: tuple[Array, ...]) -> Array:
+    """Sum products of rows of ``operands``, ``[n_rows of each, n]``: ``[terms.n_rows, n]``."""
+    return computed_apart(partial(_evaluate, terms))(operands)
+
+
+def _evaluate(terms: Terms, operands: tuple[Array, ...]) -> Array:
+    factors, coefficients = terms.table
+    total = jnp.zeros((terms.n_rows, operands[0].shape[1]), operands[0].dtype)
+    n_looped = len(factors) - len(factors) % _UNROLLED_TERMS
+    if n_looped > _UNROLLED_TERMS:
+        chunks = (
+            factors[:n_looped].reshape(-1, _UNROLLED_TERMS, *factors.shape[1:]),
+            coefficients[:n_looped].reshape(-1, _UNROLLED_TERMS, terms.n_rows).astype(total.dtype),
+        )
+
+        def add_chunk(total: Array, chunk: tuple[Array, Array]) -> tuple[Array, None]:
+            return _add(total, terms.operands, *chunk, operands), None
+
+        total, _ = jax.lax.scan(add_chunk, total, chunks)
+        factors, coefficients = factors[n_looped:], coefficients[n_looped:]
+    return _add(total, terms.operands, factors, coefficients, operands)
+
+
+def _add(
+    total: Array,
+    columns: tuple[int, ...],
+    factors: ArrayLike,
+    coefficients: ArrayLike,
+    operands: tuple[Array, ...],
+) -> Array:
+    for rows, coefficient in zip(factors, coefficients, strict=True):
+        product = jnp.asarray(coefficient, total.dtype)[:, None]
+        for operand, row in zip(columns, rows, strict=True):
+            product = product * operands[operand][row]
+        total = total + product
+    return total
+
+
+def _forward(terms: Terms, operands: tuple[Array, ...]) -> tuple[Array, tuple[Array, ...]]:
+    return sum_of_products(terms, operands), operands
+
+
+def _backward(
+    terms: Terms, operands: tuple[Array, ...], cotangent: Array
+) -> tuple[tuple[Array, ...]]:
+    """Return the gradient; a constant factor has none."""
+    every = (*operands, cotangent)
+    return (
+        tuple(
+            sum_of_products(terms.derivative(index, len(operand), len(operands)), every)
+            if index in terms.operands
+            else jnp.zeros_like(operand)
+            for index, operand in enumerate(operands)
+        ),
+    )
+
+
+sum_of_products.defvjp(_forward, _backward)
