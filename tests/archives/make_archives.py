@@ -102,7 +102,7 @@ PLAN = BatchPlan(
     n_structures=3,
     r_max=5.0,
     seed=3,
-    caps=Caps(7, 52, 3),
+    caps=Caps.enclosing(7, 52, 3),
     batches=((2, 0), (1,)),
     report=PlanReport(3, 2, 1, 0.25, 0.5, 0.5, 40, {"id": 1, "n_node": 2, "n_edge": 40}),
 )

@@ -26,7 +26,7 @@ def dataset(tmp_path, water, crystal, provenance):
 @pytest.fixture
 def plan(dataset):
     report = PlanReport(3, 2, 1, 0.25, 0.5, 0.125, 40, {"id": 1, "n_node": 2, "n_edge": 40})
-    caps = Caps(n_node=7, n_edge=52, n_graph=3)
+    caps = Caps.enclosing(n_node=7, n_edge=52, n_graph=3)
     batches = ((2, 0), (1,))
     return BatchPlan("train.h5", dataset.sha256(), 3, 4.0, 7, caps, batches, report)
 

@@ -10,7 +10,7 @@ from mace_jax.errors import DataError
 
 E0 = {"pbe": {1: -13.587222780835477, 6: -1029.4889999855063, 8: -2041.8396277138045, 14: -1.0}}
 BUILDER = GraphBuilder(4.0, (1, 6, 8, 14), ("pbe",), E0)
-SPARE = Caps(5, 11, 2)
+SPARE = Caps.enclosing(5, 11, 2)
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def dtype(request):
 def batch(graphs, dtype):
     n_node, n_edge = 8, sum(len(graph.edges.senders) for graph in graphs)
     return pad_batch(
-        graphs, Caps(n_node + SPARE.n_node, n_edge + SPARE.n_edge, 3 + SPARE.n_graph), dtype
+        graphs, Caps.enclosing(n_node + SPARE.n_node, n_edge + SPARE.n_edge, 3 + SPARE.n_graph), dtype
     )
 
 
@@ -97,7 +97,7 @@ def test_labels_and_weights(batch, crystal):
 def test_a_missing_label_has_weight_0(crystal, missing, dtype):
     properties = {name: v for name, v in crystal.properties.items() if name != missing}
     graph = BUILDER.build(dataclasses.replace(crystal, properties=properties))
-    batch = pad_batch([graph], Caps(9, 500, 2), dtype)
+    batch = pad_batch([graph], Caps.enclosing(9, 500, 2), dtype)
     for name in ("energy", "forces", "stress"):
         weight = getattr(batch, f"{name}_weight")
         assert (weight[0] == 0) == (name == missing)
@@ -112,7 +112,7 @@ def test_interaction_energy_is_subtracted_in_float64(water, dtype):
     graph = BUILDER.build(dataclasses.replace(water, properties=properties))
     expected = np.float64(total + interaction) - total
     assert graph.interaction_energy == expected
-    assert pad_batch([graph], Caps(9, 50, 2), dtype).energy[0] == np.dtype(dtype).type(expected)
+    assert pad_batch([graph], Caps.enclosing(9, 50, 2), dtype).energy[0] == np.dtype(dtype).type(expected)
 
 
 def test_an_unknown_element_is_refused(water):
@@ -140,7 +140,7 @@ def test_a_batch_without_edges(water):
     alone = dataclasses.replace(
         water, atomic_numbers=np.array([8]), positions=np.zeros((1, 3)), properties={}
     )
-    batch = pad_batch([BUILDER.build(alone)], Caps(2, 4, 2), "float64")
+    batch = pad_batch([BUILDER.build(alone)], Caps.enclosing(2, 4, 2), "float64")
     assert not batch.edge_mask.any()
     assert not batch.node_mask[batch.receivers].any()
 
@@ -216,7 +216,7 @@ def test_inputs_that_do_not_fit_are_refused(water, spec, values, message):
 def test_inputs_in_a_batch(water, crystal, dtype):
     builder = BUILDER._replace(inputs=(CHARGE, CHARGES))
     structures = [told(water, total_charge=-1, charges=[1, 2, 3]), told(crystal, charges=[4, 5])]
-    caps = Caps(9, 500, 4)
+    caps = Caps.enclosing(9, 500, 4)
     batch = pad_batch([builder.build(structure) for structure in structures], caps, dtype)
     assert batch.inputs.keys() == {"total_charge", "charges"}
     assert batch.inputs["total_charge"].tolist() == [[-1], [0], [0], [0]]

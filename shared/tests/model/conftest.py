@@ -30,7 +30,7 @@ from mace_jax.model.predict import properties
 from mace_jax.structures.structure import Structure
 
 R_MAX = 3.2
-CAPS = Caps(n_node=16, n_edge=256, n_graph=4)
+CAPS = Caps.enclosing(n_node=16, n_edge=256, n_graph=4)
 NO_RESIDUAL = "RealAgnosticInteractionBlock"
 DENSITY, DENSITY_RESIDUAL = (
     "RealAgnosticDensityInteractionBlock",

@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose
 from mace_jax.artifacts.batch_plan import Caps
 from mace_jax.model.energy_forces import descriptors, hessian
 
-SMALL = Caps(n_node=5, n_edge=16, n_graph=2)
+SMALL = Caps.enclosing(n_node=5, n_edge=16, n_graph=2)
 STEP = 1e-4
 
 

@@ -11,8 +11,8 @@ from mace_jax.batching.graph_batch import pad_batch
 from mace_jax.model.energy_forces import edge_vectors, energy_and_forces
 from mace_jax.model.load import graph_builder, split_trainable
 
-CAPS = Caps(n_node=16, n_edge=256, n_graph=4)
-LARGE = Caps(n_node=70, n_edge=900, n_graph=9)
+CAPS = Caps.enclosing(n_node=16, n_edge=256, n_graph=4)
+LARGE = Caps.enclosing(n_node=70, n_edge=900, n_graph=9)
 
 
 def test_more_padding_changes_nothing(vectors_network, molecule, crystal, lone_carbon):

@@ -16,7 +16,7 @@ from mace_jax_train.error_metrics import batch_errors, metrics
 from mace_jax_train.loss import weighted_energy_forces_stress_loss
 
 BUILDER = GraphBuilder(3.0, (1, 8), ("Default",), {"Default": {1: -13.5, 8: -2041.25}})
-CAPS = Caps(n_node=17, n_edge=60, n_graph=6)
+CAPS = Caps.enclosing(n_node=17, n_edge=60, n_graph=6)
 ALL = ("energy", "forces", "stress")
 
 
@@ -146,7 +146,7 @@ def test_metrics(name):
 
 def test_metrics_of_an_epoch_do_not_depend_on_the_batches():
     structures = [item for batch in BATCHES.values() for item in batch]
-    predictions, together = [], padded(structures, Caps(40, 200, 12))
+    predictions, together = [], padded(structures, Caps.enclosing(40, 200, 12))
     whole = predict_anything(together)
     start = 0
     for index, item in enumerate(structures):

@@ -14,11 +14,30 @@ KIND = "batch_plan"
 
 @dataclass(frozen=True)
 class Caps:
-    """Sizes of a batch in nodes, edges and graphs."""
+    """The padded shape of a batch.
+
+    Attributes:
+        n_node, n_edge, n_graph: atoms, directed edges (two to a pair of neighbours), structures.
+        n_neighbor: neighbours in a row of the neighbour table.
+        n_row: rows of the table; an atom has one, or more if it has more neighbours.
+    """
 
     n_node: int
     n_edge: int
     n_graph: int
+    n_neighbor: int
+    n_row: int
+
+    @property
+    def n_pair(self) -> int:
+        """Pairs of neighbours."""
+        return max(self.n_edge // 2, 1)
+
+    @classmethod
+    def enclosing(cls, n_node: int, n_edge: int, n_graph: int) -> "Caps":
+        """Return caps with room for any distribution of the edges over the nodes."""
+        n_neighbor = max(-(-n_edge // n_node), 1)
+        return cls(n_node, n_edge, n_graph, n_neighbor, n_node + n_edge // n_neighbor)
 
 
 @dataclass(frozen=True)

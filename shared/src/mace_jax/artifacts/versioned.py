@@ -6,6 +6,7 @@ is refused, and so is an older one. Validation is by the JSON schemas of ``mace_
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -61,12 +62,20 @@ def _predictions_v1_to_v2(metadata: Document) -> Document:
     return _of_version(metadata, 2)
 
 
+def _batch_plan_v1_to_v2(plan: Document) -> Document:
+    """Version 2 says how neighbours are laid out; any layout that is large enough will do."""
+    from mace_jax.artifacts.batch_plan import Caps
+
+    return {**_of_version(plan, 2), "caps": asdict(Caps.enclosing(**plan["caps"]))}
+
+
 def _of_version(document: Document, version: int) -> Document:
     return {**document, "schema": {**document["schema"], "version": version}}
 
 
 # (kind, version n) -> function that turns a document of version n into version n + 1
 MIGRATIONS: Mapping[tuple[str, int], Callable[[Document], Document]] = {
+    ("batch_plan", 1): _batch_plan_v1_to_v2,
     ("model_bundle", 1): _model_bundle_v1_to_v2,
     ("predictions", 1): _predictions_v1_to_v2,
     ("train_config", 1): _train_config_v1_to_v2,

@@ -1,8 +1,8 @@
 """A batch of graphs padded to one shape, as arrays; what the network sees.
 
-The last graph of a batch is always padding. All padding nodes belong to it, and padding edges run
-from its first node to itself; ``edge_mask`` tells them apart, because a distance of zero has no
-derivative.
+The last graph of a batch is always padding. All padding nodes belong to it, and padding pairs run
+from its last node to itself; ``pair_mask`` tells them apart, because a distance of zero has no
+derivative. How neighbours are laid out stands in ``neighbor_table``.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,10 +13,17 @@ from numpy.typing import NDArray
 
 from mace_jax.artifacts.batch_plan import Caps
 from mace_jax.artifacts.model_bundle import EmbeddingSpec
+from mace_jax.batching.neighbor_table import (
+    NeighborTable,
+    Pairs,
+    fill_table,
+    find_pairs,
+    join_pairs,
+)
 from mace_jax.elements import species_index
 from mace_jax.errors import DataError
 from mace_jax.structures.atomic_energies import total_atomic_energy
-from mace_jax.structures.neighbor_list import Edges, neighbor_list
+from mace_jax.structures.neighbor_list import neighbor_list
 from mace_jax.structures.structure import Structure, volume
 
 # What mace-torch assumes of a structure that says nothing.
@@ -33,9 +40,10 @@ class GraphBatch(NamedTuple):
         species: index in the model's elements, int32 ``[n_node]``.
         node_graph: graph of each node, int32 ``[n_node]``, ascending.
         node_mask: whether a node is real, ``[n_node]``.
-        senders, receivers: int32 ``[n_edge]``, ordered by receiver.
-        shifts: cell vectors crossed by each edge, ``[n_edge, 3]``.
-        edge_mask: whether an edge is real, ``[n_edge]``.
+        pair_senders, pair_receivers: the two atoms of each pair of neighbours, int32 ``[n_pair]``.
+        pair_shifts: cell vectors crossed by each pair, ``[n_pair, 3]``.
+        pair_mask: whether a pair is real, ``[n_pair]``.
+        table: where each atom finds its neighbours.
         cell: Å, ``[n_graph, 3, 3]``.
         volume: of the physical cell, Å³; infinite without one, ``[n_graph]``.
         n_node: atoms of each graph, float, ``[n_graph]``; 1 for padding graphs.
@@ -54,10 +62,11 @@ class GraphBatch(NamedTuple):
     species: Array
     node_graph: Array
     node_mask: Array
-    senders: Array
-    receivers: Array
-    shifts: Array
-    edge_mask: Array
+    pair_senders: Array
+    pair_receivers: Array
+    pair_shifts: Array
+    pair_mask: Array
+    table: NeighborTable
     cell: Array
     volume: Array
     n_node: Array
@@ -73,10 +82,10 @@ class GraphBatch(NamedTuple):
 
 
 class Graph(NamedTuple):
-    """A structure with its edges, ready to be put into batches."""
+    """A structure with its pairs of neighbours, ready to be put into batches."""
 
     structure: Structure
-    edges: Edges
+    pairs: Pairs
     species: NDArray[np.int32]
     head: int
     interaction_energy: float
@@ -118,7 +127,7 @@ class GraphBuilder(NamedTuple):
             reference = total_atomic_energy(structure.atomic_numbers, self.atomic_energies[head])
         return Graph(
             structure,
-            neighbor_list(structure, self.r_max),
+            find_pairs(neighbor_list(structure, self.r_max), len(structure)),
             species,
             self.heads.index(head),
             float(structure.properties.get("energy", reference)) - reference,
@@ -212,15 +221,13 @@ def pad_batch(graphs: Sequence[Graph], caps: Caps, dtype: str) -> GraphBatch:
     """
     n_graph = len(graphs)
     n_node = np.array([len(graph.structure) for graph in graphs])
-    offsets = np.concatenate([[0], np.cumsum(n_node)])
-    total = int(offsets[-1])
     structures = [graph.structure for graph in graphs]
 
     def nodes(pieces: list[NDArray[Any]], kind: Any) -> NDArray[Any]:
         return _pad(np.concatenate(pieces), caps.n_node, kind)
 
-    def edges(pieces: list[NDArray[Any]], kind: Any, fill: int = 0) -> NDArray[Any]:
-        return _pad(np.concatenate(pieces), caps.n_edge, kind, fill)
+    def per_pair(array: NDArray[Any], kind: Any, fill: int = 0) -> NDArray[Any]:
+        return _pad(array, caps.n_pair, kind, fill)
 
     def per_graph(values: list[Any], fill: float = 0) -> NDArray[Any]:
         return _pad(np.array(values), caps.n_graph, dtype, fill)
@@ -228,24 +235,18 @@ def pad_batch(graphs: Sequence[Graph], caps: Caps, dtype: str) -> GraphBatch:
     def weights(name: str) -> NDArray[Any]:
         return per_graph([_label_weight(structure, name) for structure in structures])
 
-    n_edge = sum(len(graph.edges.senders) for graph in graphs)
+    pairs = join_pairs([graph.pairs for graph in graphs])
+    padding_node = caps.n_node - 1
     return GraphBatch(
         positions=nodes([structure.positions for structure in structures], dtype),
         species=nodes([graph.species for graph in graphs], np.int32),
         node_graph=_pad(np.repeat(np.arange(n_graph), n_node), caps.n_node, np.int32, n_graph),
-        node_mask=np.arange(caps.n_node) < total,
-        senders=edges(
-            [graph.edges.senders + start for graph, start in zip(graphs, offsets, strict=False)],
-            np.int32,
-            total,
-        ),
-        receivers=edges(
-            [graph.edges.receivers + start for graph, start in zip(graphs, offsets, strict=False)],
-            np.int32,
-            total,
-        ),
-        shifts=edges([graph.edges.shifts for graph in graphs], dtype),
-        edge_mask=np.arange(caps.n_edge) < n_edge,
+        node_mask=np.arange(caps.n_node) < n_node.sum(),
+        pair_senders=per_pair(pairs.senders, np.int32, padding_node),
+        pair_receivers=per_pair(pairs.receivers, np.int32, padding_node),
+        pair_shifts=per_pair(pairs.shifts, dtype),
+        pair_mask=np.arange(caps.n_pair) < len(pairs.senders),
+        table=fill_table(pairs, caps),
         cell=per_graph([structure.cell for structure in structures]),
         volume=per_graph([volume(structure) for structure in structures], np.inf),
         n_node=per_graph(list(n_node), 1),

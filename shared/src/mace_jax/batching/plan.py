@@ -2,13 +2,16 @@
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mace_jax.artifacts.batch_plan import BatchPlan, Caps, PlanReport
 from mace_jax.artifacts.dataset import Dataset
+from mace_jax.batching.neighbor_table import n_rows
 from mace_jax.batching.packing import pack_best_fit
 from mace_jax.errors import DataError
 from mace_jax.structures.neighbor_list import neighbor_list
@@ -19,25 +22,42 @@ _ROOM = 1.1
 # Shares of the edge cap that are tried.
 _CAP_SHARES = (1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.82, 0.79)
 
+# A row costs about as much as this many slots, and several rows an atom a sum more.
+_ROW_COST = 2
+_ONE_ROW_BONUS = 0.2
+
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class GraphSizes:
-    """Nodes and edges of every graph of a dataset, ``[n_graph]`` each."""
+    """Nodes and edges of every graph of a dataset.
 
-    n_node: NDArray[np.int64]
-    n_edge: NDArray[np.int64]
+    Attributes:
+        n_neighbors: edges that each atom receives, ``[n_node]`` for each graph.
+    """
+
+    n_neighbors: Sequence[NDArray[np.integer]]
+
+    @cached_property
+    def n_node(self) -> NDArray[np.int64]:
+        """Nodes of each graph, ``[n_graph]``."""
+        return np.array([len(counts) for counts in self.n_neighbors])
+
+    @cached_property
+    def n_edge(self) -> NDArray[np.int64]:
+        """Directed edges of each graph, ``[n_graph]``."""
+        return np.array([int(counts.sum()) for counts in self.n_neighbors])
 
 
 def graph_sizes(dataset: Dataset, r_max: float, track: Track = track_silently) -> GraphSizes:
     """Count the nodes and edges of every structure at cutoff ``r_max`` Å."""
-    n_node = np.zeros(len(dataset), dtype=np.int64)
-    n_edge = np.zeros(len(dataset), dtype=np.int64)
-    for index, structure in enumerate(track(dataset, "counting edges", len(dataset))):
-        n_node[index] = len(structure)
-        n_edge[index] = len(neighbor_list(structure, r_max).senders)
-    return GraphSizes(n_node, n_edge)
+    return GraphSizes(
+        [
+            np.bincount(neighbor_list(structure, r_max).receivers, minlength=len(structure))
+            for structure in track(dataset, "counting edges", len(dataset))
+        ]
+    )
 
 
 def plan_batches(
@@ -97,7 +117,7 @@ def pack_graphs(sizes: GraphSizes, cap: int, seed: int) -> list[list[int]]:
     least = max(int(sizes.n_edge.max()), 1)
     caps = {max(math.ceil(share * cap), least) for share in _CAP_SHARES}
     packings = (_pack_under(sizes, tried, seed) for tried in sorted(caps, reverse=True))
-    return min(packings, key=lambda batches: (len(batches), padded_caps(sizes, batches).n_edge))
+    return min(packings, key=lambda batches: (len(batches), _most_edges(sizes, batches)))
 
 
 def _pack_under(sizes: GraphSizes, cap: int, seed: int) -> list[list[int]]:
@@ -111,13 +131,37 @@ def _pack_under(sizes: GraphSizes, cap: int, seed: int) -> list[list[int]]:
     return pack_best_fit(table, (cap, int(node_cap), graph_cap), order)
 
 
-def padded_caps(sizes: GraphSizes, batches: list[list[int]]) -> Caps:
+def padded_caps(sizes: GraphSizes, batches: Sequence[Sequence[int]]) -> Caps:
     """Return the smallest shape that holds every batch and leaves one node and graph padding."""
+    n_node = max(int(sizes.n_node[list(batch)].sum()) for batch in batches) + 1
+    n_neighbor = _row_width(np.concatenate(sizes.n_neighbors))
+    more_rows = [int((n_rows(counts, n_neighbor) - 1).sum()) for counts in sizes.n_neighbors]
     return Caps(
-        n_node=max(int(sizes.n_node[batch].sum()) for batch in batches) + 1,
-        n_edge=max(*(int(sizes.n_edge[batch].sum()) for batch in batches), 1),
+        n_node=n_node,
+        n_edge=max(_most_edges(sizes, batches), 1),
         n_graph=max(len(batch) for batch in batches) + 1,
+        n_neighbor=n_neighbor,
+        n_row=n_node + max(sum(more_rows[graph] for graph in batch) for batch in batches),
     )
+
+
+def _most_edges(sizes: GraphSizes, batches: Sequence[Sequence[int]]) -> int:
+    return max(int(sizes.n_edge[list(batch)].sum()) for batch in batches)
+
+
+def _row_width(n_neighbors: NDArray[np.integer]) -> int:
+    """Return the width of rows that leaves few slots empty; one row an atom, if that is not worse.
+
+    Args:
+        n_neighbors: of all atoms.
+    """
+    values, counts = np.unique(n_neighbors, return_counts=True)
+    most = max(int(values[-1]), 1)
+    widths = np.arange(1, most + 1)
+    rows = n_rows(values, widths[:, None]) @ counts
+    cost = rows * (widths + _ROW_COST)
+    cost = np.append(cost[:-1], (1 - _ONE_ROW_BONUS) * cost[-1])
+    return int(widths[::-1][cost[::-1].argmin()])
 
 
 def _report(
@@ -148,7 +192,8 @@ def plan_lines(plan: BatchPlan) -> list[str]:
     return [
         f"{report.n_graphs} graphs in {report.n_batches} batches "
         f"(lower bound {report.n_batches_lower_bound})",
-        f"padded shape: {caps.n_edge} edges, {caps.n_node} nodes, {caps.n_graph} graphs",
+        f"padded shape: {caps.n_edge} edges, {caps.n_node} nodes, {caps.n_graph} graphs; "
+        f"{caps.n_row} rows of {caps.n_neighbor} neighbours",
         f"empty slots: {report.edge_waste:.1%} of edges, {report.node_waste:.1%} of nodes, "
         f"{report.graph_waste:.1%} of graphs",
     ]

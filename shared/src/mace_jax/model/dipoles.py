@@ -5,7 +5,7 @@ from jax import Array
 
 from mace_jax.batching.graph_batch import GraphBatch
 from mace_jax.equivariance.irreps import SCALAR, VECTOR, Irrep
-from mace_jax.model.energy_forces import differentiate, edge_vectors, sum_over_nodes
+from mace_jax.model.energy_forces import differentiate, pair_vectors, sum_over_nodes
 from mace_jax.model.irreps import Features
 from mace_jax.model.mace import DipoleMACE
 from mace_jax.units import DEBYE
@@ -21,7 +21,7 @@ def dipole_properties(model: DipoleMACE, batch: GraphBatch) -> dict[str, Array]:
         ``atomic_dipoles [n_node, 3]``, Debye (e·Å for AtomicDielectricMACE);
         ``charges [n_node]``, e; ``polarizability [n_graph, 3, 3]``.
     """
-    vectors = edge_vectors(batch, model.config.r_max)
+    vectors = pair_vectors(batch, model.config.r_max)
     if model.config.model == "EnergyDipolesMACE":
 
         def node_energies(vectors: Array) -> tuple[Array, Features]:

@@ -1,6 +1,6 @@
 """Energy, forces and stress of a batch from one network evaluation and one gradient.
 
-The energy depends on positions and cell through the edge vectors alone, so its gradient with
+The energy depends on positions and cell through the vectors of pairs alone, so its gradient with
 respect to those gives both forces and stress.
 """
 
@@ -14,6 +14,7 @@ from jax import Array
 from mace_jax.batching.graph_batch import GraphBatch
 from mace_jax.equivariance.irreps import SCALAR
 from mace_jax.model.mace import MACE
+from mace_jax.model.neighbors import nodes_from_rows, slots_from_pairs
 
 
 class EnergyForces(NamedTuple):
@@ -34,25 +35,25 @@ class EnergyForces(NamedTuple):
     stress: Array
 
 
-def edge_vectors(batch: GraphBatch, r_max: float) -> Array:
-    """Return x[receiver] - x[sender] + shift @ cell, Å, ``[n_edge, 3]``.
+def pair_vectors(batch: GraphBatch, r_max: float) -> Array:
+    """Return x[receiver] - x[sender] + shift @ cell, Å, ``[n_pair, 3]``.
 
-    A padding edge gets a constant vector longer than ``r_max``: it contributes nothing, and
+    A padding pair gets a constant vector longer than ``r_max``: it contributes nothing, and
     unlike a zero vector it has a finite derivative.
     """
-    cell = batch.cell[batch.node_graph[batch.receivers]]
+    cell = batch.cell[batch.node_graph[batch.pair_receivers]]
     vectors = (
-        batch.positions[batch.receivers]
-        - batch.positions[batch.senders]
-        + jnp.einsum("ei,eij->ej", batch.shifts, cell)
+        batch.positions[batch.pair_receivers]
+        - batch.positions[batch.pair_senders]
+        + jnp.einsum("pi,pij->pj", batch.pair_shifts, cell)
     )
     beyond = jnp.full(3, 2 * r_max, vectors.dtype)
-    return jnp.where(batch.edge_mask[:, None], vectors, beyond)
+    return jnp.where(batch.pair_mask[:, None], vectors, beyond)
 
 
 def energy_and_forces(model: MACE, batch: GraphBatch) -> EnergyForces:
     """Evaluate ``model`` on ``batch``."""
-    vectors = edge_vectors(batch, model.config.r_max)
+    vectors = pair_vectors(batch, model.config.r_max)
     return differentiate(lambda vectors: (model(vectors, batch), None), vectors, batch)[0]
 
 
@@ -62,26 +63,21 @@ def differentiate(
     """Return energies and their derivatives, and what else the network computed.
 
     Args:
-        node_energies: from edge vectors to the energy of each node, and anything beside.
-        vectors: of the edges, Å, ``[n_edge, 3]``.
+        node_energies: from pair vectors to the energy of each node, and anything beside.
+        vectors: of the pairs, Å, ``[n_pair, 3]``.
         batch: the graphs.
     """
-    n_node, n_graph = len(batch.species), len(batch.n_node)
-
     def total_energy(vectors: Array) -> tuple[Array, tuple[Array, Any]]:
         node_energy, rest = node_energies(vectors)
         return node_energy.sum(), (node_energy, rest)
 
     gradient, (node_energy, rest) = jax.grad(total_energy, has_aux=True)(vectors)
-    forces = jax.ops.segment_sum(gradient, batch.senders, n_node) - jax.ops.segment_sum(
-        gradient, batch.receivers, n_node, indices_are_sorted=True
-    )
-    strain_gradient = jax.ops.segment_sum(
-        jnp.einsum("ea,eb->eab", vectors, gradient),
-        batch.node_graph[batch.receivers],
-        n_graph,
-        indices_are_sorted=True,
-    )
+    received = batch.table.slot_direction.astype(vectors.dtype)[..., None]
+    pull = slots_from_pairs(gradient, batch)
+    forces = -nodes_from_rows((received * pull).sum(axis=1), batch)
+    # each of a pair's two slots holds half of its virial
+    halves = slots_from_pairs(vectors[:, :, None] * gradient[:, None, :] / 2, batch)
+    strain_gradient = sum_over_nodes(nodes_from_rows(halves.sum(axis=1), batch), batch)
     symmetric = (strain_gradient + strain_gradient.swapaxes(1, 2)) / 2
     result = EnergyForces(
         energy=sum_over_nodes(node_energy, batch),
@@ -105,7 +101,7 @@ def hessian(model: MACE, batch: GraphBatch) -> Array:
     def negative_forces(positions: Array) -> Array:
         return -energy_and_forces(model, batch._replace(positions=positions)).forces
 
-    return jax.jacfwd(negative_forces)(batch.positions)
+    return jax.jacrev(negative_forces)(batch.positions)
 
 
 def descriptors(model: MACE, batch: GraphBatch, *, invariants_only: bool = True) -> Array:
@@ -117,7 +113,7 @@ def descriptors(model: MACE, batch: GraphBatch, *, invariants_only: bool = True)
         invariants_only: leave out what changes when a structure is rotated; otherwise channels
             come before components, as in mace-torch's ``node_feats``.
     """
-    vectors = edge_vectors(batch, model.config.r_max)
+    vectors = pair_vectors(batch, model.config.r_max)
     layers = model.layers(model.embed(batch), vectors, batch)
     features = [
         x.swapaxes(1, 2).reshape(len(x), -1)

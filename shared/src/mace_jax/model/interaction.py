@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -16,6 +15,7 @@ from mace_jax.architecture import (
     Layer,
     Path,
 )
+from mace_jax.batching.graph_batch import GraphBatch
 from mace_jax.equivariance.irreps import SCALAR, Irrep, Irreps
 from mace_jax.equivariance.wigner_3j import wigner_3j
 from mace_jax.model.gate import gated
@@ -23,39 +23,49 @@ from mace_jax.model.initial_weights import uniform
 from mace_jax.model.irreps import Features, complete
 from mace_jax.model.linear import EquivariantLinear, SpeciesEmbedding, SpeciesLinear
 from mace_jax.model.mlp import FullyConnectedNet, RadialMLP
+from mace_jax.model.neighbors import (
+    neighbors_from_nodes,
+    nodes_from_rows,
+    rows_from_nodes,
+    slots_from_pairs,
+)
 
 
 class Edges(NamedTuple):
-    """What is known of every edge.
+    """What is known of the edges, in pairs or in slots of the neighbour table.
 
     Attributes:
-        senders: ``[n_edge]``.
-        receivers: ``[n_edge]``, ascending.
-        harmonics: ``[n_edge, 2l+1]`` per irrep.
-        radial: radial basis, ``[n_edge, num_bessel]``.
-        cutoff: factor of every message, 0 beyond the cutoff, ``[n_edge, 1]``.
+        batch: the graphs.
+        harmonics: ``[n_row, n_neighbor, 2l+1]`` per irrep; 0 in empty slots.
+        radial: radial basis, ``[n_pair, num_bessel]``.
+        cutoff: factor of every message, 0 beyond the cutoff, ``[n_pair, 1]``.
     """
 
-    senders: Array
-    receivers: Array
+    batch: GraphBatch
     harmonics: dict[Irrep, Array]
     radial: Array
     cutoff: Array
 
-    def sum_at_receivers(self, x: Array, n_node: int) -> Array:
-        """Sum ``[n_edge, …]`` to ``[n_node, …]``."""
-        return jax.ops.segment_sum(x, self.receivers, n_node, indices_are_sorted=True)
+    def sum_at_receivers(self, x: Array) -> Array:
+        """Sum ``[n_row, n_neighbor, …]`` to ``[n_node, …]``."""
+        return nodes_from_rows(x.sum(axis=1), self.batch)
+
+    def of_receivers(self, x: Array) -> Array:
+        """Copy ``[n_node, …]`` to the slots of each atom, ``[n_row, n_neighbor, …]``."""
+        rows = rows_from_nodes(x, self.batch)[:, None]
+        n_neighbor = self.batch.table.slot_pair.shape[1]
+        return jnp.broadcast_to(rows, (len(rows), n_neighbor, *rows.shape[2:]))
 
 
 def channelwise_convolution(
-    features: Features, edges: Edges, weights: Array, paths: Sequence[Path]
+    features: Features, edges: Edges, weights: Sequence[Array], paths: Sequence[Path]
 ) -> Features:
     """Sum weighted couplings of neighbour features and edge harmonics at each receiver.
 
     Args:
         features: of the nodes, ``[n_node, 2l+1, channels]`` per irrep; absent ones are zero.
         edges: with their harmonics.
-        weights: ``[n_edge, sum of the paths' channels]``.
+        weights: of each path in every slot, ``[n_row, n_neighbor, channels]``.
         paths: the couplings.
 
     Returns: per irrep ``[n_node, 2l+1, sum of channels of paths to it]``.
@@ -63,20 +73,18 @@ def channelwise_convolution(
     Source: Batatia et al. 2022, eq. 8; mace-torch ``conv_tp``, e3nn component normalisation.
     """
     n_node = len(next(iter(features.values())))
-    gathered = {irrep: x[edges.senders] for irrep, x in features.items()}
+    sent = {irrep: neighbors_from_nodes(x, edges.batch) for irrep, x in features.items()}
     sums: dict[Irrep, list[Array]] = {}
-    start = 0
-    for path in paths:
-        weight = weights[:, start : start + path.channels]
-        start += path.channels
+    for path, weight in zip(paths, weights, strict=True):
         if path.node in features:
             symbol = wigner_3j(path.node.l, path.edge.l, path.message.l)
-            coupling = jnp.asarray(path.message.dim**0.5 * symbol, weights.dtype)
-            per_edge = jnp.einsum("eb,abc->eac", edges.harmonics[path.edge], coupling)
-            messages = jnp.einsum("eau,eac,eu->ecu", gathered[path.node], per_edge, weight)
-            summed = edges.sum_at_receivers(messages, n_node)
+            coupling = jnp.asarray(path.message.dim**0.5 * symbol, weight.dtype)
+            harmonics = jnp.einsum("rkb,abc->rkac", edges.harmonics[path.edge], coupling)
+            weighted = sent[path.node] * weight[:, :, None]
+            rows = jnp.einsum("rkac,rkau->rcu", harmonics, weighted)
+            summed = nodes_from_rows(rows, edges.batch)
         else:
-            summed = jnp.zeros((n_node, path.message.dim, path.channels), weights.dtype)
+            summed = jnp.zeros((n_node, path.message.dim, path.channels), weight.dtype)
         sums.setdefault(path.message, []).append(summed)
     return {irrep: jnp.concatenate(parts, axis=-1) for irrep, parts in sums.items()}
 
@@ -126,8 +134,21 @@ class InteractionBlock(nnx.Module):
         return EquivariantLinear(inputs, outputs, dtype=self.options.dtype, rng=rng)
 
     def convolution(self, sent: Features, edges: Edges, weights: Array) -> Features:
-        """Sum the messages at each node, before any linear map."""
-        return channelwise_convolution(sent, edges, weights * edges.cutoff, self.layer.paths)
+        """Sum the messages at each node, before any linear map.
+
+        Args:
+            sent: features that a neighbour sends, ``[n_node, 2l+1, channels]`` per irrep.
+            edges: of the graph.
+            weights: of all paths, ``[n_pair, n_weights]`` or ``[n_row, n_neighbor, n_weights]``.
+        """
+        ends = np.cumsum([path.channels for path in self.layer.paths])[:-1]
+        if weights.ndim == 2:
+            per_path = jnp.split(weights * edges.cutoff, ends, axis=-1)
+            slots = [slots_from_pairs(weight, edges.batch) for weight in per_path]
+        else:
+            cutoff = slots_from_pairs(edges.cutoff, edges.batch)
+            slots = jnp.split(weights * cutoff, ends, axis=-1)
+        return channelwise_convolution(sent, edges, slots, self.layer.paths)
 
 
 class RealAgnosticInteractionBlock(InteractionBlock):
@@ -152,7 +173,7 @@ class RealAgnosticInteractionBlock(InteractionBlock):
         """Return what the linear map by element maps to what."""
         return self.layer.message_irreps, self.layer.message_irreps
 
-    def normalization(self, edges: Edges, n_node: int) -> Array | float:  # noqa: ARG002
+    def normalization(self, edges: Edges) -> Array | float:  # noqa: ARG002
         """Return what divides the message."""
         return self.options.avg_num_neighbors
 
@@ -161,7 +182,7 @@ class RealAgnosticInteractionBlock(InteractionBlock):
         n_node = len(next(iter(features.values())))
         weights = self.conv_tp_weights(edges.radial)
         sums = self.convolution(self.linear_up(features), edges, weights)
-        divisor = self.normalization(edges, n_node)
+        divisor = self.normalization(edges)
         message = {irrep: x / divisor for irrep, x in self.linear(sums).items()}
         return complete(message, self.layer.message_irreps, n_node, edges.radial.dtype)
 
@@ -200,10 +221,11 @@ class RealAgnosticDensityInteractionBlock(RealAgnosticInteractionBlock):
         super().__init__(layer, options, rng)
         self.density_fn = FullyConnectedNet((options.num_bessel, 1), dtype=options.dtype, rng=rng)
 
-    def normalization(self, edges: Edges, n_node: int) -> Array | float:
+    def normalization(self, edges: Edges) -> Array | float:
         """Return 1 + the density, ``[n_node, 1, 1]``."""
         density = jnp.tanh(self.density_fn(edges.radial) ** 2) * edges.cutoff
-        return edges.sum_at_receivers(density, n_node)[:, :, None] + 1
+        slots = slots_from_pairs(density, edges.batch)
+        return edges.sum_at_receivers(slots)[:, :, None] + 1
 
 
 class RealAgnosticDensityResidualInteractionBlock(
@@ -233,7 +255,11 @@ class RealAgnosticAttResidualInteractionBlock(InteractionBlock):
     ) -> tuple[Features, Features]:
         """Return the message and the residual; arguments as in ``InteractionBlock``."""
         scalars = self.linear_down(features)[SCALAR][:, 0]
-        inputs = [edges.radial, scalars[edges.senders], scalars[edges.receivers]]
+        inputs = [
+            slots_from_pairs(edges.radial, edges.batch),
+            neighbors_from_nodes(scalars, edges.batch),
+            edges.of_receivers(scalars),
+        ]
         weights = self.conv_tp_weights(jnp.concatenate(inputs, axis=-1))
         sums = self.linear(self.convolution(self.linear_up(features), edges, weights))
         message = {irrep: x / self.options.avg_num_neighbors for irrep, x in sums.items()}
@@ -276,13 +302,15 @@ class RealAgnosticResidualNonLinearInteractionBlock(InteractionBlock):
     ) -> tuple[Features, Features]:
         """Return the message and the residual; arguments as in ``InteractionBlock``."""
         layer, n_node = self.layer, len(species)
-        source = self.source_embedding(species)[edges.senders, 0]
-        target = self.target_embedding(species)[edges.receivers, 0]
-        inputs = jnp.concatenate([edges.radial, source, target], axis=-1)
+        source = neighbors_from_nodes(self.source_embedding(species)[:, 0], edges.batch)
+        target = edges.of_receivers(self.target_embedding(species)[:, 0])
+        radial = slots_from_pairs(edges.radial, edges.batch)
+        inputs = jnp.concatenate([radial, source, target], axis=-1)
         sent = self.linear_up(features)
         sums = self.linear_1(self.convolution(sent, edges, self.conv_tp_weights(inputs)))
-        density = jnp.tanh(self.density_fn(inputs) ** 2) * edges.cutoff
-        density = edges.sum_at_receivers(density, n_node)[:, :, None]
+        cutoff = slots_from_pairs(edges.cutoff, edges.batch)
+        density = jnp.tanh(self.density_fn(inputs) ** 2) * cutoff
+        density = edges.sum_at_receivers(density)[:, :, None]
         divisor = density * self.beta[...] + self.alpha[...]
         own = complete(self.linear_res(sent), layer.gate_irreps, n_node, inputs.dtype)
         message = {

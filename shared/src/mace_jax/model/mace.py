@@ -21,6 +21,7 @@ from mace_jax.model.embedding import GenericJointEmbedding
 from mace_jax.model.interaction import INTERACTION_BLOCKS, BlockOptions, Edges
 from mace_jax.model.irreps import Features, complete
 from mace_jax.model.linear import SpeciesEmbedding
+from mace_jax.model.neighbors import slots_from_pairs
 from mace_jax.model.pair_repulsion import ZBLBasis
 from mace_jax.model.product_basis import EquivariantProductBasisBlock
 from mace_jax.model.radial import RadialEmbeddingBlock
@@ -88,16 +89,15 @@ class MessagePassing(nnx.Module):
 
         Args:
             features: of ``embed``.
-            vectors: of the edges, Å, ``[n_edge, 3]``; none of zero length.
+            vectors: of the pairs, Å, ``[n_pair, 3]``; none of zero length.
             batch: everything else about the graphs.
         """
         radial, cutoff = self.radial_embedding(
             jnp.linalg.norm(vectors, axis=-1),
-            batch.species[batch.senders],
-            batch.species[batch.receivers],
+            batch.species[batch.pair_senders],
+            batch.species[batch.pair_receivers],
         )
-        harmonics = self._edge_harmonics(vectors)
-        edges = Edges(batch.senders, batch.receivers, harmonics, radial, cutoff)
+        edges = Edges(batch, self._harmonics(vectors, batch), radial, cutoff)
         result = []
         for interaction, product in zip(self.interactions, self.products, strict=True):
             message, residual = interaction(features, edges, batch.species)
@@ -105,13 +105,19 @@ class MessagePassing(nnx.Module):
             result.append(features)
         return result
 
-    def _edge_harmonics(self, vectors: Array) -> dict[Irrep, Array]:
+    def _harmonics(self, vectors: Array, batch: GraphBatch) -> dict[Irrep, Array]:
+        """Return the harmonics of the vector to the row's atom in each slot; empty ones are 0."""
         irreps = self.irreps.harmonics
         names = [e3nn.Irrep(irrep.l, (-1) ** irrep.l) for irrep in irreps]
         harmonics = e3nn.spherical_harmonics(
             e3nn.Irreps(names), vectors, normalize=True, normalization="component"
         )
-        return {irrep: harmonics.array[:, irrep.l**2 : (irrep.l + 1) ** 2] for irrep in irreps}
+        slots = slots_from_pairs(harmonics.array, batch)
+        direction = batch.table.slot_direction.astype(vectors.dtype)[..., None]
+        return {
+            irrep: slots[..., irrep.l**2 : (irrep.l + 1) ** 2] * direction ** (irrep.l % 2)
+            for irrep in irreps
+        }
 
 
 class MACE(MessagePassing):
@@ -178,7 +184,7 @@ class MACE(MessagePassing):
         """Return the interaction energy of each node, eV, ``[n_node]``; padding nodes are 0.
 
         Args:
-            vectors: of the edges, Å, ``[n_edge, 3]``; none of zero length.
+            vectors: of the pairs, Å, ``[n_pair, 3]``; none of zero length.
             batch: everything else about the graphs.
         """
         node_head = batch.head[batch.node_graph]
@@ -188,13 +194,7 @@ class MACE(MessagePassing):
         for readout, (_, index) in zip(self.readouts, self.irreps.readouts, strict=True):
             energy += readout(layers[index], node_head)
         if self.config.pair_repulsion:
-            energy += self.pair_repulsion_fn(
-                jnp.linalg.norm(vectors, axis=-1),
-                batch.species,
-                batch.senders,
-                batch.receivers,
-                batch.edge_mask,
-            )
+            energy += self.pair_repulsion_fn(jnp.linalg.norm(vectors, axis=-1), batch)
         scale = jnp.asarray(self.scale, energy.dtype)[node_head]
         shift = jnp.asarray(self.shift, energy.dtype)[node_head]
         energy = scale * energy + shift

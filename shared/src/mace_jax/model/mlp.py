@@ -31,7 +31,7 @@ class FullyConnectedNet(nnx.Module):
         )
 
     def __call__(self, x: Array) -> Array:
-        """Map ``[n_edge, widths[0]]`` to ``[n_edge, widths[-1]]``."""
+        """Map ``[…, widths[0]]`` to ``[…, widths[-1]]``."""
         activation = normalized_activation("silu")
         for weight in self.layers[:-1]:
             x = activation(x @ weight[...] / weight.shape[0] ** 0.5)
@@ -66,7 +66,7 @@ class RadialMLP(nnx.Module):
         self.norms = nnx.List(LayerNorm(width, dtype=dtype) for width in widths[1:-1])
 
     def __call__(self, x: Array) -> Array:
-        """Map ``[n_edge, widths[0]]`` to ``[n_edge, widths[-1]]``."""
+        """Map ``[…, widths[0]]`` to ``[…, widths[-1]]``."""
         for layer, norm in zip(self.layers, self.norms, strict=False):
             x = jax.nn.silu(norm(layer(x)))
         return self.layers[-1](x)

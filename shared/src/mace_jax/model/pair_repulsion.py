@@ -1,11 +1,12 @@
 """The repulsion of nuclei at short distances."""
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from mace_jax.batching.graph_batch import GraphBatch
 from mace_jax.model.constant import constant
+from mace_jax.model.neighbors import nodes_from_rows, slots_from_pairs
 from mace_jax.model.radial import element_radii, polynomial_cutoff
 
 
@@ -24,19 +25,16 @@ class ZBLBasis(nnx.Module):
         self.a_prefactor = constant(0.4543, dtype)
         self.covalent_radii = element_radii(atomic_numbers, dtype)
 
-    def __call__(
-        self, lengths: Array, species: Array, senders: Array, receivers: Array, edge_mask: Array
-    ) -> Array:
+    def __call__(self, lengths: Array, batch: GraphBatch) -> Array:
         """Return half the repulsion with all neighbours, eV, ``[n_node]``.
 
         Args:
-            lengths: Å, ``[n_edge]``, not zero.
-            species: ``[n_node]``.
-            senders, receivers: ``[n_edge]``; receivers ascend.
-            edge_mask: whether an edge counts, ``[n_edge]``.
+            lengths: of the pairs, Å, ``[n_pair]``, not zero.
+            batch: the graphs.
         """
-        numbers = jnp.asarray(self.atomic_numbers, lengths.dtype)[species]
-        radii = self.covalent_radii[...][species]
+        senders, receivers = batch.pair_senders, batch.pair_receivers
+        numbers = jnp.asarray(self.atomic_numbers, lengths.dtype)[batch.species]
+        radii = self.covalent_radii[...][batch.species]
         z_u, z_v = numbers[senders], numbers[receivers]
         exponent = self.a_exp[...]
         x = lengths * (z_u**exponent + z_v**exponent) / (self.a_prefactor[...] * 0.529)
@@ -44,6 +42,4 @@ class ZBLBasis(nnx.Module):
         screening = jnp.exp(-decay * x[:, None]) @ self.c[...]
         envelope = polynomial_cutoff(lengths, radii[senders] + radii[receivers], self.p)
         energy = 0.5 * 14.3996 * z_u * z_v / lengths * screening * envelope
-        return jax.ops.segment_sum(
-            jnp.where(edge_mask, energy, 0), receivers, len(species), indices_are_sorted=True
-        )
+        return nodes_from_rows(slots_from_pairs(energy, batch).sum(axis=1), batch)

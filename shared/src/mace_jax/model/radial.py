@@ -14,11 +14,11 @@ def polynomial_cutoff(lengths: Array, r_max: Array | float, p: int) -> Array:
     """Return an envelope that goes from 1 to 0 at ``r_max`` with two vanishing derivatives.
 
     Args:
-        lengths: Å, ``[n_edge]``.
+        lengths: Å, ``[n_pair]``.
         r_max: cutoff, Å, of all edges or each.
         p: order of the polynomial.
 
-    Returns: ``[n_edge]``; exactly 0 from ``r_max`` on.
+    Returns: ``[n_pair]``; exactly 0 from ``r_max`` on.
 
     Source: Gasteiger et al. 2020, eq. 8; mace-torch ``PolynomialCutoff``.
     """
@@ -44,7 +44,7 @@ class BesselBasis(nnx.Module):
         self.bessel_weights = constant(np.pi / r_max * np.arange(1, num_basis + 1), dtype)
 
     def __call__(self, lengths: Array) -> Array:
-        """Map ``[n_edge]``, none zero, to ``[n_edge, num_basis]``."""
+        """Map ``[n_pair]``, none zero, to ``[n_pair, num_basis]``."""
         lengths = lengths[:, None]
         prefactor = jnp.asarray((2 / self.r_max) ** 0.5, lengths.dtype)
         return prefactor * jnp.sin(self.bessel_weights[...] * lengths) / lengths
@@ -62,7 +62,7 @@ class GaussianBasis(nnx.Module):
         self.gaussian_weights = constant(np.linspace(0, r_max, num_basis), dtype)
 
     def __call__(self, lengths: Array) -> Array:
-        """Map ``[n_edge]`` to ``[n_edge, num_basis]``."""
+        """Map ``[n_pair]`` to ``[n_pair, num_basis]``."""
         return jnp.exp(-0.5 / self.width**2 * (lengths[:, None] - self.gaussian_weights[...]) ** 2)
 
 
@@ -77,7 +77,7 @@ class ChebychevBasis(nnx.Module):
         self.num_basis = num_basis
 
     def __call__(self, lengths: Array) -> Array:
-        """Map ``[n_edge]`` to ``[n_edge, num_basis]``."""
+        """Map ``[n_pair]`` to ``[n_pair, num_basis]``."""
         values = [jnp.ones_like(lengths), lengths]
         for _ in range(self.num_basis - 1):
             values.append(2 * lengths * values[-1] - values[-2])
@@ -96,7 +96,7 @@ class AgnesiTransform(nnx.Module):
         self.covalent_radii = element_radii(atomic_numbers, dtype)
 
     def __call__(self, lengths: Array, sender_species: Array, receiver_species: Array) -> Array:
-        """Map ``[n_edge]`` of edges between the given species, each ``[n_edge]``."""
+        """Map ``[n_pair]`` of edges between the given species, each ``[n_pair]``."""
         radii = self.covalent_radii[...]
         x = 2 * lengths / (radii[sender_species] + radii[receiver_species])
         q, p, a = self.q[...], self.p[...], self.a[...]
@@ -115,7 +115,7 @@ class SoftTransform(nnx.Module):
         self.covalent_radii = element_radii(atomic_numbers, dtype)
 
     def __call__(self, lengths: Array, sender_species: Array, receiver_species: Array) -> Array:
-        """Map ``[n_edge]`` of edges between the given species, each ``[n_edge]``."""
+        """Map ``[n_pair]`` of edges between the given species, each ``[n_pair]``."""
         radii = self.covalent_radii[...]
         r_0 = radii[sender_species] + radii[receiver_species]
         low, high = 3 / 4 * r_0, 4 / 3 * r_0
@@ -151,7 +151,7 @@ class RadialEmbeddingBlock(nnx.Module):
     def __call__(
         self, lengths: Array, sender_species: Array, receiver_species: Array
     ) -> tuple[Array, Array]:
-        """Return the basis ``[n_edge, num_bessel]`` and what multiplies messages, ``[n_edge, 1]``.
+        """Return the basis ``[n_pair, num_bessel]`` and what multiplies messages, ``[n_pair, 1]``.
 
         The latter is the envelope where it is not part of the basis, and else tells which edges
         are shorter than the cutoff: longer ones never count.

@@ -24,6 +24,26 @@ class Edges(NamedTuple):
     shifts: NDArray[np.int32]
 
 
+def reverse_edges(edges: Edges) -> NDArray[np.int64]:
+    """Return the index of each edge's reverse: the same two atoms, seen from the other one.
+
+    Raises:
+        ValueError: an edge has none; no list of this module is like that.
+    """
+    senders, receivers, shifts = edges
+    reverse = np.empty(len(senders), np.int64)
+    in_order = np.lexsort((*shifts.T, senders, receivers))
+    reverse[np.lexsort((*-shifts.T, receivers, senders))] = in_order
+    if not (
+        np.array_equal(senders[reverse], receivers)
+        and np.array_equal(receivers[reverse], senders)
+        and np.array_equal(shifts[reverse], -shifts)
+    ):
+        message = "edges without a reverse, expected both directions of every pair"
+        raise ValueError(message)
+    return reverse
+
+
 def neighbor_list(structure: Structure, r_max: float) -> Edges:
     """Return all pairs closer than ``r_max`` Å, both directions, periodic images included.
 
