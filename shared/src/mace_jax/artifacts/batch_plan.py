@@ -1,5 +1,6 @@
 """The batch plan: which graphs share a batch, padded to which shape, for which data."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,18 @@ class Caps:
         """Return caps with room for any distribution of the edges over the nodes."""
         n_neighbor = max(-(-n_edge // n_node), 1)
         return cls(n_node, n_edge, n_graph, n_neighbor, n_node + n_edge // n_neighbor)
+
+    @classmethod
+    def covering(cls, several: Sequence["Caps"]) -> "Caps":
+        """Return caps that hold whatever one of ``several`` holds."""
+        n_node = max(caps.n_node for caps in several)
+        return cls(
+            n_node,
+            max(caps.n_edge for caps in several),
+            max(caps.n_graph for caps in several),
+            max(caps.n_neighbor for caps in several),
+            n_node + max(caps.n_row - caps.n_node for caps in several),
+        )
 
 
 @dataclass(frozen=True)

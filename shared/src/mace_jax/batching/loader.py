@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from mace_jax.artifacts.batch_plan import BatchPlan
+from mace_jax.artifacts.batch_plan import BatchPlan, Caps
 from mace_jax.artifacts.dataset import Dataset
 from mace_jax.batching.graph_batch import Graph, GraphBatch, GraphBuilder, pad_batch
 from mace_jax.tracking import Track, track_silently
@@ -21,11 +21,21 @@ def load_graphs(
 class PlannedLoader:
     """The batches of a plan, in an order that depends on (plan, seed, epoch) only."""
 
-    def __init__(self, graphs: Sequence[Graph], plan: BatchPlan, dtype: str) -> None:
-        """Keep the graphs in memory; batches are padded as they are asked for."""
+    def __init__(
+        self, graphs: Sequence[Graph], plan: BatchPlan, dtype: str, caps: Caps | None = None
+    ) -> None:
+        """Keep the graphs in memory; batches are padded as they are asked for.
+
+        Args:
+            graphs: of the plan's dataset.
+            plan: which graphs share a batch.
+            dtype: of the floating-point arrays.
+            caps: a padded shape that is larger than the plan's own.
+        """
         self.graphs = graphs
         self.plan = plan
         self.dtype = dtype
+        self.caps = caps or plan.caps
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch."""
@@ -34,7 +44,7 @@ class PlannedLoader:
     def batch(self, index: int) -> GraphBatch:
         """Return batch ``index`` of the plan."""
         graphs = [self.graphs[graph] for graph in self.plan.batches[index]]
-        return pad_batch(graphs, self.plan.caps, self.dtype)
+        return pad_batch(graphs, self.caps, self.dtype)
 
     def epoch(self, seed: int, epoch: int) -> Iterator[tuple[int, GraphBatch]]:
         """Yield ``(index, batch)`` in the shuffled order of an epoch."""

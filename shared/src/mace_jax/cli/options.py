@@ -18,6 +18,12 @@ reproducible_option = click.option(
     help="leave time, host and command line out of the files: same inputs, same bytes",
 )
 
+compile_cache_option = click.option(
+    "--compile-cache/--no-compile-cache",
+    default=True,
+    help="keep compiled programs for later runs",
+)
+
 
 class PositiveFloat(click.ParamType):
     """A finite number above zero."""

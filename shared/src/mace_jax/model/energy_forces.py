@@ -67,6 +67,7 @@ def differentiate(
         vectors: of the pairs, Å, ``[n_pair, 3]``.
         batch: the graphs.
     """
+
     def total_energy(vectors: Array) -> tuple[Array, tuple[Array, Any]]:
         node_energy, rest = node_energies(vectors)
         return node_energy.sum(), (node_energy, rest)

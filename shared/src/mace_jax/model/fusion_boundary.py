@@ -4,25 +4,33 @@ XLA's CPU compiler takes elementwise work for free and repeats it wherever a gat
 result. Work that is read many times has to be computed apart.
 """
 
-from collections.abc import Callable
-from typing import ParamSpec
+from collections.abc import Callable, Hashable
+from functools import partial
+from typing import TypeVar
 
 import jax
 from jax import Array
 from jax.experimental.xla_metadata import set_xla_metadata
 
-P = ParamSpec("P")
+Static = TypeVar("Static", bound=Hashable)
+Arrays = TypeVar("Arrays")
 
 
-def computed_apart(function: Callable[P, Array]) -> Callable[P, Array]:
-    """Return ``function`` compiled so that, on CPU, its result is computed once and stored."""
-    apart = jax.jit(function)
+def computed_apart(
+    function: Callable[[Static, Arrays], Array],
+) -> Callable[[Static, Arrays], Array]:
+    """Return ``function`` so that, on CPU, its result is computed once and stored.
 
-    def on_cpu(*args: P.args, **kwargs: P.kwargs) -> Array:
-        with set_xla_metadata(inlineable="false"):
-            return apart(*args, **kwargs)
+    Args:
+        function: of something hashable and of arrays.
+    """
+    compiled = jax.jit(function, static_argnums=0)
 
-    def call(*args: P.args, **kwargs: P.kwargs) -> Array:
-        return jax.lax.platform_dependent(*args, **kwargs, cpu=on_cpu, default=function)
+    def call(static: Static, arrays: Arrays) -> Array:
+        def apart(arrays: Arrays) -> Array:
+            with set_xla_metadata(inlineable="false"):
+                return compiled(static, arrays)
+
+        return jax.lax.platform_dependent(arrays, cpu=apart, default=partial(compiled, static))
 
     return call

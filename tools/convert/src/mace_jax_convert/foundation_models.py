@@ -23,6 +23,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from mace_jax.artifacts.provenance import file_sha256
+from mace_jax.cache_folder import cache_folder
 from mace_jax.errors import ArtifactError, ConfigError
 from mace_jax.tracking import Track, track_silently
 
@@ -279,7 +280,7 @@ def fetch_foundation_model(
     Raises:
         DownloadError: it cannot be downloaded, is not what was released, or, offline, is missing.
     """
-    path = _cache() / model.source / model.file_name
+    path = cache_folder() / model.source / model.file_name
     mirror = os.environ.get("MACE_JAX_MIRROR")
     url = f"{mirror.rstrip('/')}/{model.source}/{model.file_name}" if mirror else model.url
     if path.is_file() and (not model.sha256 or file_sha256(path) == model.sha256):
@@ -297,12 +298,6 @@ def fetch_foundation_model(
         message += "another folder"
         raise DownloadError(message) from error
     return path
-
-
-def _cache() -> Path:
-    import pooch
-
-    return Path(os.environ.get("MACE_JAX_CACHE") or pooch.os_cache("mace-jax")).expanduser()
 
 
 @contextmanager

@@ -6,7 +6,12 @@ from pathlib import Path
 import click
 
 from mace_jax.cli.command import Result, ToolCommand
-from mace_jax.cli.options import FilePath, force_option, reproducible_option
+from mace_jax.cli.options import (
+    FilePath,
+    compile_cache_option,
+    force_option,
+    reproducible_option,
+)
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +29,7 @@ log = logging.getLogger(__name__)
 @click.option("--output", "-o", type=FilePath, required=True, help=".npz, .extxyz or .parquet")
 @click.option("--head", help="readout head for all structures [default: each one's own]")
 @click.option("--batch-max-edges", type=click.IntRange(1), default=8192, help="edges per batch")
+@compile_cache_option
 @force_option
 @reproducible_option
 def main(
@@ -32,6 +38,7 @@ def main(
     output: Path,
     head: str | None,
     batch_max_edges: int,
+    compile_cache: bool,
     force: bool,
     reproducible: bool,
 ) -> Result:
@@ -61,12 +68,10 @@ def main(
     for sentence in assumed_inputs(loaded.structures, needed):
         log.warning("%s: %s", structures, sentence)
 
-    import jax
-
+    from mace_jax.model.computing import computing
     from mace_jax.model.predict import predict
 
-    with jax.enable_x64(bundle.dtype == "float64"):
-        log.info("backend: dense on %s, %s", jax.devices()[0].platform, bundle.dtype)
+    with computing(bundle.dtype, compile_cache=compile_cache):
         predictions = predict(
             bundle,
             str(model),

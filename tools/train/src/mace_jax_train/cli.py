@@ -2,8 +2,8 @@
 
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from mace_jax.cli.options import (
     AtomicNumbers,
     FilePath,
     PositiveFloat,
+    compile_cache_option,
     force_option,
     reproducible_option,
 )
@@ -107,6 +108,7 @@ _FLAGS = {
 @click.option("--ema-decay", type=click.FloatRange(0, 1, False, True))
 @click.option("--eval-interval", type=click.IntRange(1), help="epochs between evaluations")
 @click.option("--patience", type=click.IntRange(1), help="evaluations without improvement")
+@compile_cache_option
 @force_option
 @reproducible_option
 def main(
@@ -114,6 +116,7 @@ def main(
     bindings: tuple[str, ...],
     print_config: bool,
     dry_run: bool,
+    compile_cache: bool,
     force: bool,
     reproducible: bool,
     **flags: Any,
@@ -131,9 +134,9 @@ def main(
     if print_config:
         click.echo(gin_text(config), err=True)  # asked for, so --quiet does not silence it
     if dry_run:
-        return _dry_run(config)
+        return _dry_run(config, compile_cache)
     files.require_free(configs, force=force)
-    return _train(config, files)
+    return _train(config, files, compile_cache)
 
 
 def _flag_sections(flags: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -146,20 +149,16 @@ def _flag_sections(flags: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return sections
 
 
-@contextmanager
-def _computing(flags: Any) -> Iterator[None]:
-    """Choose platform and precision, and the search for NaN with ``debug``, for the run."""
-    import jax
+def _computing(flags: Any, compile_cache: bool) -> AbstractContextManager[None]:
+    from mace_jax.model.computing import computing
 
-    if flags.device != "auto":
-        jax.config.update("jax_platforms", flags.device)
-    with jax.enable_x64(flags.dtype == "float64"), jax.debug_nans(flags.debug):
-        log.info("backend: dense on %s, %s", jax.devices()[0].platform, flags.dtype)
-        yield
+    return computing(
+        flags.dtype, device=flags.device, compile_cache=compile_cache, debug_nans=flags.debug
+    )
 
 
-def _dry_run(config: Any) -> Result:
-    """Prepare the run in a folder that is thrown away, and describe it."""
+def _dry_run(config: Any, compile_cache: bool) -> Result:
+    """Prepare the run in a folder that is thrown away, compile its steps, and describe it."""
     from mace_jax.cli.progress import track_on_stderr
     from mace_jax_train.dry_run import describe_run
     from mace_jax_train.run_files import RunFiles
@@ -167,20 +166,22 @@ def _dry_run(config: Any) -> Result:
 
     with (
         tempfile.TemporaryDirectory() as folder,
-        _computing(config.flags),
+        _computing(config.flags, compile_cache),
     ):
         run = prepare_run(config, RunFiles(Path(folder), "dry_run"), track_on_stderr)
         summary = describe_run(run)
     log.info(
-        "dry run: %d parameters, %d steps an epoch, about %.0f MB for a step; nothing was trained",
+        "dry run: %d parameters, %d steps an epoch, about %.0f MB for a step, compiled in %.1f s; "
+        "nothing was trained",
         summary["parameters"],
         summary["steps_per_epoch"],
         summary["step_memory_bytes"] / 1e6,
+        summary["compile_seconds"],
     )
     return Result(Path(config.datasets.train_path), summary)
 
 
-def _train(config: Any, files: Any) -> Result:
+def _train(config: Any, files: Any, compile_cache: bool) -> Result:
     from mace_jax.artifacts.atomic_write import write_bytes
     from mace_jax.artifacts.train_config import write_train_config
     from mace_jax.cli.progress import track_on_stderr
@@ -188,7 +189,7 @@ def _train(config: Any, files: Any) -> Result:
     from mace_jax_train.loop import train
     from mace_jax_train.start import parameter_count, prepare_run
 
-    with _computing(config.flags):
+    with _computing(config.flags, compile_cache):
         with files.staged() as staged:
             run = prepare_run(config, staged, track_on_stderr)
             provenance = files.provenance(run.inputs, config.flags.seed)

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from mace_jax.artifacts.batch_plan import Caps
 from mace_jax.artifacts.model_bundle import ModelBundle, ModelConfig
 from mace_jax.artifacts.provenance import Input
 from mace_jax.artifacts.train_config import TrainConfig
@@ -62,11 +63,14 @@ def prepare_run(config: TrainConfig, files: RunFiles, track: Track) -> Run:
         builder = GraphBuilder(
             r_max, bundle.config.atomic_numbers, bundle.heads, bundle.atomic_energies
         )
+        evaluated = [plans[split].caps for split in datasets if split != "train"]
+        caps = Caps.covering(evaluated) if evaluated else None  # so that it is compiled once
         loaders = {
             split: PlannedLoader(
                 load_graphs(dataset, builder, f"reading {split}", track),
                 plans[split],
                 config.flags.dtype,
+                None if split == "train" else caps,
             )
             for split, dataset in datasets.items()
         }

@@ -1,0 +1,67 @@
+"""How a command computes: processor, precision, memory, and programs compiled before."""
+
+import hashlib
+import logging
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+
+from mace_jax.cache_folder import cache_folder
+from mace_jax.memory import keep_memory
+
+_CACHED_FROM_SECONDS = 0.2
+_CACHE_BYTES = 1 << 30
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def computing(
+    dtype: str, *, device: str = "auto", compile_cache: bool = True, debug_nans: bool = False
+) -> Iterator[None]:
+    """Set this process up to compute, and say on what.
+
+    Args:
+        dtype: ``float32`` or ``float64``, within the context only.
+        device: ``auto``, or the platform: ``cpu``, ``cuda`` or ``tpu``.
+        compile_cache: whether compiled programs are kept for later processes.
+        debug_nans: whether to stop where a number that is not finite arises.
+    """
+    keep_memory()
+    if device != "auto":
+        jax.config.update("jax_platforms", device)
+    if compile_cache:
+        _keep_compiled_programs()
+    with jax.enable_x64(dtype == "float64"), jax.debug_nans(debug_nans):
+        log.info("backend: dense on %s, %s", jax.devices()[0].platform, dtype)
+        yield
+
+
+def _keep_compiled_programs() -> None:
+    folder = cache_folder() / "compiled" / _processor()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        log.warning(
+            "%s: cannot be written (%s), so nothing compiled is kept; set MACE_JAX_CACHE to "
+            "another folder, or give --no-compile-cache",
+            folder,
+            error.strerror,
+        )
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_compilation_cache_max_size", _CACHE_BYTES)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", _CACHED_FROM_SECONDS)
+    log.info("compiled programs: kept in %s", folder)
+
+
+def _processor() -> str:
+    """Name the processor: what is compiled for one may not run on another."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    features = [line for line in lines if line.startswith(("flags", "Features"))][:1]
+    digest = hashlib.sha256("".join(features).encode()).hexdigest()
+    return f"{platform.machine()}-{digest[:8]}"
