@@ -1,8 +1,10 @@
 """Interaction blocks: messages from neighbours, summed at each atom."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -57,6 +59,33 @@ class Edges(NamedTuple):
         return jnp.broadcast_to(rows, (len(rows), n_neighbor, *rows.shape[2:]))
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def products_in_rows(subscripts: str, a: Array, b: Array) -> Array:
+    """Return ``jnp.einsum(subscripts, a, b)``, a matrix product for each row.
+
+    Its derivatives are such products again, in the order of axes in which nothing large has to be
+    transposed; those that JAX derives by itself come out transposed.
+    """
+    return jnp.einsum(subscripts, a, b)
+
+
+def _products_backward(
+    subscripts: str, operands: tuple[Array, Array], cotangent: Array
+) -> tuple[Array, Array]:
+    inputs, of_result = subscripts.split("->")
+    of_a, of_b = inputs.split(",")
+    a, b = operands
+    return (
+        products_in_rows(f"{of_b},{of_result}->{of_a}", b, cotangent),
+        products_in_rows(f"{of_a},{of_result}->{of_b}", a, cotangent),
+    )
+
+
+products_in_rows.defvjp(
+    lambda subscripts, a, b: (jnp.einsum(subscripts, a, b), (a, b)), _products_backward
+)
+
+
 def channelwise_convolution(
     features: Features, edges: Edges, weights: Sequence[Array], paths: Sequence[Path]
 ) -> Features:
@@ -81,7 +110,12 @@ def channelwise_convolution(
             coupling = jnp.asarray(path.message.dim**0.5 * symbol, weight.dtype)
             harmonics = jnp.einsum("rkb,abc->rkac", edges.harmonics[path.edge], coupling)
             weighted = sent[path.node] * weight[:, :, None]
-            rows = jnp.einsum("rkac,rkau->rcu", harmonics, weighted)
+            n_row, _, _, channels = weighted.shape
+            rows = products_in_rows(
+                "rxc,rxu->rcu",
+                harmonics.reshape(n_row, -1, path.message.dim),
+                weighted.reshape(n_row, -1, channels),
+            )
             summed = nodes_from_rows(rows, edges.batch)
         else:
             summed = jnp.zeros((n_node, path.message.dim, path.channels), weight.dtype)

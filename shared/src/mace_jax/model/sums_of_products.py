@@ -68,7 +68,6 @@ class Terms:
         coefficients[slots, self.rows] = self.coefficients
         return Table(factors, coefficients)
 
-    @cache  # noqa: B019 (terms live as long as the couplings they come from, which are cached)
     def derivative(self, operand: int, n_rows: int, cotangent: int) -> "Terms":
         """Return the terms of the gradient with respect to ``operand``.
 
@@ -90,28 +89,45 @@ class Terms:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def sum_of_products(terms: Terms, operands: tuple[Array, ...]) -> Array:
-    """Sum products of rows of ``operands``, ``[n_rows of each, n]``: ``[terms.n_rows, n]``."""
-    return _evaluate(terms, operands)
+def sums_of_products(
+    sums: tuple[tuple[Terms, ...], ...], operands: tuple[Array, ...]
+) -> tuple[Array, ...]:
+    """Sum products of rows of ``operands``.
+
+    Args:
+        sums: all terms of each result; they have its number of rows.
+        operands: ``[n_rows of each, n]``.
+
+    Returns: for each of ``sums``, ``[n_rows, n]``.
+    """
+    results = []
+    for every in sums:
+        total = None
+        for terms in every:  # each by itself: a kernel of all of them would spill its registers
+            total = _add_terms(terms, (total, operands))
+        results.append(total)
+    return tuple(results)
 
 
 @computed_apart
-def _evaluate(terms: Terms, operands: tuple[Array, ...]) -> Array:
+def _add_terms(terms: Terms, arrays: tuple[Array | None, tuple[Array, ...]]) -> Array:
+    total, operands = arrays
+    if total is None:
+        total = jnp.zeros((terms.n_rows, operands[0].shape[1]), operands[0].dtype)
     factors, coefficients = terms.table
-    total = jnp.zeros((terms.n_rows, operands[0].shape[1]), operands[0].dtype)
     n_looped = len(factors) - len(factors) % _UNROLLED_TERMS
     if n_looped > _UNROLLED_TERMS:
-        chunks = (
-            factors[:n_looped].reshape(-1, _UNROLLED_TERMS, *factors.shape[1:]),
-            coefficients[:n_looped].reshape(-1, _UNROLLED_TERMS, terms.n_rows).astype(total.dtype),
-        )
-
-        def add_chunk(total: Array, chunk: tuple[Array, Array]) -> tuple[Array, None]:
-            return _add(total, terms.operands, *chunk, operands), None
-
-        total, _ = jax.lax.scan(add_chunk, total, chunks)
+        total = _add_in_loop(total, terms, n_looped, operands)
         factors, coefficients = factors[n_looped:], coefficients[n_looped:]
     return _add(total, terms.operands, factors, coefficients, operands)
+
+
+def _add_in_loop(total: Array, terms: Terms, n_looped: int, operands: tuple[Array, ...]) -> Array:
+    chunks = jax.tree.map(
+        lambda table: table[:n_looped].reshape(-1, _UNROLLED_TERMS, *table.shape[1:]), terms.table
+    )
+    add_chunk = lambda total, chunk: (_add(total, terms.operands, *chunk, operands), None)
+    return jax.lax.scan(add_chunk, total, chunks)[0]
 
 
 def _add(
@@ -140,23 +156,44 @@ def _rows(x: Array, index: ArrayLike) -> Array:
     )
 
 
-def _forward(terms: Terms, operands: tuple[Array, ...]) -> tuple[Array, tuple[Array, ...]]:
-    return sum_of_products(terms, operands), operands
+def _forward(
+    sums: tuple[tuple[Terms, ...], ...], operands: tuple[Array, ...]
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    return sums_of_products(sums, operands), operands
 
 
 def _backward(
-    terms: Terms, operands: tuple[Array, ...], cotangent: Array
+    sums: tuple[tuple[Terms, ...], ...],
+    operands: tuple[Array, ...],
+    cotangents: tuple[Array, ...],
 ) -> tuple[tuple[Array, ...]]:
-    """Return the gradient; a constant factor has none."""
-    every = (*operands, cotangent)
-    return (
+    lengths = tuple(len(operand) for operand in operands)
+    return (sums_of_products(_derivative(sums, lengths), operands + cotangents),)
+
+
+@cache
+def _derivative(
+    sums: tuple[tuple[Terms, ...], ...], lengths: tuple[int, ...]
+) -> tuple[tuple[Terms, ...], ...]:
+    """Return the sums that are the gradients of operands with ``lengths`` rows.
+
+    Their operands are followed by the cotangents of the results.
+    """
+    return tuple(
         tuple(
-            sum_of_products(terms.derivative(index, len(operand), len(operands)), every)
-            if index in terms.operands
-            else jnp.zeros_like(operand)
-            for index, operand in enumerate(operands)
-        ),
+            terms.derivative(operand, length, len(lengths) + result)
+            for result, every in enumerate(sums)
+            for terms in every
+            if operand in terms.operands
+        )
+        or (_no_terms(length),)
+        for operand, length in enumerate(lengths)
     )
 
 
-sum_of_products.defvjp(_forward, _backward)
+def _no_terms(n_rows: int) -> Terms:
+    nothing = np.zeros(0, np.int64)
+    return Terms((), n_rows, nothing, nothing.reshape(0, 0), nothing.astype(float))
+
+
+sums_of_products.defvjp(_forward, _backward)

@@ -21,7 +21,7 @@ from mace_jax.equivariance.irreps import Irrep
 from mace_jax.model.constant import constant
 from mace_jax.model.initial_weights import normal
 from mace_jax.model.irreps import Features
-from mace_jax.model.sums_of_products import Terms, sum_of_products
+from mace_jax.model.sums_of_products import Terms, sums_of_products
 
 
 class SymmetricContraction(nnx.Module):
@@ -89,21 +89,31 @@ class SymmetricContraction(nnx.Module):
         Returns: per target ``[n_node, 2l+1, channels]``.
         """
         n_node, n_components, channels = x.shape
-        components = x.swapaxes(0, 1).reshape(n_components, -1)
         one_hot = (species[:, None] == jnp.arange(self.n_elements)).astype(x.dtype)
-        result = {}
-        for target in self.targets:
-            total = [jnp.zeros((n_node, channels), x.dtype)] * target.dim
-            for degree in self.weights[str(target)]:
-                couplings = _couplings(self.irreps, target, int(degree), self.use_reduced_cg)
-                weights = jnp.einsum("ne,erc->rnc", one_hot, self._weights(target, int(degree)))
-                for m, coupling in enumerate(couplings):
-                    products = sum_of_products(coupling.monomials, (components,))
-                    coefficients = jnp.asarray(coupling.coefficients, x.dtype)
-                    coupled = (coefficients @ products).reshape(weights.shape)
-                    total[m] += (weights * coupled).sum(axis=0)
-            result[target] = jnp.stack(total, axis=1)
-        return result
+        couplings = [
+            (target, m, degree, coupling)
+            for target in self.targets
+            for degree in map(int, self.weights[str(target)])
+            for m, coupling in enumerate(
+                _couplings(self.irreps, target, degree, self.use_reduced_cg)
+            )
+        ]
+        components = x.swapaxes(0, 1).reshape(n_components, -1)
+        every = tuple((coupling.monomials,) for *_, coupling in couplings)
+        products = sums_of_products(every, (components,))
+        weights = {
+            (target, degree): jnp.einsum("ne,erc->nrc", one_hot, self._weights(target, degree))
+            for target, m, degree, _ in couplings
+            if m == 0
+        }
+        result = {
+            target: [jnp.zeros((n_node, channels), x.dtype)] * target.dim for target in self.targets
+        }
+        for (target, m, degree, coupling), monomials_of_all in zip(couplings, products, strict=True):
+            coupled = jnp.asarray(coupling.coefficients, x.dtype) @ monomials_of_all
+            coupled = coupled.reshape(-1, n_node, channels).swapaxes(0, 1)
+            result[target][m] += (weights[target, degree] * coupled).sum(axis=1)
+        return {target: jnp.stack(components, axis=1) for target, components in result.items()}
 
     def _weights(self, target: Irrep, degree: int) -> Array:
         """Return the weights of the independent couplings, ``[n_elements, n_basis, channels]``."""
