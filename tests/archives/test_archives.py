@@ -20,6 +20,7 @@ from mace_jax.artifacts.predictions import read_predictions
 from mace_jax.artifacts.statistics import read_statistics
 from mace_jax.artifacts.train_config import read_train_config
 from mace_jax.artifacts.versioned import MADE_BY
+from mace_jax.errors import ArtifactError
 from mace_jax.model.predict import predict
 from mace_jax.structures.read_extxyz import read_structures
 from mace_jax_schemas import current_version
@@ -83,11 +84,11 @@ def test_dataset(path):
         *((path, read_batch_plan, made.PLAN) for path in stored("batch_plan/*/*.json")),
         *(
             (path, read_train_config, made.TRAIN_CONFIG)
-            for path in stored("train_config/v2/*.json")
+            for path in stored("train_config/v3/*.json")
         ),
         *(
-            (path, read_train_config, made.TRAIN_CONFIG_1)
-            for path in stored("train_config/v1/*.json")
+            (path, read_train_config, made.TRAIN_CONFIG_2)
+            for path in stored("train_config/v2/*.json")
         ),
         *((path, read_model_bundle, made.BUNDLE) for path in stored("model_bundle/v2/model.*")),
         *((path, read_model_bundle, made.BUNDLE_1) for path in stored("model_bundle/v1/model.*")),
@@ -96,6 +97,12 @@ def test_dataset(path):
 )
 def test_single_files(path, read, expected):
     assert_same(read(path), expected)
+
+
+@pytest.mark.parametrize("path", stored("train_config/v1/*.json"), ids=label)
+def test_files_two_versions_old_are_refused(path):
+    with pytest.raises(ArtifactError, match="version 1, expected 3; create it with mace-jax-train"):
+        read_train_config(path)
 
 
 @pytest.mark.parametrize("path", stored("metrics/*/*.metrics"), ids=label)

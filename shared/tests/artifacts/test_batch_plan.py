@@ -1,6 +1,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from mace_jax.artifacts.batch_plan import (
@@ -12,6 +13,9 @@ from mace_jax.artifacts.batch_plan import (
     write_batch_plan,
 )
 from mace_jax.artifacts.dataset import Dataset, write_dataset_file
+from mace_jax.batching.graph_batch import GraphBuilder
+from mace_jax.batching.loader import PlannedLoader, load_graphs
+from mace_jax.batching.plan import plan_batches
 from mace_jax.errors import ArtifactError, IncompatibleError
 
 
@@ -48,6 +52,36 @@ def test_round_trip(path, plan):
     assert read_batch_plan(path) == plan
 
 
+def as_version_1(document):
+    """Version 1 says nothing of neighbours."""
+    document["schema"]["version"] = 1
+    del document["caps"]["n_neighbor"], document["caps"]["n_row"]
+
+
+def test_a_plan_of_version_1_is_read(path, plan):
+    edit(path, as_version_1)
+    assert "n_row" not in path.read_text()
+    assert read_batch_plan(path) == plan
+
+
+@pytest.mark.parametrize("n_edge", [1, 60, 500])
+def test_the_shape_of_a_plan_of_version_1_holds_every_graph(tmp_path, dataset, provenance, n_edge):
+    planned = plan_batches(dataset, 4.0, n_edge)
+    path = tmp_path / "old.plan.json"
+    write_batch_plan(path, planned, provenance)
+    edit(path, as_version_1)
+    plan = read_batch_plan(path)
+    for name in ("n_node", "n_edge", "n_graph"):
+        assert getattr(plan.caps, name) == getattr(planned.caps, name)
+    builder = GraphBuilder(4.0, (1, 6, 8, 14), ("pbe",), {})
+    graphs = load_graphs(dataset, builder, "reading")
+    for index, batch in PlannedLoader(graphs, plan, "float64").in_order():
+        n_edges = sum(int(graphs[graph].pairs.n_neighbors.sum()) for graph in plan.batches[index])
+        assert n_edges > 0
+        assert np.count_nonzero(batch.table.slot_direction) == n_edges
+        assert set(batch.table.row_node) == set(range(plan.caps.n_node))
+
+
 @pytest.mark.parametrize(
     "batches",
     [[[2, 0]], [[2, 0], [1], [1]], [[2, 0], [0]], [[2, 0], [3]], [[2, 0], [1], [3]]],
@@ -79,6 +113,7 @@ def test_a_graph_of_padding_must_be_left(path, n_graph):
         ("/r_max", {"r_max": 0}),
         ("/dataset/sha256", {"dataset": {"name": "a", "sha256": "beef", "n_structures": 3}}),
         ("/caps", {"caps": {"n_node": 1, "n_edge": 1}}),
+        ("/caps", {"caps": {"n_node": 7, "n_edge": 52, "n_graph": 3}}),
         ("/seed", {"seed": None}),
         ("/", {"shuffle": True}),
     ],

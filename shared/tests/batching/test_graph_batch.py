@@ -10,14 +10,13 @@ from mace_jax.errors import DataError
 
 E0 = {"pbe": {1: -13.587222780835477, 6: -1029.4889999855063, 8: -2041.8396277138045, 14: -1.0}}
 BUILDER = GraphBuilder(4.0, (1, 6, 8, 14), ("pbe",), E0)
-SPARE = Caps.enclosing(5, 11, 2)
 
 
 @pytest.fixture
 def graphs(water, crystal):
     graphs = [BUILDER.build(structure) for structure in (water, crystal, water)]
-    assert len(graphs[1].edges.senders) > 20
-    assert graphs[1].edges.shifts.any()
+    assert len(graphs[1].pairs.senders) > 10
+    assert graphs[1].pairs.shifts.any()
     return graphs
 
 
@@ -28,17 +27,20 @@ def dtype(request):
 
 @pytest.fixture
 def batch(graphs, dtype):
-    n_node, n_edge = 8, sum(len(graph.edges.senders) for graph in graphs)
-    return pad_batch(
-        graphs, Caps.enclosing(n_node + SPARE.n_node, n_edge + SPARE.n_edge, 3 + SPARE.n_graph), dtype
-    )
+    n_edge = sum(graph.pairs.n_neighbors.sum() for graph in graphs)
+    caps = Caps.enclosing(n_node=8 + 5, n_edge=int(n_edge) + 11, n_graph=3 + 2)
+    batch = pad_batch(graphs, caps, dtype)
+    assert np.bincount(batch.table.row_node)[:8].max() > 1
+    assert (batch.table.slot_direction == 0).any(axis=1).any()
+    return batch
 
 
 def test_masks_tell_padding_from_real(batch):
     assert batch.node_mask.tolist() == [True] * 8 + [False] * 5
     assert batch.graph_mask.tolist() == [True] * 3 + [False] * 2
-    assert (~batch.edge_mask).sum() == 11
-    assert (np.diff(batch.edge_mask.astype(int)) <= 0).all()
+    assert (~batch.pair_mask).sum() == 5
+    assert (np.diff(batch.pair_mask.astype(int)) <= 0).all()
+    assert (batch.table.slot_direction != 0).sum() == 2 * batch.pair_mask.sum()
 
 
 def test_graphs_are_joined_with_offsets(batch, graphs):
@@ -47,39 +49,55 @@ def test_graphs_are_joined_with_offsets(batch, graphs):
     start, first = 0, 0
     for index, graph in enumerate(graphs):
         nodes = slice(first, first + len(graph.structure))
-        edges = slice(start, start + len(graph.edges.senders))
-        np.testing.assert_array_equal(batch.senders[edges], graph.edges.senders + first)
-        np.testing.assert_array_equal(batch.receivers[edges], graph.edges.receivers + first)
-        np.testing.assert_array_equal(batch.shifts[edges], graph.edges.shifts)
+        pairs = slice(start, start + len(graph.pairs.senders))
+        np.testing.assert_array_equal(batch.pair_senders[pairs], graph.pairs.senders + first)
+        np.testing.assert_array_equal(batch.pair_receivers[pairs], graph.pairs.receivers + first)
+        np.testing.assert_array_equal(batch.pair_shifts[pairs], graph.pairs.shifts)
         np.testing.assert_allclose(batch.positions[nodes], graph.structure.positions, rtol=1e-6)
         np.testing.assert_allclose(batch.cell[index], graph.structure.cell, rtol=1e-6)
-        assert set(batch.node_graph[batch.senders[edges]]) == {index}
-        first, start = nodes.stop, edges.stop
+        assert set(batch.node_graph[batch.pair_senders[pairs]]) == {index}
+        n_neighbors = np.bincount(
+            batch.table.row_node,
+            np.count_nonzero(batch.table.slot_direction, axis=1),
+        )
+        np.testing.assert_array_equal(n_neighbors[nodes], graph.pairs.n_neighbors)
+        first, start = nodes.stop, pairs.stop
+    assert not n_neighbors[first:].any()
 
 
-def test_receivers_are_sorted_after_padding_too(batch):
-    assert (np.diff(batch.receivers) >= 0).all()
+def test_rows_and_nodes_are_sorted_after_padding_too(batch):
+    assert (np.diff(batch.table.row_node) >= 0).all()
     assert (np.diff(batch.node_graph) >= 0).all()
 
 
-def test_padding_edges_run_from_a_padding_node_to_itself(batch):
-    padding = ~batch.edge_mask
-    np.testing.assert_array_equal(batch.senders[padding], batch.receivers[padding])
-    assert not batch.node_mask[batch.senders[padding]].any()
-    assert not batch.shifts[padding].any()
+def test_padding_pairs_run_from_a_padding_node_to_itself(batch):
+    padding = ~batch.pair_mask
+    np.testing.assert_array_equal(batch.pair_senders[padding], batch.pair_receivers[padding])
+    assert not batch.node_mask[batch.pair_senders[padding]].any()
+    assert not batch.pair_shifts[padding].any()
 
 
 def test_every_index_exists(batch):
-    assert batch.senders.max() < len(batch.positions)
-    assert batch.receivers.max() < len(batch.positions)
-    assert batch.node_graph.max() < len(batch.graph_mask)
+    table, n_node = batch.table, len(batch.positions)
+    for indices, end in (
+        (batch.pair_senders, n_node),
+        (batch.pair_receivers, n_node),
+        (batch.node_graph, len(batch.graph_mask)),
+        (table.row_node, n_node),
+        (table.slot_pair, len(batch.pair_mask)),
+        (table.pair_slots, table.slot_pair.size),
+    ):
+        assert indices.min() >= 0
+        assert indices.max() < end
 
 
 def test_dtypes(batch, dtype):
-    for name in ("positions", "shifts", "cell", "volume", "energy", "forces", "stress", "n_node"):
+    floats = ("positions", "pair_shifts", "cell", "volume", "energy", "forces", "stress", "n_node")
+    for name in floats:
         assert getattr(batch, name).dtype == dtype
-    for name in ("species", "node_graph", "senders", "receivers", "head"):
+    for name in ("species", "node_graph", "pair_senders", "pair_receivers", "head"):
         assert getattr(batch, name).dtype == np.int32
+    assert [array.dtype for array in batch.table] == [np.int32, np.int32, np.int8, np.int32]
 
 
 def test_labels_and_weights(batch, crystal):
@@ -112,7 +130,9 @@ def test_interaction_energy_is_subtracted_in_float64(water, dtype):
     graph = BUILDER.build(dataclasses.replace(water, properties=properties))
     expected = np.float64(total + interaction) - total
     assert graph.interaction_energy == expected
-    assert pad_batch([graph], Caps.enclosing(9, 50, 2), dtype).energy[0] == np.dtype(dtype).type(expected)
+    assert pad_batch([graph], Caps.enclosing(9, 50, 2), dtype).energy[0] == np.dtype(dtype).type(
+        expected
+    )
 
 
 def test_an_unknown_element_is_refused(water):
@@ -141,8 +161,10 @@ def test_a_batch_without_edges(water):
         water, atomic_numbers=np.array([8]), positions=np.zeros((1, 3)), properties={}
     )
     batch = pad_batch([BUILDER.build(alone)], Caps.enclosing(2, 4, 2), "float64")
-    assert not batch.edge_mask.any()
-    assert not batch.node_mask[batch.receivers].any()
+    assert not batch.pair_mask.any()
+    assert not batch.node_mask[batch.pair_receivers].any()
+    assert not batch.table.slot_direction.any()
+    assert set(batch.table.row_node) == {0, 1}
 
 
 # --- what a model is told beside atoms and positions

@@ -61,7 +61,9 @@ def test_every_batch_has_the_shape_of_the_plan(loader):
     caps = loader.plan.caps
     for _, batch in loader.in_order():
         assert batch.positions.shape == (caps.n_node, 3)
-        assert batch.senders.shape == (caps.n_edge,)
+        assert batch.pair_senders.shape == (caps.n_edge // 2,)
+        assert batch.table.row_node.shape == (caps.n_row,)
+        assert batch.table.slot_pair.shape == (caps.n_row, caps.n_neighbor)
         assert batch.graph_mask.shape == (caps.n_graph,)
         assert not batch.graph_mask[-1]
         assert not batch.node_mask[-1]

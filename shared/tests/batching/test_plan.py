@@ -3,9 +3,12 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mace_jax.artifacts.batch_plan import read_batch_plan, require_plan_fits, write_batch_plan
 from mace_jax.artifacts.dataset import Dataset, write_dataset_file
+from mace_jax.batching.neighbor_table import n_rows
 from mace_jax.batching.plan import (
     GraphSizes,
     graph_sizes,
@@ -40,7 +43,8 @@ def mptrj_like(n=5000):
     """Sizes as in MPtrj: about 31 atoms, log-normal, 40 to 80 neighbours an atom."""
     rng = np.random.default_rng(0)
     n_node = np.clip(rng.lognormal(3.2, 0.7, n), 1, 444).astype(int)
-    sizes = GraphSizes(n_node, (n_node * rng.uniform(40, 80, n)).astype(int))
+    means = rng.uniform(40, 80, n)
+    sizes = GraphSizes([rng.poisson(mean, size) for mean, size in zip(means, n_node, strict=True)])
     assert sizes.n_node.std() > 15
     assert sizes.n_edge.max() > 10 * np.median(sizes.n_edge)
     return sizes
@@ -50,6 +54,8 @@ def test_sizes_are_counted(dataset):
     sizes = graph_sizes(dataset, 1.5)
     assert sizes.n_node.tolist() == LENGTHS
     assert sizes.n_edge.tolist() == [2 * (n - 1) for n in LENGTHS]
+    assert sizes.n_neighbors[4].tolist() == [1, 2, 2, 1]
+    assert sizes.n_neighbors[5].tolist() == [0]
 
 
 def test_the_plan_names_the_data_and_the_cutoff(dataset, tmp_path, provenance):
@@ -67,6 +73,7 @@ def test_the_report_by_hand(dataset):
     assert caps.n_edge == max(sum(n_edge[i] for i in batch) for batch in plan.batches) <= 20
     assert caps.n_node == max(sum(LENGTHS[i] for i in batch) for batch in plan.batches) + 1
     assert caps.n_graph == max(len(batch) for batch in plan.batches) + 1
+    assert (caps.n_neighbor, caps.n_row) == (2, caps.n_node)  # in a chain nobody has more than two
     assert report.n_graphs == 12
     assert report.n_batches == n
     assert report.n_batches_lower_bound == math.ceil(sum(n_edge) / 20) == 3 <= n
@@ -76,6 +83,7 @@ def test_the_report_by_hand(dataset):
     assert report.requested_n_edge == 20
     assert report.largest_graph == {"id": 10, "n_node": 7, "n_edge": 12}
     assert f"12 graphs in {n} batches (lower bound 3)" in plan_lines(plan)
+    assert f"{caps.n_node} rows of 2 neighbours" in plan_lines(plan)[1]
 
 
 def test_a_graph_larger_than_the_cap_raises_it_with_a_warning_that_names_it(dataset, caplog):
@@ -141,3 +149,47 @@ def test_waste_on_sizes_like_those_of_mptrj(per_batch):
 def test_the_cutoff_matters(dataset):
     assert graph_sizes(dataset, 2.5).n_edge.sum() > graph_sizes(dataset, 1.5).n_edge.sum()
     assert graph_sizes(dataset, 2.5).n_edge[0] == len(neighbor_list(dataset[0], 2.5).senders)
+
+
+# --- the neighbour table of a plan
+
+SPREADS = st.lists(st.lists(st.integers(0, 40), min_size=1, max_size=8), min_size=1, max_size=12)
+
+
+@settings(max_examples=200, deadline=None)
+@given(SPREADS, st.integers(1, 5))
+def test_the_caps_suffice_for_every_batch_and_one_of_them_needs_all(spreads, n_batches):
+    sizes = GraphSizes([np.array(spread) for spread in spreads])
+    batches = [batch for batch in np.array_split(range(len(spreads)), n_batches) if len(batch)]
+    caps = padded_caps(sizes, batches)
+    nodes, edges, rows = [], [], []
+    for batch in batches:
+        n_neighbors = np.concatenate([sizes.n_neighbors[graph] for graph in batch])
+        padded = np.pad(n_neighbors, (0, caps.n_node - len(n_neighbors)))
+        nodes.append(len(n_neighbors))
+        edges.append(n_neighbors.sum())
+        rows.append(n_rows(padded, caps.n_neighbor).sum())
+    assert caps.n_node == max(nodes) + 1
+    assert caps.n_edge == max(*edges, 1)
+    assert caps.n_row == max(rows)
+    assert 1 <= caps.n_neighbor <= max(1, *map(max, spreads))
+
+
+def test_atoms_with_the_same_number_of_neighbours_have_one_full_row_each():
+    sizes = GraphSizes([np.full(5, 12), np.full(3, 12)])
+    caps = padded_caps(sizes, [[0], [1]])
+    assert (caps.n_neighbor, caps.n_row) == (12, caps.n_node)
+
+
+def test_one_crowded_atom_does_not_widen_the_rows_of_all():
+    crowded = np.full(1000, 10)
+    crowded[3] = 500
+    caps = padded_caps(GraphSizes([crowded]), [[0]])
+    assert 10 <= caps.n_neighbor < 100
+    assert caps.n_row * caps.n_neighbor < 1.5 * crowded.sum()
+
+
+def test_few_slots_are_empty_on_numbers_of_neighbours_like_those_of_mptrj():
+    sizes = mptrj_like()
+    caps = padded_caps(sizes, [range(5000)])
+    assert caps.n_row * caps.n_neighbor < 1.5 * sizes.n_edge.sum()

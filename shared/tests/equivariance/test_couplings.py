@@ -14,6 +14,7 @@ from mace_jax.equivariance.couplings import (
     count_reduced_couplings,
     fold,
     full_couplings,
+    independent_couplings,
     monomials,
     multiplicities,
     reduced_couplings,
@@ -44,8 +45,9 @@ def targets(irreps, degree):
 
 def flat(coefficients, weights):
     """Couplings as vectors, one a row, with the scalar product of symmetric tensors."""
+    dim, n_couplings, n_monomials = coefficients.shape
     by_coupling = coefficients.transpose(1, 0, 2) / np.sqrt(weights)
-    return by_coupling.reshape(len(by_coupling), -1)
+    return by_coupling.reshape(n_couplings, dim * n_monomials)
 
 
 @pytest.mark.parametrize(
@@ -109,6 +111,46 @@ def test_both_bases_span_all_couplings(text, degree):
         rows = flat(full, weights)
         assert np.linalg.matrix_rank(rows, tol=1e-8) == len(basis)
         assert_allclose(rows @ basis.T @ basis, rows, atol=1e-10)
+
+
+@pytest.mark.parametrize(("text", "degree"), [*CASES, ("0e + 0o + 1o", 4)])
+def test_independent_couplings_span_what_the_full_ones_do(text, degree):
+    irreps = tuple(irreps_of(text))
+    weights = multiplicities(sum(irrep.dim for irrep in irreps), degree)
+    n_full = n_independent = 0
+    for target in targets(irreps, degree):
+        full = full_couplings(irreps, target, degree)
+        if not full.shape[1]:
+            continue
+        found = independent_couplings(irreps, target, degree, reduced=False)
+        assert found.shape == (target.dim, found.shape[1], full.shape[2])
+        basis, rows = flat(found, weights), flat(full, weights)
+        assert_allclose(basis @ basis.T, np.eye(len(basis)), atol=1e-12)
+        assert_allclose(rows @ basis.T @ basis, rows, atol=1e-10)
+        assert np.linalg.matrix_rank(rows, tol=1e-8) == len(basis)
+        n_full, n_independent = n_full + len(rows), n_independent + len(basis)
+    assert 0 < n_independent <= n_full
+    assert (n_independent < n_full) == (degree > 1)
+
+
+@pytest.mark.parametrize("reduced", [False, True])
+def test_no_couplings_have_no_independent_ones(reduced):
+    irreps, pseudoscalar = tuple(irreps_of("0e + 1o")), Irrep(0, -1)
+    assert full_couplings(irreps, pseudoscalar, 1).shape == (1, 0, 4)
+    assert independent_couplings(irreps, pseudoscalar, 1, reduced=reduced).shape == (1, 0, 4)
+
+
+def test_few_of_many_full_couplings_are_independent():
+    irreps = tuple(irreps_of(NATURAL))
+    full = full_couplings(irreps, Irrep(0, 1), 3)
+    assert full.shape[1] == 23
+    assert independent_couplings(irreps, Irrep(0, 1), 3, reduced=False).shape[1] < 15
+
+
+def test_reduced_couplings_are_independent_already():
+    irreps = tuple(irreps_of("0e + 1o + 2e"))
+    found = independent_couplings(irreps, Irrep(1, -1), 3, reduced=True)
+    np.testing.assert_array_equal(found, reduced_couplings(irreps, Irrep(1, -1), 3))
 
 
 def test_mace_torch_s_products_of_four_keep_natural_parities_only():

@@ -9,11 +9,14 @@ import pytest
 from numpy.testing import assert_allclose
 
 from mace_jax.architecture import Path
+from mace_jax.artifacts.batch_plan import Caps
 from mace_jax.artifacts.model_bundle import InteractionName
+from mace_jax.batching.graph_batch import GraphBuilder, pad_batch
 from mace_jax.equivariance.irreps import SCALAR, VECTOR, Irrep
 from mace_jax.equivariance.wigner_3j import wigner_3j
 from mace_jax.errors import ConfigError
 from mace_jax.model.interaction import INTERACTION_BLOCKS, Edges, channelwise_convolution
+from mace_jax.structures.neighbor_list import neighbor_list
 
 TENSOR = Irrep(2, 1)
 PATHS = (
@@ -23,45 +26,104 @@ PATHS = (
 )
 
 
-def test_convolution_is_a_sum_over_edges_and_paths():
+CHANNELS = [path.channels for path in PATHS]
+
+
+@pytest.fixture(params=[1, 2, 40], ids=["a slot a row", "two slots a row", "one row an atom"])
+def batch(request, crystal):
+    """A crystal, whose atoms have several images of each other as neighbours, and padding."""
+    graph = GraphBuilder(3.2, (1, 6, 8), ("Default",), {}).build(crystal)
+    n_neighbor, n_edge = request.param, int(graph.pairs.n_neighbors.sum())
+    n_row = 5 if n_neighbor == 40 else 5 + n_edge
+    batch = pad_batch([graph], Caps(5, n_edge + 4, 2, n_neighbor, n_row), "float64")
+    assert (~batch.pair_mask).sum() == 2
+    assert (batch.pair_senders == batch.pair_receivers)[batch.pair_mask].any()
+    return batch
+
+
+def neighbors_of_slots(batch):
+    """Return, of every slot that is not empty, its place and (sender, receiver, shift)."""
+    table, ends = batch.table, (batch.pair_senders, batch.pair_receivers)
+    for row, slot in np.argwhere(table.slot_direction != 0):
+        pair, direction = table.slot_pair[row, slot], int(table.slot_direction[row, slot])
+        sender, receiver = (int(end[pair]) for end in ends[::direction])
+        yield (row, slot), (sender, receiver, *(direction * batch.pair_shifts[pair]))
+
+
+def in_slots(batch, of_edge, fill):
+    """Lay out arrays ``[k]`` by edge as ``[n_row, n_neighbor, k]``; empty slots hold ``fill``."""
+    found = np.full((*batch.table.slot_pair.shape, *next(iter(of_edge.values())).shape), fill)
+    filled = set()
+    for place, edge in neighbors_of_slots(batch):
+        found[place] = of_edge[edge]
+        filled.add(edge)
+    assert filled == of_edge.keys()
+    return jnp.asarray(found)
+
+
+def edges_with(batch, harmonics):
+    n_pair = len(batch.pair_mask)
+    return Edges(batch, {VECTOR: harmonics}, jnp.zeros((n_pair, 1)), jnp.ones((n_pair, 1)))
+
+
+def test_convolution_is_a_sum_over_edges_and_paths(batch, crystal):
     rng = np.random.default_rng(0)
-    senders, receivers = np.array([1, 2, 0, 2]), np.array([0, 0, 1, 1])
-    x = {SCALAR: rng.normal(size=(3, 1, 2)), VECTOR: rng.normal(size=(3, 3, 3))}
-    harmonics, weights = rng.normal(size=(4, 3)), rng.normal(size=(4, 8))
-    edges = Edges(
-        jnp.asarray(senders),
-        jnp.asarray(receivers),
-        {VECTOR: jnp.asarray(harmonics)},
-        jnp.zeros((4, 1)),
-        jnp.ones((4, 1)),
-    )
+    x = {SCALAR: rng.normal(size=(5, 1, 2)), VECTOR: rng.normal(size=(5, 3, 3))}
+    directed = neighbor_list(crystal, 3.2)
+    keys = [(int(s), int(r), *map(int, shift)) for s, r, shift in zip(*directed, strict=True)]
+    assert len(set(keys)) == len(keys) == 2 * batch.pair_mask.sum()
+    harmonics, weights = rng.normal(size=(len(keys), 3)), rng.normal(size=(len(keys), 8))
+    edges = edges_with(batch, in_slots(batch, dict(zip(keys, harmonics, strict=True)), 0.0))
+    slots = in_slots(batch, dict(zip(keys, weights, strict=True)), 7.0)
     features = {irrep: jnp.asarray(value) for irrep, value in x.items()}
-    found = channelwise_convolution(features, edges, jnp.asarray(weights), PATHS)
+    per_path = jnp.split(slots, np.cumsum(CHANNELS)[:-1], axis=-1)
+    found = channelwise_convolution(features, edges, per_path, PATHS)
     start = 0
     for path in PATHS:
-        expected = np.zeros((3, path.message.dim, path.channels))
+        expected = np.zeros((5, path.message.dim, path.channels))
         symbol = path.message.dim**0.5 * wigner_3j(path.node.l, path.edge.l, path.message.l)
-        for edge, (sender, receiver) in enumerate(zip(senders, receivers, strict=True)):
+        for edge, (sender, receiver, *_) in enumerate(keys):
             for channel in range(path.channels):
                 node = x[path.node][sender, :, channel]
                 product = np.einsum("a,b,abc->c", node, harmonics[edge], symbol)
                 expected[receiver, :, channel] += weights[edge, start + channel] * product
         start += path.channels
+        assert np.abs(expected).max() > 0.1
         assert_allclose(found[path.message], expected, atol=1e-12)
 
 
-def test_features_that_are_absent_send_nothing():
-    edges = Edges(
-        jnp.asarray([1]),
-        jnp.asarray([0]),
-        {VECTOR: jnp.ones((1, 3))},
-        jnp.zeros((1, 1)),
-        jnp.ones((1, 1)),
-    )
-    found = channelwise_convolution({SCALAR: jnp.ones((2, 1, 2))}, edges, jnp.ones((1, 8)), PATHS)
+def test_features_that_are_absent_send_nothing(batch):
+    shape = batch.table.slot_pair.shape
+    edges = edges_with(batch, jnp.ones((*shape, 3)))
+    weights = [jnp.ones((*shape, channels)) for channels in CHANNELS]
+    found = channelwise_convolution({SCALAR: jnp.ones((5, 1, 2))}, edges, weights, PATHS)
     assert found[VECTOR].any()
     assert not found[TENSOR].any()
-    assert found[TENSOR].shape == (2, 5, 3)
+    assert found[TENSOR].shape == (5, 5, 3)
+
+
+def test_weights_of_a_pair_serve_both_directions(batch, network_of):
+    """And the cutoff multiplies them."""
+    block = network_of("two_layers_scalars").model.interactions[0]
+    rng = np.random.default_rng(1)
+    n_pair, n_weights = len(batch.pair_mask), block.layer.n_weights
+    real = batch.table.slot_direction != 0
+    harmonics = {
+        irrep: jnp.asarray(rng.normal(size=(*real.shape, irrep.dim)) * real[..., None])
+        for irrep in {path.edge for path in block.layer.paths}
+    }
+    cutoff = jnp.asarray(rng.uniform(size=(n_pair, 1)))
+    edges = Edges(batch, harmonics, jnp.zeros((n_pair, 1)), cutoff)
+    sent = {SCALAR: jnp.asarray(rng.normal(size=(5, 1, 4)))}
+    weights = rng.normal(size=(n_pair, n_weights))
+    found = block.convolution(sent, edges, jnp.asarray(weights))
+    in_every_slot = jnp.asarray(weights[batch.table.slot_pair])
+    expected = block.convolution(sent, edges, in_every_slot)
+    plain = block.convolution(sent, edges._replace(cutoff=jnp.ones((n_pair, 1))), weights * cutoff)
+    for irrep, value in found.items():
+        assert np.abs(value).max() > 0.1
+        assert_allclose(value, expected[irrep], atol=1e-12)
+        assert_allclose(value, plain[irrep], atol=1e-12)
 
 
 def test_every_block_that_a_configuration_can_name_is_there():

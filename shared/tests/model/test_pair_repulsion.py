@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
+from mace_jax.artifacts.batch_plan import Caps
+from mace_jax.batching.graph_batch import GraphBuilder, pad_batch
 from mace_jax.model.pair_repulsion import ZBLBasis
+from mace_jax.structures.structure import Structure
 
 ELEMENTS = (1, 6, 8, 79)
 RADII = {1: 0.31, 6: 0.76, 8: 0.66, 79: 1.36}  # Å, Cordero et al. 2008
@@ -26,12 +29,20 @@ def envelope(r: float, cutoff: float) -> float:
 
 
 def of_pair(z_1: int, z_2: int, r: float) -> np.ndarray:
-    """Both edges of a pair, and a masked one of the same length."""
+    """Both atoms of a pair, beside a masked pair of the same atoms and length."""
     block = ZBLBasis(ELEMENTS, P, dtype="float64")
-    species = jnp.asarray([ELEMENTS.index(z_1), ELEMENTS.index(z_2)])
-    senders, receivers = jnp.asarray([1, 0, 0]), jnp.asarray([0, 1, 1])
-    mask = jnp.asarray([True, True, False])
-    return np.asarray(block(jnp.full(3, r), species, senders, receivers, mask))
+    positions = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, r]])
+    two = Structure(np.array([z_1, z_2]), positions, np.zeros((3, 3)), np.zeros(3, bool))
+    graph = GraphBuilder(10.0, ELEMENTS, ("Default",), {}).build(two)
+    batch = pad_batch([graph], Caps.enclosing(n_node=3, n_edge=4, n_graph=2), "float64")
+    assert batch.pair_mask.tolist() == [True, False]
+    batch = batch._replace(
+        pair_senders=np.repeat(batch.pair_senders[:1], 2),
+        pair_receivers=np.repeat(batch.pair_receivers[:1], 2),
+    )
+    first, second, padding = np.asarray(block(jnp.full(2, r), batch))
+    assert padding == 0
+    return np.array([first, second])
 
 
 @pytest.mark.parametrize(("z_1", "z_2"), [(1, 1), (1, 8), (6, 6), (79, 6)])

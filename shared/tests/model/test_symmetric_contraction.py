@@ -72,3 +72,32 @@ def test_initial_weights_shrink_with_the_number_of_couplings():
     for degree, n_couplings in (("1", 1), ("2", 3), ("3", 11)):
         assert weights[degree].shape == (3, n_couplings, 2)
         assert 0.4 < np.std(np.asarray(weights[degree][...])) * n_couplings < 1.6
+
+
+PSEUDOVECTOR = Irrep(1, 1)  # the cross product of two equal vectors
+
+
+@pytest.mark.parametrize("targets", [[PSEUDOVECTOR], [SCALAR, PSEUDOVECTOR]], ids=str)
+@pytest.mark.parametrize(("use_reduced_cg", "n_weights"), [(False, 1), (True, 0)])
+def test_a_target_of_vanishing_couplings_gets_zeros(targets, use_reduced_cg, n_weights):
+    layer = SymmetricContraction(
+        [VECTOR],
+        targets,
+        correlation=2,
+        channels=2,
+        n_elements=3,
+        use_reduced_cg=use_reduced_cg,
+        dtype="float64",
+        rng=np.random.default_rng(1),
+    )
+    assert len(layer.weights["1e"]) == n_weights
+    assert_allclose(full_couplings([VECTOR], PSEUDOVECTOR, 2), 0, atol=1e-14)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3, 2)))
+    species = np.array([2, 0, 1, 2])
+    found = layer(x, species)
+    assert found.keys() == set(targets)
+    np.testing.assert_array_equal(found[PSEUDOVECTOR], np.zeros((4, 3, 2)))
+    gradient = jax.grad(lambda x: layer(x, species)[PSEUDOVECTOR].sum())(x)
+    np.testing.assert_array_equal(gradient, np.zeros((4, 3, 2)))
+    for target in set(targets) - {PSEUDOVECTOR}:
+        assert np.abs(found[target]).max() > 0.1

@@ -7,7 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mace_jax.errors import DataError
-from mace_jax.structures.neighbor_list import neighbor_list
+from mace_jax.structures.neighbor_list import Edges, neighbor_list, reverse_edges
 from mace_jax.structures.structure import Structure
 
 
@@ -152,3 +152,52 @@ def test_a_slab_may_leave_out_the_vector_along_which_it_is_not_periodic():
     slab = make([[0, 0, 0]], np.diag([2.0, 2.0, 0.0]), (True, True, False))
     shifts = {shift for _, _, shift in as_set(neighbor_list(slab, 2.5))}
     assert shifts == {(1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0)}
+
+
+@settings(max_examples=60, deadline=None)
+@given(random_structures(), st.floats(0.8, 4.0))
+def test_every_edge_has_a_reverse(structure, r_max):
+    try:
+        edges = neighbor_list(structure, r_max)
+    except DataError:
+        assume(False)
+    reverse = reverse_edges(edges)
+    every = np.arange(len(edges.senders))
+    np.testing.assert_array_equal(reverse[reverse], every)
+    assert (reverse != every).all()
+    np.testing.assert_array_equal(edges.senders[reverse], edges.receivers)
+    np.testing.assert_array_equal(edges.receivers[reverse], edges.senders)
+    np.testing.assert_array_equal(edges.shifts[reverse], -edges.shifts)
+    np.testing.assert_allclose(
+        edge_vectors(structure, edges)[reverse], -edge_vectors(structure, edges), atol=1e-12
+    )
+
+
+def test_images_of_an_atom_are_the_reverse_of_each_other():
+    edges = neighbor_list(make([[0, 0, 0]], np.diag([1.0, 5.0, 5.0]), True), 2.5)
+    assert edges.shifts[:, 0].tolist() == [2, 1, -1, -2]
+    assert reverse_edges(edges).tolist() == [3, 2, 1, 0]
+
+
+def some_edges(*edges):
+    senders, receivers, shifts = zip(*edges, strict=True)
+    return Edges(np.array(senders), np.array(receivers), np.array(shifts))
+
+
+@pytest.mark.parametrize(
+    "edges",
+    [
+        some_edges((1, 0, (0, 0, 0))),
+        some_edges((0, 0, (1, 0, 0)), (0, 0, (1, 0, 0))),
+        some_edges((1, 0, (0, 0, 1)), (0, 1, (0, 0, 1))),
+        some_edges((1, 0, (0, 0, 0)), (2, 0, (0, 0, 0)), (0, 1, (0, 0, 0)), (0, 1, (0, 0, 0))),
+    ],
+    ids=["one direction", "the same image twice", "another shift", "another atom"],
+)
+def test_one_sided_edges_are_refused(edges):
+    with pytest.raises(ValueError, match="edges without a reverse, expected both directions"):
+        reverse_edges(edges)
+
+
+def test_no_edges_have_no_reverse():
+    assert reverse_edges(neighbor_list(make([[0, 0, 0]]), 5.0)).shape == (0,)

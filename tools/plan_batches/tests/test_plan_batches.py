@@ -88,6 +88,7 @@ def test_report_by_hand(plan):
     assert caps["n_edge"] == max(sum(n_edge[g] for g in batch) for batch in found.batches)
     assert caps["n_node"] == 1 + max(sum(SIZES[g] for g in batch) for batch in found.batches)
     assert caps["n_graph"] == 1 + max(len(batch) for batch in found.batches)
+    assert (caps["n_neighbor"], caps["n_row"]) == (2, caps["n_node"])
     assert summary["edge_waste"] == pytest.approx(1 - 66 / (n_batches * caps["n_edge"]))
     assert summary["node_waste"] == pytest.approx(1 - sum(SIZES) / (n_batches * caps["n_node"]))
     assert summary["graph_waste"] == pytest.approx(1 - 12 / (n_batches * caps["n_graph"]))
@@ -152,6 +153,7 @@ def test_report_is_shown_to_people(dataset, capfd):
     assert "12 graphs in" in captured.err
     assert "lower bound 4" in captured.err
     assert "empty slots:" in captured.err
+    assert "rows of 2 neighbours" in captured.err
 
 
 def test_structures_without_edges_can_be_planned(plan, tmp_path):

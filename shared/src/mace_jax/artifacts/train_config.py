@@ -16,11 +16,25 @@ KIND = "train_config"
 
 @dataclass(frozen=True)
 class FlagsConfig:
-    """How the run computes; ``debug`` stops at the operation that makes a NaN."""
+    """How the run computes.
+
+    Attributes:
+        seed: of the initial weights, of plans made on the way and of the order of batches.
+        dtype: of weights and activations.
+        device: platform; ``auto`` is jax's own choice.
+        backend: ``dense`` is plain jax, ``cueq`` the kernels of cuequivariance.
+        cueq_conv_fusion: whether those compute the messages.
+        cueq_optimize_all: whether they compute the symmetric contraction and the linear maps by
+            element.
+        debug: stop at the operation that makes a NaN.
+    """
 
     seed: int = 0
     dtype: Literal["float32", "float64"] = "float32"
     device: Literal["auto", "cpu", "cuda", "tpu"] = "auto"
+    backend: Literal["dense", "cueq"] = "dense"
+    cueq_conv_fusion: bool = True
+    cueq_optimize_all: bool = True
     debug: bool = False
 
 

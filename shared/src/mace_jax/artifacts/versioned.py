@@ -28,7 +28,7 @@ MADE_BY = {
 }
 
 
-# What version 1 of bundles and training configurations took for granted of every network.
+# What version 1 of bundles took for granted of every network.
 _NETWORK_OF_VERSION_1 = {
     "radial_type": "bessel",
     "distance_transform": "None",
@@ -52,9 +52,10 @@ def _model_bundle_v1_to_v2(header: Document) -> Document:
     return {**_of_version(header, 2), "model": model, "parity": None}
 
 
-def _train_config_v1_to_v2(config: Document) -> Document:
-    """Version 2 has every architecture of models that predict energies."""
-    return {**_of_version(config, 2), "model": {**config["model"], **_NETWORK_OF_VERSION_1}}
+def _train_config_v2_to_v3(config: Document) -> Document:
+    """Version 3 can have cuequivariance compute."""
+    backend = {"backend": "dense", "cueq_conv_fusion": True, "cueq_optimize_all": True}
+    return {**_of_version(config, 3), "flags": {**config["flags"], **backend}}
 
 
 def _predictions_v1_to_v2(metadata: Document) -> Document:
@@ -78,7 +79,7 @@ MIGRATIONS: Mapping[tuple[str, int], Callable[[Document], Document]] = {
     ("batch_plan", 1): _batch_plan_v1_to_v2,
     ("model_bundle", 1): _model_bundle_v1_to_v2,
     ("predictions", 1): _predictions_v1_to_v2,
-    ("train_config", 1): _train_config_v1_to_v2,
+    ("train_config", 2): _train_config_v2_to_v3,
 }
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mace_jax.artifacts.batch_plan import Caps
+from mace_jax.errors import IncompatibleError
 from mace_jax.structures.neighbor_list import Edges, reverse_edges
 
 
@@ -98,10 +99,19 @@ def fill_table(pairs: Pairs, caps: Caps) -> NeighborTable:
     Args:
         pairs: of the batch.
         caps: its padded shape; rows that are left over belong to the last atom.
+
+    Raises:
+        IncompatibleError: the atoms need more rows.
     """
     n_neighbors = np.zeros(caps.n_node, np.int64)
     n_neighbors[: len(pairs.n_neighbors)] = pairs.n_neighbors
     rows = n_rows(n_neighbors, caps.n_neighbor)
+    if rows.sum() > caps.n_row:
+        message = (
+            f"a batch needs {rows.sum()} rows of {caps.n_neighbor} neighbours, expected at most "
+            f"the plan's {caps.n_row}; plan again with mace-jax-plan-batches"
+        )
+        raise IncompatibleError(message)
     rows[-1] += caps.n_row - rows.sum()
     first_edge, first_row = (np.cumsum(counts) - counts for counts in (n_neighbors, rows))
     offset = np.repeat(caps.n_neighbor * first_row - first_edge, n_neighbors)

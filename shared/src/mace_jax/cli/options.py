@@ -24,6 +24,12 @@ compile_cache_option = click.option(
     help="keep compiled programs for later runs",
 )
 
+backend_option = click.option(
+    "--backend",
+    type=click.Choice(["dense", "cueq"]),
+    help="plain jax, or the kernels of cuequivariance  [default: dense]",
+)
+
 
 class PositiveFloat(click.ParamType):
     """A finite number above zero."""

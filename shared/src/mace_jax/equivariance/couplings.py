@@ -186,7 +186,7 @@ def _independent(couplings: Coefficients, multiplicity: NDArray[np.float64]) -> 
     """Orthonormalise couplings as symmetric tensors, in order; drop those that add nothing."""
     basis: list[NDArray[np.float64]] = []
     weighted = couplings.transpose(1, 0, 2) / np.sqrt(multiplicity)
-    for coupling in weighted.reshape(len(weighted), -1):
+    for coupling in map(np.ravel, weighted):
         rest = coupling
         for vector in basis * 2:  # once more against rounding
             rest = rest - vector * (vector @ rest)

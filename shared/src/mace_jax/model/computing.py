@@ -2,15 +2,16 @@
 
 import hashlib
 import logging
-import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from platform import machine
 
 import jax
 
 from mace_jax.cache_folder import cache_folder
 from mace_jax.memory import keep_memory
+from mace_jax.model.backend import DENSE, Backend, require_backend
 
 _CACHED_FROM_SECONDS = 0.2
 _CACHE_BYTES = 1 << 30
@@ -20,15 +21,24 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def computing(
-    dtype: str, *, device: str = "auto", compile_cache: bool = True, debug_nans: bool = False
+    dtype: str,
+    *,
+    backend: Backend = DENSE,
+    device: str = "auto",
+    compile_cache: bool = True,
+    debug_nans: bool = False,
 ) -> Iterator[None]:
     """Set this process up to compute, and say on what.
 
     Args:
         dtype: ``float32`` or ``float64``, within the context only.
+        backend: what computes the costly parts of a network; it is checked to be there.
         device: ``auto``, or the platform: ``cpu``, ``cuda`` or ``tpu``.
         compile_cache: whether compiled programs are kept for later processes.
         debug_nans: whether to stop where a number that is not finite arises.
+
+    Raises:
+        ConfigError: the backend needs a package that is not installed.
     """
     keep_memory()
     if device != "auto":
@@ -36,7 +46,9 @@ def computing(
     if compile_cache:
         _keep_compiled_programs()
     with jax.enable_x64(dtype == "float64"), jax.debug_nans(debug_nans):
-        log.info("backend: dense on %s, %s", jax.devices()[0].platform, dtype)
+        log.info(
+            "backend: %s on %s, %s", require_backend(backend), jax.devices()[0].platform, dtype
+        )
         yield
 
 
@@ -64,4 +76,4 @@ def _processor() -> str:
     lines = info.read_text().splitlines() if info.exists() else []
     features = [line for line in lines if line.startswith(("flags", "Features"))][:1]
     digest = hashlib.sha256("".join(features).encode()).hexdigest()
-    return f"{platform.machine()}-{digest[:8]}"
+    return f"{machine()}-{digest[:8]}"

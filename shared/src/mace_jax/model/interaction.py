@@ -20,6 +20,7 @@ from mace_jax.architecture import (
 from mace_jax.batching.graph_batch import GraphBatch
 from mace_jax.equivariance.irreps import SCALAR, Irrep, Irreps
 from mace_jax.equivariance.wigner_3j import wigner_3j
+from mace_jax.model.backend import Backend
 from mace_jax.model.gate import gated
 from mace_jax.model.initial_weights import uniform
 from mace_jax.model.irreps import Features, complete
@@ -38,12 +39,15 @@ class Edges(NamedTuple):
 
     Attributes:
         batch: the graphs.
-        harmonics: ``[n_row, n_neighbor, 2l+1]`` per irrep; 0 in empty slots.
+        pair_harmonics: of the vector of each pair, by ascending l, ``[n_pair, sum of 2l+1]``.
+        harmonics: of the vector to the row's atom in each slot, ``[n_row, n_neighbor, 2l+1]`` per
+            irrep; 0 in empty slots.
         radial: radial basis, ``[n_pair, num_bessel]``.
         cutoff: factor of every message, 0 beyond the cutoff, ``[n_pair, 1]``.
     """
 
     batch: GraphBatch
+    pair_harmonics: Array
     harmonics: dict[Irrep, Array]
     radial: Array
     cutoff: Array
@@ -82,7 +86,7 @@ def _products_backward(
 
 
 products_in_rows.defvjp(
-    lambda subscripts, a, b: (jnp.einsum(subscripts, a, b), (a, b)), _products_backward
+    lambda subscripts, a, b: (products_in_rows(subscripts, a, b), (a, b)), _products_backward
 )
 
 
@@ -132,6 +136,7 @@ class BlockOptions(NamedTuple):
         avg_num_neighbors: divides the message.
         n_elements: number of chemical elements.
         dtype: of the weights.
+        backend: what computes messages and linear maps by element.
     """
 
     num_bessel: int
@@ -139,6 +144,7 @@ class BlockOptions(NamedTuple):
     avg_num_neighbors: float
     n_elements: int
     dtype: str
+    backend: Backend
 
 
 class InteractionBlock(nnx.Module):
@@ -175,14 +181,19 @@ class InteractionBlock(nnx.Module):
             edges: of the graph.
             weights: of all paths, ``[n_pair, n_weights]`` or ``[n_row, n_neighbor, n_weights]``.
         """
-        ends = np.cumsum([path.channels for path in self.layer.paths])[:-1]
-        if weights.ndim == 2:
-            per_path = jnp.split(weights * edges.cutoff, ends, axis=-1)
-            slots = [slots_from_pairs(weight, edges.batch) for weight in per_path]
-        else:
-            cutoff = slots_from_pairs(edges.cutoff, edges.batch)
-            slots = jnp.split(weights * cutoff, ends, axis=-1)
-        return channelwise_convolution(sent, edges, slots, self.layer.paths)
+        paths, in_pairs = self.layer.paths, weights.ndim == 2
+        weights *= edges.cutoff if in_pairs else slots_from_pairs(edges.cutoff, edges.batch)
+        if self.options.backend.convolution:
+            from mace_jax.model.cueq.convolution import convolve_pairs, convolve_slots
+
+            if in_pairs:
+                return convolve_pairs(sent, edges.batch, edges.pair_harmonics, weights, paths)
+            return convolve_slots(sent, edges.batch, edges.harmonics, weights, paths)
+        ends = np.cumsum([path.channels for path in paths])[:-1]
+        slots = jnp.split(weights, ends, axis=-1)
+        if in_pairs:
+            slots = [slots_from_pairs(weight, edges.batch) for weight in slots]
+        return channelwise_convolution(sent, edges, slots, paths)
 
 
 class RealAgnosticInteractionBlock(InteractionBlock):
@@ -200,7 +211,11 @@ class RealAgnosticInteractionBlock(InteractionBlock):
         self.conv_tp_weights = FullyConnectedNet(widths, dtype=options.dtype, rng=rng)
         self.linear = self.linear_map(layer.path_irreps, layer.message_irreps, rng)
         self.skip_tp = SpeciesLinear(
-            *self.skip_irreps(), options.n_elements, dtype=options.dtype, rng=rng
+            *self.skip_irreps(),
+            options.n_elements,
+            dtype=options.dtype,
+            rng=rng,
+            backend=options.backend,
         )
 
     def skip_irreps(self) -> tuple[Irreps, Irreps]:

@@ -6,6 +6,7 @@ from flax import nnx
 from jax import Array
 
 from mace_jax.equivariance.irreps import SCALAR, Irreps
+from mace_jax.model.backend import DENSE, Backend
 from mace_jax.model.initial_weights import normal
 from mace_jax.model.irreps import Features
 
@@ -82,9 +83,10 @@ class SpeciesLinear(nnx.Module):
         *,
         dtype: str,
         rng: np.random.Generator,
+        backend: Backend = DENSE,
     ) -> None:
         """Draw standard normal weights ``[inputs, n_elements, outputs]``."""
-        self.n_elements = n_elements
+        self.n_elements, self.backend = n_elements, backend
         self.weights = nnx.Dict(
             {
                 str(irrep): nnx.Param(normal(rng, (inputs[irrep], n_elements, channels), dtype))
@@ -95,6 +97,15 @@ class SpeciesLinear(nnx.Module):
 
     def __call__(self, features: Features, species: Array) -> Features:
         """Map ``[n, 2l+1, inputs]`` by the matrix of each node's element, ``species [n]``."""
+        if self.backend.products:
+            from mace_jax.model.cueq.linear import map_by_species
+
+            weights = {
+                irrep: self.weights[str(irrep)][...]
+                for irrep in features
+                if str(irrep) in self.weights
+            }
+            return map_by_species(features, species, weights)
         one_hot = species[:, None] == jnp.arange(self.n_elements)
         return {
             irrep: jnp.einsum(

@@ -12,6 +12,7 @@ from mace_jax.architecture import READOUT_IRREPS, architecture, model_inputs, pr
 from mace_jax.artifacts.model_bundle import ModelBundle, ModelConfig
 from mace_jax.batching.graph_batch import GraphBuilder
 from mace_jax.errors import ArtifactError, ConfigError
+from mace_jax.model.backend import DENSE, Backend
 from mace_jax.model.constant import Constant
 from mace_jax.model.mace import MACE, DipoleMACE
 
@@ -23,22 +24,24 @@ def build_model(
     shift: Sequence[float],
     dtype: str,
     rng: np.random.Generator,
+    backend: Backend = DENSE,
 ) -> MACE | DipoleMACE:
     """Build the network of the class that ``config`` names, with random weights.
 
     Args and raises as in ``MACE``.
     """
     if config.model in READOUT_IRREPS:
-        return DipoleMACE(config, dtype=dtype, rng=rng)
-    return MACE(config, scale=scale, shift=shift, dtype=dtype, rng=rng)
+        return DipoleMACE(config, dtype=dtype, rng=rng, backend=backend)
+    return MACE(config, scale=scale, shift=shift, dtype=dtype, rng=rng, backend=backend)
 
 
-def load_model(bundle: ModelBundle, source: str) -> MACE | DipoleMACE:
+def load_model(bundle: ModelBundle, source: str, backend: Backend = DENSE) -> MACE | DipoleMACE:
     """Build the network of a bundle.
 
     Args:
         bundle: configuration and parameters.
         source: the bundle's file, for messages.
+        backend: what computes the costly parts.
 
     Raises:
         ArtifactError: the configuration is impossible, or parameters are missing, left over, or
@@ -57,6 +60,7 @@ def load_model(bundle: ModelBundle, source: str) -> MACE | DipoleMACE:
         shift=[bundle.shift[head] for head in heads],
         dtype=bundle.dtype,
         rng=np.random.default_rng(0),
+        backend=backend,
     )
     _check_parameters(model_parameters(model), dict(bundle.parameters), source)
     state = nnx.state(model)

@@ -16,6 +16,7 @@ from mace_jax.batching.graph_batch import GraphBatch
 from mace_jax.equivariance.irreps import SCALAR, Irrep, Irreps
 from mace_jax.equivariance.wigner_3j import wigner_3j
 from mace_jax.errors import ConfigError
+from mace_jax.model.backend import DENSE, Backend
 from mace_jax.model.constant import constant
 from mace_jax.model.embedding import GenericJointEmbedding
 from mace_jax.model.interaction import INTERACTION_BLOCKS, BlockOptions, Edges
@@ -41,13 +42,16 @@ _LAST_READOUTS = {
 class MessagePassing(nnx.Module):
     """What all models share: embedding, interactions and product bases."""
 
-    def __init__(self, config: ModelConfig, *, dtype: str, rng: np.random.Generator) -> None:
+    def __init__(
+        self, config: ModelConfig, *, dtype: str, rng: np.random.Generator, backend: Backend = DENSE
+    ) -> None:
         """Build the layers with random weights.
 
         Args:
             config: hyper-parameters.
             dtype: ``float32`` or ``float64``.
             rng: draws the initial weights.
+            backend: what computes the costly parts.
 
         Raises:
             ConfigError: the irreps are impossible, or float64 is asked for where jax has it off.
@@ -58,7 +62,12 @@ class MessagePassing(nnx.Module):
         self.config, self.dtype, self.irreps = config, dtype, architecture(config)
         n_elements = len(config.atomic_numbers)
         options = BlockOptions(
-            config.num_bessel, config.radial_MLP, config.avg_num_neighbors, n_elements, dtype
+            config.num_bessel,
+            config.radial_MLP,
+            config.avg_num_neighbors,
+            n_elements,
+            dtype,
+            backend,
         )
         self.node_embedding = SpeciesEmbedding(
             n_elements, self.irreps.channels, dtype=dtype, rng=rng
@@ -75,6 +84,7 @@ class MessagePassing(nnx.Module):
                     use_agnostic_product=config.use_agnostic_product,
                     dtype=dtype,
                     rng=rng,
+                    backend=backend,
                 )
             )
         self.interactions = nnx.List(interactions)
@@ -97,7 +107,7 @@ class MessagePassing(nnx.Module):
             batch.species[batch.pair_senders],
             batch.species[batch.pair_receivers],
         )
-        edges = Edges(batch, self._harmonics(vectors, batch), radial, cutoff)
+        edges = Edges(batch, *self._harmonics(vectors, batch), radial, cutoff)
         result = []
         for interaction, product in zip(self.interactions, self.products, strict=True):
             message, residual = interaction(features, edges, batch.species)
@@ -105,16 +115,16 @@ class MessagePassing(nnx.Module):
             result.append(features)
         return result
 
-    def _harmonics(self, vectors: Array, batch: GraphBatch) -> dict[Irrep, Array]:
-        """Return the harmonics of the vector to the row's atom in each slot; empty ones are 0."""
+    def _harmonics(self, vectors: Array, batch: GraphBatch) -> tuple[Array, dict[Irrep, Array]]:
+        """Return the spherical harmonics of pairs, and in slots, as ``Edges`` has them."""
         irreps = self.irreps.harmonics
         names = [e3nn.Irrep(irrep.l, (-1) ** irrep.l) for irrep in irreps]
-        harmonics = e3nn.spherical_harmonics(
+        of_pairs = e3nn.spherical_harmonics(
             e3nn.Irreps(names), vectors, normalize=True, normalization="component"
-        )
-        slots = slots_from_pairs(harmonics.array, batch)
+        ).array
+        slots = slots_from_pairs(of_pairs, batch)
         direction = batch.table.slot_direction.astype(vectors.dtype)[..., None]
-        return {
+        return of_pairs, {
             irrep: slots[..., irrep.l**2 : (irrep.l + 1) ** 2] * direction ** (irrep.l % 2)
             for irrep in irreps
         }
@@ -134,6 +144,7 @@ class MACE(MessagePassing):
         shift: Sequence[float],
         dtype: str,
         rng: np.random.Generator,
+        backend: Backend = DENSE,
     ) -> None:
         """Build the network with random weights.
 
@@ -143,11 +154,12 @@ class MACE(MessagePassing):
             shift: of each head, eV per atom; not trained.
             dtype: ``float32`` or ``float64``.
             rng: draws the initial weights.
+            backend: what computes the costly parts.
 
         Raises:
             ConfigError: as ``MessagePassing``.
         """
-        super().__init__(config, dtype=dtype, rng=rng)
+        super().__init__(config, dtype=dtype, rng=rng, backend=backend)
         self.scale, self.shift = tuple(scale), tuple(shift)
         n_heads = len(scale)
         hidden = Irreps.parse(config.MLP_irreps, "MLP_irreps").get(SCALAR, 0)
@@ -209,9 +221,11 @@ class DipoleMACE(MessagePassing):
     Source: mace-torch ``AtomicDipolesMACE``, ``EnergyDipolesMACE`` and ``AtomicDielectricMACE``.
     """
 
-    def __init__(self, config: ModelConfig, *, dtype: str, rng: np.random.Generator) -> None:
+    def __init__(
+        self, config: ModelConfig, *, dtype: str, rng: np.random.Generator, backend: Backend = DENSE
+    ) -> None:
         """Build the network with random weights; arguments as in ``MessagePassing``."""
-        super().__init__(config, dtype=dtype, rng=rng)
+        super().__init__(config, dtype=dtype, rng=rng, backend=backend)
         self.outputs = READOUT_IRREPS[config.model]
         hidden = dipole_hidden_irreps(config)
         readouts: list[nnx.Module] = []

@@ -19,7 +19,7 @@ def _transposed_by(transpose: Callable[[], Any]) -> Callable[[Any], Any]:
     def decorate(function: Callable[[Array, GraphBatch], Array]) -> Any:
         linear = jax.custom_vjp(function)
         linear.defvjp(
-            lambda x, batch: (function(x, batch), batch),
+            lambda x, batch: (linear(x, batch), batch),
             lambda batch, cotangent: (transpose()(cotangent, batch), None),
         )
         return linear

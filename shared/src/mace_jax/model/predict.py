@@ -13,6 +13,7 @@ from mace_jax.artifacts.predictions import SHAPES, Predictions
 from mace_jax.batching.graph_batch import Graph, GraphBatch, pad_batch
 from mace_jax.batching.plan import GraphSizes, pack_graphs, padded_caps
 from mace_jax.errors import DataError
+from mace_jax.model.backend import DENSE, Backend
 from mace_jax.model.dipoles import dipole_properties
 from mace_jax.model.energy_forces import energy_and_forces
 from mace_jax.model.load import graph_builder, load_model
@@ -35,6 +36,7 @@ def predict(
     *,
     n_edge: int,
     head: str | None = None,
+    backend: Backend = DENSE,
     track: Track = track_silently,
 ) -> Predictions:
     """Return what the model predicts of every structure, in input order.
@@ -48,6 +50,7 @@ def predict(
         structures: what to predict; labels are ignored.
         n_edge: edges of a batch, at most; raised if one structure alone has more.
         head: readout head for all; by default each structure's own.
+        backend: what computes the costly parts.
         track: progress.
 
     Raises:
@@ -56,7 +59,7 @@ def predict(
     if not structures:
         message = f"{source}: no structures to predict, expected at least one"
         raise DataError(message)
-    model = load_model(bundle, source)
+    model = load_model(bundle, source, backend)
     builder = graph_builder(bundle)
     graphs = [builder.build(structure, head) for structure in structures]
     sizes = GraphSizes([graph.pairs.n_neighbors for graph in graphs])

@@ -7,6 +7,7 @@ from jax import Array
 
 from mace_jax.architecture import Layer
 from mace_jax.equivariance.irreps import SCALAR
+from mace_jax.model.backend import DENSE, Backend
 from mace_jax.model.irreps import Features, join_components
 from mace_jax.model.linear import EquivariantLinear
 from mace_jax.model.symmetric_contraction import SymmetricContraction
@@ -27,6 +28,7 @@ class EquivariantProductBasisBlock(nnx.Module):
         use_agnostic_product: bool,
         dtype: str,
         rng: np.random.Generator,
+        backend: Backend = DENSE,
     ) -> None:
         """Build the block.
 
@@ -37,6 +39,7 @@ class EquivariantProductBasisBlock(nnx.Module):
             use_agnostic_product: whether all elements share the weights.
             dtype: of the weights.
             rng: draws the initial weights.
+            backend: what computes the contraction.
         """
         self.use_agnostic_product = use_agnostic_product
         self.symmetric_contractions = SymmetricContraction(
@@ -48,6 +51,7 @@ class EquivariantProductBasisBlock(nnx.Module):
             use_reduced_cg=use_reduced_cg,
             dtype=dtype,
             rng=rng,
+            backend=backend,
         )
         self.linear = EquivariantLinear(
             layer.output_irreps, layer.output_irreps, dtype=dtype, rng=rng

@@ -47,10 +47,11 @@ class Terms:
         coefficients: NDArray[np.floating],
     ) -> None:
         """Keep the terms; those that differ in the order of equal operands only are merged."""
-        self.operands, self.n_rows = operands, n_rows
-        factors = factors.copy()
-        for operand in set(operands):
-            equal = [column for column, other in enumerate(operands) if other == operand]
+        by_operand = np.argsort(operands, kind="stable").astype(int)
+        self.operands, self.n_rows = tuple(operands[column] for column in by_operand), n_rows
+        factors = factors[:, by_operand]
+        for operand in set(self.operands):
+            equal = [column for column, other in enumerate(self.operands) if other == operand]
             factors[:, equal] = np.sort(factors[:, equal], axis=1)
         keys, term = np.unique(np.column_stack([rows, factors]), axis=0, return_inverse=True)
         self.rows, self.factors = keys[:, 0], keys[:, 1:]
@@ -126,7 +127,10 @@ def _add_in_loop(total: Array, terms: Terms, n_looped: int, operands: tuple[Arra
     chunks = jax.tree.map(
         lambda table: table[:n_looped].reshape(-1, _UNROLLED_TERMS, *table.shape[1:]), terms.table
     )
-    add_chunk = lambda total, chunk: (_add(total, terms.operands, *chunk, operands), None)
+
+    def add_chunk(total: Array, chunk: Table) -> tuple[Array, None]:
+        return _add(total, terms.operands, *chunk, operands), None
+
     return jax.lax.scan(add_chunk, total, chunks)[0]
 
 

@@ -1,6 +1,6 @@
 """The symmetric contraction: products of up to ``correlation`` features, contracted to irreps."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from mace_jax.equivariance.couplings import (
     reduced_couplings,
 )
 from mace_jax.equivariance.irreps import Irrep
+from mace_jax.model.backend import DENSE, Backend
 from mace_jax.model.constant import constant
 from mace_jax.model.initial_weights import normal
 from mace_jax.model.irreps import Features
@@ -44,6 +45,7 @@ class SymmetricContraction(nnx.Module):
         use_reduced_cg: bool,
         dtype: str,
         rng: np.random.Generator,
+        backend: Backend = DENSE,
     ) -> None:
         """Draw weights ``[n_elements, n_couplings, channels]`` with deviation 1 / n_couplings.
 
@@ -56,9 +58,10 @@ class SymmetricContraction(nnx.Module):
             use_reduced_cg: whether the couplings are independent, and kept as constants.
             dtype: of the weights.
             rng: draws the initial weights.
+            backend: what computes the contraction.
         """
         self.irreps, self.targets = tuple(irreps), tuple(targets)
-        self.n_elements, self.use_reduced_cg = n_elements, use_reduced_cg
+        self.n_elements, self.use_reduced_cg, self.backend = n_elements, use_reduced_cg, backend
         n_components = sum(irrep.dim for irrep in self.irreps)
         self.weights: nnx.Dict[Any] = nnx.Dict()
         self.couplings: nnx.Dict[Any] = nnx.Dict()
@@ -88,29 +91,38 @@ class SymmetricContraction(nnx.Module):
 
         Returns: per target ``[n_node, 2l+1, channels]``.
         """
-        n_node, n_components, channels = x.shape
-        one_hot = (species[:, None] == jnp.arange(self.n_elements)).astype(x.dtype)
-        couplings = [
-            (target, m, degree, coupling)
+        weights = {
+            (target, degree): self._weights(target, degree)
             for target in self.targets
             for degree in map(int, self.weights[str(target)])
+        }
+        if self.backend.products:
+            from mace_jax.model.cueq.symmetric_contraction import contract
+
+            return contract(x, species, weights, self.irreps, reduced=self.use_reduced_cg)
+        one_hot = (species[:, None] == jnp.arange(self.n_elements)).astype(x.dtype)
+        of_node = {
+            order: jnp.einsum("ne,erc->nrc", one_hot, array) for order, array in weights.items()
+        }
+        return self._contract(x, of_node)
+
+    def _contract(self, x: Array, weights: Mapping[tuple[Irrep, int], Array]) -> Features:
+        """Contract with weights of each node, ``[n_node, n_basis, channels]``."""
+        n_node, n_components, channels = x.shape
+        components = x.swapaxes(0, 1).reshape(n_components, -1)
+        orders = [
+            (target, degree, m, coupling)
+            for target, degree in weights
             for m, coupling in enumerate(
                 _couplings(self.irreps, target, degree, self.use_reduced_cg)
             )
         ]
-        components = x.swapaxes(0, 1).reshape(n_components, -1)
-        every = tuple((coupling.monomials,) for *_, coupling in couplings)
-        products = sums_of_products(every, (components,))
-        weights = {
-            (target, degree): jnp.einsum("ne,erc->nrc", one_hot, self._weights(target, degree))
-            for target, m, degree, _ in couplings
-            if m == 0
-        }
-        result = {
-            target: [jnp.zeros((n_node, channels), x.dtype)] * target.dim for target in self.targets
-        }
-        for (target, m, degree, coupling), monomials_of_all in zip(couplings, products, strict=True):
-            coupled = jnp.asarray(coupling.coefficients, x.dtype) @ monomials_of_all
+        sums = tuple((coupling.monomials,) for *_, coupling in orders)
+        nothing = jnp.zeros((n_node, channels), x.dtype)
+        result = {target: [nothing] * target.dim for target in self.targets}
+        products = sums_of_products(sums, (components,))
+        for (target, degree, m, coupling), product in zip(orders, products, strict=True):
+            coupled = jnp.asarray(coupling.coefficients, x.dtype) @ product
             coupled = coupled.reshape(-1, n_node, channels).swapaxes(0, 1)
             result[target][m] += (weights[target, degree] * coupled).sum(axis=1)
         return {target: jnp.stack(components, axis=1) for target, components in result.items()}

@@ -2,12 +2,14 @@
 
 import logging
 from pathlib import Path
+from typing import Literal
 
 import click
 
 from mace_jax.cli.command import Result, ToolCommand
 from mace_jax.cli.options import (
     FilePath,
+    backend_option,
     compile_cache_option,
     force_option,
     reproducible_option,
@@ -29,6 +31,7 @@ log = logging.getLogger(__name__)
 @click.option("--output", "-o", type=FilePath, required=True, help=".npz, .extxyz or .parquet")
 @click.option("--head", help="readout head for all structures [default: each one's own]")
 @click.option("--batch-max-edges", type=click.IntRange(1), default=8192, help="edges per batch")
+@backend_option
 @compile_cache_option
 @force_option
 @reproducible_option
@@ -38,6 +41,7 @@ def main(
     output: Path,
     head: str | None,
     batch_max_edges: int,
+    backend: Literal["dense", "cueq"] | None,
     compile_cache: bool,
     force: bool,
     reproducible: bool,
@@ -68,16 +72,19 @@ def main(
     for sentence in assumed_inputs(loaded.structures, needed):
         log.warning("%s: %s", structures, sentence)
 
+    from mace_jax.model.backend import BACKENDS
     from mace_jax.model.computing import computing
     from mace_jax.model.predict import predict
 
-    with computing(bundle.dtype, compile_cache=compile_cache):
+    chosen = BACKENDS[backend or "dense"]
+    with computing(bundle.dtype, backend=chosen, compile_cache=compile_cache):
         predictions = predict(
             bundle,
             str(model),
             loaded.structures,
             n_edge=batch_max_edges,
             head=head,
+            backend=chosen,
             track=track_on_stderr,
         )
     provenance = make_provenance(

@@ -14,6 +14,7 @@ from mace_jax.cli.options import (
     AtomicNumbers,
     FilePath,
     PositiveFloat,
+    backend_option,
     compile_cache_option,
     force_option,
     reproducible_option,
@@ -28,6 +29,9 @@ _FLAGS = {
     "seed": ("flags", "seed"),
     "dtype": ("flags", "dtype"),
     "device": ("flags", "device"),
+    "backend": ("flags", "backend"),
+    "cueq_conv_fusion": ("flags", "cueq_conv_fusion"),
+    "cueq_optimize_all": ("flags", "cueq_optimize_all"),
     "train_path": ("datasets", "train_path"),
     "valid_path": ("datasets", "valid_path"),
     "test_path": ("datasets", "test_path"),
@@ -79,6 +83,27 @@ _FLAGS = {
 )
 @click.option("--dtype", "--default-dtype", type=click.Choice(["float32", "float64"]))
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "tpu"]))
+@backend_option
+@click.option("--enable-cueq", is_flag=True, help="the same as --backend cueq")
+@click.option("--only-cueq", is_flag=True, help="the same as --backend cueq")
+@click.option(
+    "--cueq-conv-fusion/--no-cueq-conv-fusion", default=None, help="messages by cuequivariance"
+)
+@click.option(
+    "--cueq-optimize-all/--no-cueq-optimize-all",
+    default=None,
+    help="contractions and linear maps by element by cuequivariance",
+)
+@click.option(
+    "--cueq-layout",
+    type=click.Choice(["mul_ir", "ir_mul"]),
+    help="for Torch's sake: here it is always ir_mul, and the numbers are the same",
+)
+@click.option(
+    "--cueq-group",
+    type=click.Choice(["O3", "O3_e3nn"]),
+    help="for Torch's sake: here it is always O3_e3nn, and the numbers are the same",
+)
 @click.option("--train-path", "--train-file", help="HDF5 file, folder or glob, or extxyz")
 @click.option("--valid-path", "--valid-file", help="the same, or None")
 @click.option("--test-path", "--test-file", help="the same, or None")
@@ -116,6 +141,10 @@ def main(
     bindings: tuple[str, ...],
     print_config: bool,
     dry_run: bool,
+    enable_cueq: bool,
+    only_cueq: bool,
+    cueq_layout: str | None,
+    cueq_group: str | None,
     compile_cache: bool,
     force: bool,
     reproducible: bool,
@@ -128,6 +157,17 @@ def main(
     from mace_jax_train.gin_config import gin_text, load_train_config
     from mace_jax_train.run_files import run_files
 
+    if enable_cueq or only_cueq:
+        if flags["backend"] == "dense":
+            message = "--backend dense and cueq at once; give one of them"
+            raise click.UsageError(message)
+        flags["backend"] = "cueq"
+    for name, given, used in (
+        ("layout", cueq_layout, "ir_mul"),
+        ("group", cueq_group, "O3_e3nn"),
+    ):
+        if given not in (None, used):
+            log.warning("--cueq-%s %s: %s is used, with the same numbers", name, given, used)
     config = load_train_config(configs, bindings, _flag_sections(flags))
     default_name = configs[0].name.split(".")[0] if configs else "run"
     files = run_files(config, default_name, reproducible=reproducible)
@@ -151,9 +191,14 @@ def _flag_sections(flags: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _computing(flags: Any, compile_cache: bool) -> AbstractContextManager[None]:
     from mace_jax.model.computing import computing
+    from mace_jax_train.start import chosen_backend
 
     return computing(
-        flags.dtype, device=flags.device, compile_cache=compile_cache, debug_nans=flags.debug
+        flags.dtype,
+        backend=chosen_backend(flags),
+        device=flags.device,
+        compile_cache=compile_cache,
+        debug_nans=flags.debug,
     )
 
 

@@ -12,10 +12,11 @@ from flax import nnx
 from mace_jax.artifacts.batch_plan import Caps
 from mace_jax.artifacts.model_bundle import ModelBundle, ModelConfig
 from mace_jax.artifacts.provenance import Input
-from mace_jax.artifacts.train_config import TrainConfig
+from mace_jax.artifacts.train_config import FlagsConfig, TrainConfig
 from mace_jax.batching.graph_batch import GraphBuilder
 from mace_jax.batching.loader import PlannedLoader, load_graphs
 from mace_jax.errors import DataError
+from mace_jax.model.backend import DENSE, Backend
 from mace_jax.model.load import model_parameters
 from mace_jax.model.mace import MACE
 from mace_jax.structures.statistics import Statistics
@@ -81,9 +82,17 @@ def prepare_run(config: TrainConfig, files: RunFiles, track: Track) -> Run:
         shift=[bundle.shift[HEAD]],
         dtype=bundle.dtype,
         rng=np.random.default_rng(config.flags.seed),
+        backend=chosen_backend(config.flags),
     )
     bundle = replace(bundle, parameters=model_parameters(model))
     return Run(config, statistics, model, bundle, loaders, tuple(inputs))
+
+
+def chosen_backend(flags: FlagsConfig) -> Backend:
+    """Return what computes the costly parts of the network."""
+    if flags.backend == "dense":
+        return DENSE
+    return Backend(convolution=flags.cueq_conv_fusion, products=flags.cueq_optimize_all)
 
 
 def _untrained_bundle(config: TrainConfig, statistics: Statistics, r_max: float) -> ModelBundle:
