@@ -32,7 +32,7 @@ FULL = TrainConfig(
         E0s="{1: -13.6}",
         energy_key="dft",
     ),
-    FlagsConfig(7, "float64", "cpu", True),
+    FlagsConfig(7, "float64", "cpu", debug=True),
     LogsConfig("run", "out", True),
     ModelSection(r_max=4.5, radial_MLP=(8,), gate="None", avg_num_neighbors=12.5),
     LossConfig(0.0, 10.0, 1.5),

@@ -152,10 +152,9 @@ def test_what_a_migration_returns_is_validated(version_three, monkeypatch, docum
         check(old, tmp_path)
 
 
-def test_every_version_but_the_first_has_a_migration():
-    for kind in MADE_BY:
-        for version in range(1, versioned.current_version(kind)):
-            assert (kind, version) in versioned.MIGRATIONS
+def test_the_version_before_the_current_one_has_a_migration():
+    expected = {(kind, versioned.current_version(kind) - 1) for kind in MADE_BY}
+    assert set(versioned.MIGRATIONS) == {(kind, version) for kind, version in expected if version}
 
 
 def test_write_json_validates_before_it_writes(document, tmp_path):

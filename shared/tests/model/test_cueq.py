@@ -19,6 +19,7 @@ from mace_jax.errors import ConfigError
 from mace_jax.model.backend import CUEQ, DENSE
 from mace_jax.model.cueq.convolution import convolve_pairs, convolve_slots
 from mace_jax.model.cueq.kernels import require_cueq
+from mace_jax.model.cueq.symmetric_contraction import contract
 from mace_jax.model.interaction import Edges, channelwise_convolution
 from mace_jax.model.linear import SpeciesLinear
 from mace_jax.model.neighbors import slots_from_pairs
@@ -181,6 +182,15 @@ def contraction(name):
     found, expected, weights = applied(layers, jnp.array([2, 0, 0, 2]) % n_elements)
     (x,) = normal(2, (4, sum(irrep.dim for irrep in irreps), 2))
     return found, expected, (x, weights)
+
+
+def test_a_target_without_couplings_is_zero():
+    x, weights = jnp.ones((3, 4, 2)), {(SCALAR, 1): jnp.ones((1, 1, 2))}
+    species, targets = jnp.zeros(3, int), (PSEUDOVECTOR, SCALAR)
+    found = contract(x, species, weights, (SCALAR, VECTOR), reduced=False, targets=targets)
+    assert tuple(found) == targets
+    assert_allclose(found[SCALAR], 1)
+    assert_allclose(found[PSEUDOVECTOR], np.zeros((3, 3, 2)))
 
 
 @pytest.mark.parametrize("name", CONTRACTIONS)

@@ -13,7 +13,7 @@ from mace_jax.artifacts.train_config import (
     write_train_config,
 )
 from mace_jax.errors import ArtifactError, ConfigError
-from mace_jax_train.cli import _flag_sections
+from mace_jax_train.cli import _FLAGS, _flag_sections
 from mace_jax_train.cli import main as command
 from mace_jax_train.gin_config import gin_text, load_train_config
 
@@ -81,8 +81,7 @@ def test_files_bindings_and_flags_win_in_this_order(gin_file):
 )
 def test_only_flags_that_were_given_count(arguments, expected):
     parameters = command.make_context("mace-jax-train", arguments).params
-    own = ("configs", "bindings", "print_config", "dry_run", "force", "reproducible")
-    flags = {name: value for name, value in parameters.items() if name not in own}
+    flags = {name: value for name, value in parameters.items() if name in _FLAGS}
     found = _flag_sections(flags)
     if "datasets" in found and "atomic_numbers" in found["datasets"]:
         found["datasets"]["atomic_numbers"] = tuple(found["datasets"]["atomic_numbers"])
