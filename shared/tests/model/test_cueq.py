@@ -187,7 +187,7 @@ def contraction(name):
 def test_a_target_without_couplings_is_zero():
     x, weights = jnp.ones((3, 4, 2)), {(SCALAR, 1): jnp.ones((1, 1, 2))}
     species, targets = jnp.zeros(3, int), (PSEUDOVECTOR, SCALAR)
-    found = contract(x, species, weights, (SCALAR, VECTOR), reduced=False, targets=targets)
+    found = contract(x, species, weights, (SCALAR, VECTOR), targets, reduced=False)
     assert tuple(found) == targets
     assert_allclose(found[SCALAR], 1)
     assert_allclose(found[PSEUDOVECTOR], np.zeros((3, 3, 2)))

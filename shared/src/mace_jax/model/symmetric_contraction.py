@@ -99,7 +99,9 @@ class SymmetricContraction(nnx.Module):
         if self.backend.products:
             from mace_jax.model.cueq.symmetric_contraction import contract
 
-            return contract(x, species, weights, self.irreps, reduced=self.use_reduced_cg)
+            return contract(
+                x, species, weights, self.irreps, self.targets, reduced=self.use_reduced_cg
+            )
         one_hot = (species[:, None] == jnp.arange(self.n_elements)).astype(x.dtype)
         of_node = {
             order: jnp.einsum("ne,erc->nrc", one_hot, array) for order, array in weights.items()

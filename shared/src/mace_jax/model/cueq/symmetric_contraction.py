@@ -1,6 +1,6 @@
 """Products of up to ``correlation`` features, contracted to irreps, in one kernel."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -21,9 +21,9 @@ def contract(
     species: Array,
     weights: Mapping[tuple[Irrep, int], Array],
     irreps: tuple[Irrep, ...],
+    targets: tuple[Irrep, ...],
     *,
     reduced: bool,
-    targets: Iterable[Irrep] = (),
 ) -> Features:
     """Sum weighted couplings of features with themselves, per element and channel.
 
@@ -33,15 +33,14 @@ def contract(
         weights: of the independent couplings to each target, of each degree,
             ``[n_elements, n_basis, channels]``.
         irreps: of the features.
+        targets: of the result; those without weights are zero.
         reduced: of which couplings, as in ``independent_couplings``.
-        targets: those of the result that may lack weights; they are zero then.
 
     Returns: per target ``[n_node, 2l+1, channels]``.
 
     Source: Batatia et al. 2022, eq. 10–11.
     """
     n_node, _, channels = x.shape
-    targets = tuple(dict.fromkeys([*targets, *(target for target, _ in weights)]))
     outputs = evaluate(
         _polynomial(irreps, targets, tuple(weights), channels, reduced),
         [jnp.concatenate(list(weights.values()), axis=1), x],
