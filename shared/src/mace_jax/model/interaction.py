@@ -1,10 +1,8 @@
 """Interaction blocks: messages from neighbours, summed at each atom."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -25,6 +23,7 @@ from mace_jax.model.gate import gated
 from mace_jax.model.initial_weights import uniform
 from mace_jax.model.irreps import Features, complete
 from mace_jax.model.linear import EquivariantLinear, SpeciesEmbedding, SpeciesLinear
+from mace_jax.model.matrix_products import products_in_rows
 from mace_jax.model.mlp import FullyConnectedNet, RadialMLP
 from mace_jax.model.neighbors import (
     neighbors_from_nodes,
@@ -61,33 +60,6 @@ class Edges(NamedTuple):
         rows = rows_from_nodes(x, self.batch)[:, None]
         n_neighbor = self.batch.table.slot_pair.shape[1]
         return jnp.broadcast_to(rows, (len(rows), n_neighbor, *rows.shape[2:]))
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def products_in_rows(subscripts: str, a: Array, b: Array) -> Array:
-    """Return ``jnp.einsum(subscripts, a, b)``, a matrix product for each row.
-
-    Its derivatives are such products again, in the order of axes in which nothing large has to be
-    transposed; those that JAX derives by itself come out transposed.
-    """
-    return jnp.einsum(subscripts, a, b)
-
-
-def _products_backward(
-    subscripts: str, operands: tuple[Array, Array], cotangent: Array
-) -> tuple[Array, Array]:
-    inputs, of_result = subscripts.split("->")
-    of_a, of_b = inputs.split(",")
-    a, b = operands
-    return (
-        products_in_rows(f"{of_b},{of_result}->{of_a}", b, cotangent),
-        products_in_rows(f"{of_a},{of_result}->{of_b}", a, cotangent),
-    )
-
-
-products_in_rows.defvjp(
-    lambda subscripts, a, b: (products_in_rows(subscripts, a, b), (a, b)), _products_backward
-)
 
 
 def channelwise_convolution(
