@@ -1,5 +1,6 @@
 # make example: install, run the whole chain on examples/aspirin, say where the results are
 # make test:    run the tests (the first time it installs what they need)
+# make bench:   compare speed with mace-torch (installs torch and mace-torch beside; half an hour)
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,7 +8,7 @@ BIN := $(VENV)/bin
 SOURCES := $(wildcard pyproject.toml */pyproject.toml tools/*/pyproject.toml)
 EDITABLE := -e ./schemas -e "./shared[model]" $(foreach tool,preprocess plan_batches train predict convert export_lammps plot,-e ./tools/$(tool))
 
-.PHONY: example test lint clean
+.PHONY: example test lint bench clean
 export JAX_PLATFORMS ?= cpu
 
 example: $(BIN)/.installed
@@ -18,6 +19,10 @@ test: $(BIN)/.test-installed
 
 lint: $(BIN)/.test-installed
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/lint-imports
+
+bench: $(BIN)/.installed
+	$(BIN)/python -m pip install --quiet "nox>=2025.2"
+	$(BIN)/nox --sessions bench
 
 $(BIN)/.installed: $(SOURCES)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed, found " + sys.version)'

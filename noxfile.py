@@ -72,6 +72,23 @@ def torch(session: nox.Session) -> None:
 
 
 @nox.session
+def cueq(session: nox.Session) -> None:
+    """Compare the cueq backend with plain jax."""
+    install_editable(session, "test")
+    session.install("cuequivariance>=0.13,<0.14", "cuequivariance-jax>=0.13,<0.14")
+    session.run("pytest", "shared/tests/model/test_cueq.py", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure speed and memory beside mace-torch: benchmarks/results."""
+    install_editable(session)
+    session.install("torch==2.13.0")
+    session.install("mace-torch>=0.3.16", "matplotlib")
+    session.run("python", "benchmarks/run.py", *session.posargs)
+
+
+@nox.session
 def torch_cue(session: nox.Session) -> None:
     """Compare with mace-torch and cuequivariance: the kinds of model that need it."""
     install_editable(session, "test")

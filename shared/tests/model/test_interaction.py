@@ -63,7 +63,8 @@ def in_slots(batch, of_edge, fill):
 
 def edges_with(batch, harmonics):
     n_pair = len(batch.pair_mask)
-    return Edges(batch, {VECTOR: harmonics}, jnp.zeros((n_pair, 1)), jnp.ones((n_pair, 1)))
+    unused = jnp.zeros((n_pair, 4))  # only the cueq backend takes the harmonics of pairs
+    return Edges(batch, unused, {VECTOR: harmonics}, jnp.zeros((n_pair, 1)), jnp.ones((n_pair, 1)))
 
 
 def test_convolution_is_a_sum_over_edges_and_paths(batch, crystal):
@@ -113,7 +114,7 @@ def test_weights_of_a_pair_serve_both_directions(batch, network_of):
         for irrep in {path.edge for path in block.layer.paths}
     }
     cutoff = jnp.asarray(rng.uniform(size=(n_pair, 1)))
-    edges = Edges(batch, harmonics, jnp.zeros((n_pair, 1)), cutoff)
+    edges = Edges(batch, jnp.zeros((n_pair, 4)), harmonics, jnp.zeros((n_pair, 1)), cutoff)
     sent = {SCALAR: jnp.asarray(rng.normal(size=(5, 1, 4)))}
     weights = rng.normal(size=(n_pair, n_weights))
     found = block.convolution(sent, edges, jnp.asarray(weights))
