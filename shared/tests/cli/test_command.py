@@ -1,5 +1,8 @@
+import gc
 import json
 import logging
+import signal
+import time
 from pathlib import Path
 
 import click
@@ -184,3 +187,27 @@ def test_json_with_talk_is_still_one_object(run, tmp_path):
         return Result(tmp_path)
 
     assert json.loads(run(body, "--json")[1])["artifact"] == str(tmp_path)
+
+
+def test_an_interrupt_that_python_ignores_is_not_lost(run):
+    """What is raised in a hook of the garbage collector goes nowhere by itself."""
+    calls = []
+
+    def interrupted_hook(phase, info):
+        if not calls:
+            calls.append(phase)
+            signal.raise_signal(signal.SIGINT)
+
+    def body(**_):
+        gc.callbacks.append(interrupted_hook)
+        gc.collect()
+        time.sleep(10)
+        return Result(Path("late"), {})
+
+    try:
+        code, out, err = run(body)
+    finally:
+        gc.callbacks.remove(interrupted_hook)
+    assert calls == ["start"]
+    assert (code, out) == (130, "")
+    assert "error: interrupted" in err

@@ -92,8 +92,8 @@ def test_files_of_a_run(first):
 def test_steps_are_compiled_once(first):
     *_, compiled = first
     assert compiled.count("train_step") == 1
-    # validation and test have a padded shape each
-    assert compiled.count("eval_step") == 2
+    # validation and test share a padded shape
+    assert compiled.count("eval_step") == 1
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(first, run_once):

@@ -4,10 +4,13 @@ import json
 import logging
 import sys
 import traceback
-from collections.abc import Callable
+from _thread import interrupt_main
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import click
@@ -72,7 +75,8 @@ class ToolCommand(click.Command):
         args = sys.argv[1:] if args is None else args
         as_json = "--json" in args
         try:
-            result = super().main(args, standalone_mode=False)
+            with _no_interrupt_lost():
+                result = super().main(args, standalone_mode=False)
             code = 0
             if isinstance(result, Result):
                 print(result.as_json() if as_json else result.artifact)
@@ -96,6 +100,24 @@ class ToolCommand(click.Command):
             code, message = _unexpected(error)
             _print_error(message, as_json=as_json)
         sys.exit(code)
+
+
+@contextmanager
+def _no_interrupt_lost() -> Iterator[None]:
+    """Interrupt once more where Python had to ignore it, as in jax's hook of the collector."""
+    previous = sys.unraisablehook
+
+    def hook(ignored: Any) -> None:
+        if ignored.exc_type is KeyboardInterrupt:
+            Timer(0.01, interrupt_main).start()
+        else:
+            previous(ignored)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = previous
 
 
 def _unexpected(error: BaseException) -> tuple[int, str]:
