@@ -75,7 +75,9 @@ def find_pairs(edges: Edges, n: int) -> Pairs:
     )
 
 
-def n_rows(n_neighbors: NDArray[np.integer], n_neighbor: int) -> NDArray[np.int64]:
+def n_rows(
+    n_neighbors: NDArray[np.integer], n_neighbor: int | NDArray[np.integer]
+) -> NDArray[np.int64]:
     """Return the rows that atoms with ``n_neighbors`` need, ``n_neighbor`` slots in each."""
     return np.maximum(-(-n_neighbors // n_neighbor), 1)
 

@@ -54,8 +54,9 @@ def computing(
 
 def _keep_compiled_programs() -> None:
     """Have jax keep what it compiles, where its own settings do not say so already."""
-    if jax.config.jax_compilation_cache_dir:
-        log.info("compiled programs: kept in %s", jax.config.jax_compilation_cache_dir)
+    chosen = jax.config.read("jax_compilation_cache_dir")
+    if chosen:
+        log.info("compiled programs: kept in %s", chosen)
         return
     folder = cache_folder() / "compiled" / _processor()
     try:

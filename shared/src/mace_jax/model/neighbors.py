@@ -4,7 +4,6 @@ Each map is linear, and the derivative of each is another of them: gathers, and 
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,15 +11,20 @@ from jax import Array
 
 from mace_jax.batching.graph_batch import GraphBatch
 
+LinearMap = Callable[[Array, GraphBatch], Array]
 
-def _transposed_by(transpose: Callable[[], Any]) -> Callable[[Any], Any]:
-    """Give a linear map of an array, with a batch beside it, its transpose as derivative."""
 
-    def decorate(function: Callable[[Array, GraphBatch], Array]) -> Any:
+def _transposed_by(name: str) -> Callable[[LinearMap], LinearMap]:
+    """Give a linear map of an array, with a batch beside it, its transpose as derivative.
+
+    The transpose is named, because it is defined by this map in turn.
+    """
+
+    def decorate(function: LinearMap) -> LinearMap:
         linear = jax.custom_vjp(function)
         linear.defvjp(
             lambda x, batch: (linear(x, batch), batch),
-            lambda batch, cotangent: (transpose()(cotangent, batch), None),
+            lambda batch, cotangent: (globals()[name](cotangent, batch), None),
         )
         return linear
 
@@ -31,13 +35,13 @@ def _where(mask: Array, x: Array) -> Array:
     return jnp.where(mask.reshape(*mask.shape, *(1,) * (x.ndim - mask.ndim)), x, 0)
 
 
-@_transposed_by(lambda: pairs_from_slots)
+@_transposed_by("pairs_from_slots")
 def slots_from_pairs(x: Array, batch: GraphBatch) -> Array:
     """Copy ``[n_pair, …]`` to both slots of each pair: ``[n_row, n_neighbor, …]``; empty ones 0."""
     return _where(batch.table.slot_direction != 0, x[batch.table.slot_pair])
 
 
-@_transposed_by(lambda: slots_from_pairs)
+@_transposed_by("slots_from_pairs")
 def pairs_from_slots(x: Array, batch: GraphBatch) -> Array:
     """Sum both slots of each pair: ``[n_pair, …]``."""
     x = x.reshape(-1, *x.shape[2:])
@@ -45,7 +49,7 @@ def pairs_from_slots(x: Array, batch: GraphBatch) -> Array:
     return _where(batch.pair_mask, x[receiver] + x[sender])
 
 
-@_transposed_by(lambda: nodes_from_neighbors)
+@_transposed_by("nodes_from_neighbors")
 def neighbors_from_nodes(x: Array, batch: GraphBatch) -> Array:
     """Copy each atom ``[n_node, …]`` to where it is the neighbour: ``[n_row, n_neighbor, …]``."""
     direction, pair = batch.table.slot_direction, batch.table.slot_pair
@@ -53,7 +57,7 @@ def neighbors_from_nodes(x: Array, batch: GraphBatch) -> Array:
     return _where(direction != 0, x[neighbor])
 
 
-@_transposed_by(lambda: neighbors_from_nodes)
+@_transposed_by("neighbors_from_nodes")
 def nodes_from_neighbors(x: Array, batch: GraphBatch) -> Array:
     """Sum, for each atom, the slots in which it is the neighbour: ``[n_node, …]``."""
     direction, pair = batch.table.slot_direction, batch.table.slot_pair
@@ -63,7 +67,7 @@ def nodes_from_neighbors(x: Array, batch: GraphBatch) -> Array:
     return nodes_from_rows(_where(direction != 0, x[reverse]).sum(axis=1), batch)
 
 
-@_transposed_by(lambda: rows_from_nodes)
+@_transposed_by("rows_from_nodes")
 def nodes_from_rows(x: Array, batch: GraphBatch) -> Array:
     """Sum the rows ``[n_row, …]`` of each atom: ``[n_node, …]``."""
     n_node = len(batch.species)
@@ -72,7 +76,7 @@ def nodes_from_rows(x: Array, batch: GraphBatch) -> Array:
     return jax.ops.segment_sum(x, batch.table.row_node, n_node, indices_are_sorted=True)
 
 
-@_transposed_by(lambda: nodes_from_rows)
+@_transposed_by("nodes_from_rows")
 def rows_from_nodes(x: Array, batch: GraphBatch) -> Array:
     """Copy each atom ``[n_node, …]`` to its rows: ``[n_row, …]``."""
     if len(batch.table.row_node) == len(x):

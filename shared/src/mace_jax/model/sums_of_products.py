@@ -102,9 +102,9 @@ def sums_of_products(
     Returns: for each of ``sums``, ``[n_rows, n]``.
     """
     results = []
-    for every in sums:
-        total = None
-        for terms in every:  # each by itself: a kernel of all of them would spill its registers
+    for first, *others in sums:
+        total = _add_terms(first, (None, operands))
+        for terms in others:  # each by itself: a kernel of all of them would spill its registers
             total = _add_terms(terms, (total, operands))
         results.append(total)
     return tuple(results)
@@ -137,8 +137,8 @@ def _add_in_loop(total: Array, terms: Terms, n_looped: int, operands: tuple[Arra
 def _add(
     total: Array,
     columns: tuple[int, ...],
-    factors: ArrayLike,
-    coefficients: ArrayLike,
+    factors: Array | NDArray[np.int32],
+    coefficients: Array | NDArray[np.float64],
     operands: tuple[Array, ...],
 ) -> Array:
     for rows, coefficient in zip(factors, coefficients, strict=True):
