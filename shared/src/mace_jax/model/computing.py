@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from platform import machine
+from typing import Any
 
 import jax
 
@@ -54,9 +55,9 @@ def computing(
 
 def _keep_compiled_programs() -> None:
     """Have jax keep what it compiles, where its own settings do not say so already."""
-    chosen = jax.config.read("jax_compilation_cache_dir")
-    if chosen:
-        log.info("compiled programs: kept in %s", chosen)
+    config: Any = jax.config
+    if config.jax_compilation_cache_dir:
+        log.info("compiled programs: kept in %s", config.jax_compilation_cache_dir)
         return
     folder = cache_folder() / "compiled" / _processor()
     try:
