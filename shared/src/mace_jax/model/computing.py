@@ -2,20 +2,29 @@
 
 import hashlib
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from platform import machine
+from tempfile import TemporaryFile
 from typing import Any
 
 import jax
+import jax.monitoring
 
 from mace_jax.cache_folder import cache_folder
-from mace_jax.memory import keep_memory
+from mace_jax.errors import ConfigError
+from mace_jax.memory import keep_memory, return_memory
 from mace_jax.model.backend import DENSE, Backend, require_backend
 
-_CACHED_FROM_SECONDS = 0.2
-_CACHE_BYTES = 1 << 30
+_CACHE_SETTINGS = {
+    "jax_compilation_cache_max_size": 1 << 30,  # bytes
+    "jax_persistent_cache_min_compile_time_secs": 0.2,
+}
+_COMPILED = "/jax/core/compile/backend_compile_duration"
+_LONG_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -39,18 +48,44 @@ def computing(
         debug_nans: whether to stop where a number that is not finite arises.
 
     Raises:
-        ConfigError: the backend needs a package that is not installed.
+        ConfigError: the backend needs a package that is not installed, or the device is not there.
     """
     keep_memory()
-    if device != "auto":
-        jax.config.update("jax_platforms", device)
+    _return_what_compiling_leaves()
     if compile_cache:
         _keep_compiled_programs()
+    platform = _start(device)
     with jax.enable_x64(dtype == "float64"), jax.debug_nans(debug_nans):
-        log.info(
-            "backend: %s on %s, %s", require_backend(backend), jax.devices()[0].platform, dtype
-        )
+        log.info("backend: %s on %s, %s", require_backend(backend), platform, dtype)
         yield
+
+
+def _start(device: str) -> str:
+    """Return the platform that jax computes on from now on."""
+    config: Any = jax.config
+    before = config.jax_platforms
+    if device != "auto":
+        jax.config.update("jax_platforms", device)
+    try:
+        return jax.devices()[0].platform
+    except (RuntimeError, AssertionError) as error:  # jax asserts that it has found some platform
+        jax.config.update("jax_platforms", before)
+        message = (
+            f"--device: {device}: jax finds no such device ({str(error) or 'no plugin for it'}); "
+            "choose cpu, or install jax for the device, such as jax[cuda12]"
+        )
+        raise ConfigError(message) from error
+
+
+@cache
+def _return_what_compiling_leaves() -> None:
+    """Return memory after every long compilation: XLA takes more for it than most steps need."""
+
+    def compiled(event: str, duration_secs: float, **_: str | int) -> None:
+        if event == _COMPILED and duration_secs > _LONG_SECONDS:
+            return_memory()
+
+    jax.monitoring.register_event_duration_secs_listener(compiled)
 
 
 def _keep_compiled_programs() -> None:
@@ -62,6 +97,7 @@ def _keep_compiled_programs() -> None:
     folder = cache_folder() / "compiled" / _processor()
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()  # on a read-only file system a folder may be there
     except OSError as error:
         log.warning(
             "%s: cannot be written (%s), so nothing compiled is kept; set MACE_JAX_CACHE to "
@@ -71,8 +107,9 @@ def _keep_compiled_programs() -> None:
         )
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_compilation_cache_max_size", _CACHE_BYTES)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", _CACHED_FROM_SECONDS)
+    for name, value in _CACHE_SETTINGS.items():
+        if name.upper() not in os.environ:
+            jax.config.update(name, value)
     log.info("compiled programs: kept in %s", folder)
 
 
