@@ -15,7 +15,7 @@ example: $(BIN)/.installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(MAKE) --no-print-directory -f examples/chain.mk
 
 test: $(BIN)/.test-installed
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 -m "not slow"
 
 lint: $(BIN)/.test-installed
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/lint-imports
@@ -31,7 +31,7 @@ $(BIN)/.installed: $(SOURCES)
 	touch $@
 
 $(BIN)/.test-installed: $(BIN)/.installed
-	$(BIN)/python -m pip install --quiet "hypothesis>=6.100" "import-linter>=2" "pytest>=8" "ruff>=0.9"
+	$(BIN)/python -m pip install --quiet "e3nn-jax>=0.20.8" "hypothesis>=6.100" "import-linter>=2" "pytest>=8" "pytest-xdist>=3.6" "ruff>=0.9"
 	touch $@
 
 clean:

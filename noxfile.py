@@ -29,7 +29,7 @@ def install_editable(session: nox.Session, *groups: str) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests that take minutes, not hours; no torch."""
     install_editable(session, "test")
-    session.run("pytest", "-m", "not slow", *session.posargs)
+    session.run("pytest", "-n", "auto", "--maxprocesses", "8", "-m", "not slow", *session.posargs)
 
 
 @nox.session

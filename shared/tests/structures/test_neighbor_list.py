@@ -1,5 +1,8 @@
 import dataclasses
 import itertools
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -201,3 +204,27 @@ def test_one_sided_edges_are_refused(edges):
 
 def test_no_edges_have_no_reverse():
     assert reverse_edges(neighbor_list(make([[0, 0, 0]]), 5.0)).shape == (0,)
+
+
+def test_torch_is_not_imported_and_vesin_works_with_it_afterwards(tmp_path):
+    (tmp_path / "torch.py").write_text("print('torch'); uint64 = int32 = float64 = Tensor = None")
+    program = """
+import sys
+import numpy as np
+from mace_jax.structures.neighbor_list import neighbor_list
+from mace_jax.structures.structure import Structure
+atoms = Structure(np.array([1, 1]), np.eye(2, 3), np.zeros((3, 3)), np.zeros(3, bool))
+for _ in range(2):
+    print(len(neighbor_list(atoms, 2.0).senders))
+print("torch" in sys.modules)
+import vesin._neighbors
+print(vesin._neighbors.HAS_TORCH)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["2", "2", "False", "torch", "True"]

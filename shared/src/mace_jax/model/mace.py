@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import e3nn_jax as e3nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,6 +32,7 @@ from mace_jax.model.readout import (
     NonLinearDipoleReadoutBlock,
     NonLinearReadoutBlock,
 )
+from mace_jax.model.spherical_harmonics import spherical_harmonics
 
 _LAST_READOUTS = {
     block.__name__: block for block in (NonLinearReadoutBlock, NonLinearBiasReadoutBlock)
@@ -118,10 +118,7 @@ class MessagePassing(nnx.Module):
     def _harmonics(self, vectors: Array, batch: GraphBatch) -> tuple[Array, dict[Irrep, Array]]:
         """Return the spherical harmonics of pairs, and in slots, as ``Edges`` has them."""
         irreps = self.irreps.harmonics
-        names = [e3nn.Irrep(irrep.l, (-1) ** irrep.l) for irrep in irreps]
-        of_pairs = e3nn.spherical_harmonics(
-            e3nn.Irreps(names), vectors, normalize=True, normalization="component"
-        ).array
+        of_pairs = spherical_harmonics(vectors, max(irrep.l for irrep in irreps))
         slots = slots_from_pairs(of_pairs, batch)
         direction = batch.table.slot_direction.astype(vectors.dtype)[..., None]
         return of_pairs, {

@@ -1,6 +1,8 @@
 """Neighbour lists: the directed edges of the graph that MACE sees."""
 
-from typing import NamedTuple
+import sys
+from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,8 +52,6 @@ def neighbor_list(structure: Structure, r_max: float) -> Edges:
     Raises:
         DataError: two atoms sit at the same place, or a periodic direction has no cell vector.
     """
-    from vesin import NeighborList
-
     periodic, place = structure.pbc, structure.place
     lengths = np.linalg.norm(structure.cell, axis=1)
     if (periodic & (lengths == 0)).any():
@@ -61,7 +61,8 @@ def neighbor_list(structure: Structure, r_max: float) -> Edges:
         )
         raise DataError(message)
     try:
-        receivers, senders, shifts, distances = NeighborList(cutoff=r_max, full_list=True).compute(
+        search = _neighbor_list_class()(cutoff=r_max, full_list=True)
+        receivers, senders, shifts, distances = search.compute(
             points=structure.positions,
             box=structure.cell,
             periodic=[bool(flag) for flag in periodic],
@@ -84,3 +85,23 @@ def neighbor_list(structure: Structure, r_max: float) -> Edges:
         receivers[order].astype(np.int32),
         -shifts[order].astype(np.int32),
     )
+
+
+@cache
+def _neighbor_list_class() -> Any:
+    """Return vesin's ``NeighborList``, imported as if torch and cupy were not installed.
+
+    vesin imports them for tensors of theirs, which costs seconds and 170 MB. Whoever imports vesin
+    after this gets it with both.
+    """
+    fresh = "vesin" not in sys.modules
+    hidden = {"torch", "cupy"} - sys.modules.keys() if fresh else set()
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: not to be found
+    try:
+        from vesin import NeighborList
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+        for name in [name for name in sys.modules if fresh and name.partition(".")[0] == "vesin"]:
+            del sys.modules[name]
+    return NeighborList

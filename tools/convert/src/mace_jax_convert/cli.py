@@ -116,7 +116,7 @@ def _require_network() -> None:
 
     from mace_jax.errors import ConfigError
 
-    if any(find_spec(name) is None for name in ("jax", "flax", "e3nn_jax", "extxyz", "vesin")):
+    if any(find_spec(name) is None for name in ("jax", "flax", "extxyz", "vesin")):
         message = (
             "--predict and --verify compute with the network, which is not installed; "
             'pip install "./tools/convert[model]"'
