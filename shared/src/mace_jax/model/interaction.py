@@ -19,6 +19,7 @@ from mace_jax.batching.graph_batch import GraphBatch
 from mace_jax.equivariance.irreps import SCALAR, Irrep, Irreps
 from mace_jax.equivariance.wigner_3j import wigner_3j
 from mace_jax.model.backend import Backend
+from mace_jax.model.components import scaled
 from mace_jax.model.gate import gated
 from mace_jax.model.initial_weights import uniform
 from mace_jax.model.irreps import Features, complete
@@ -82,21 +83,38 @@ def channelwise_convolution(
     sums: dict[Irrep, list[Array]] = {}
     for path, weight in zip(paths, weights, strict=True):
         if path.node in features:
-            symbol = wigner_3j(path.node.l, path.edge.l, path.message.l)
-            coupling = jnp.asarray(path.message.dim**0.5 * symbol, weight.dtype)
-            harmonics = jnp.einsum("rkb,abc->rkac", edges.harmonics[path.edge], coupling)
-            weighted = sent[path.node] * weight[:, :, None]
-            n_row, _, _, channels = weighted.shape
-            rows = products_in_rows(
-                "rxc,rxu->rcu",
-                harmonics.reshape(n_row, -1, path.message.dim),
-                weighted.reshape(n_row, -1, channels),
-            )
+            weighted = scaled(weight, sent[path.node])
+            rows = _coupled_sum(edges.harmonics[path.edge], weighted, path)
             summed = nodes_from_rows(rows, edges.batch)
         else:
             summed = jnp.zeros((n_node, path.message.dim, path.channels), weight.dtype)
         sums.setdefault(path.message, []).append(summed)
     return {irrep: jnp.concatenate(parts, axis=-1) for irrep, parts in sums.items()}
+
+
+def _coupled_sum(harmonics: Array, features: Array, path: Path) -> Array:
+    """Couple both in every slot and sum over the slots.
+
+    Args:
+        harmonics: ``[n_row, n_neighbor, 2l+1]``.
+        features: ``[n_row, n_neighbor, 2l+1, channels]``.
+        path: the coupling.
+
+    Returns: ``[n_row, 2l+1, channels]``.
+    """
+    n_row, n_neighbor, _, channels = features.shape
+    if path.edge == SCALAR:  # components stay what they are, as further channels
+        rows = products_in_rows("rxc,rxu->rcu", harmonics, features.reshape(n_row, n_neighbor, -1))
+        return rows.reshape(n_row, -1, channels)
+    if path.node != SCALAR:  # with a scalar, each component of the harmonics has one of the message
+        symbol = wigner_3j(path.node.l, path.edge.l, path.message.l)
+        coupling = jnp.asarray(path.message.dim**0.5 * symbol, harmonics.dtype)
+        harmonics = jnp.einsum("rkb,abc->rkac", harmonics, coupling)
+    return products_in_rows(
+        "rxc,rxu->rcu",
+        harmonics.reshape(n_row, -1, path.message.dim),
+        features.reshape(n_row, -1, channels),
+    )
 
 
 class BlockOptions(NamedTuple):

@@ -1,6 +1,6 @@
 """Sums of products of rows, whose derivatives of any order are sums of products again.
 
-XLA differentiates a gather into a scatter, which is slow on every processor. Here the derivative
+JAX differentiates a gather into a scatter, which XLA does one by one on a CPU. Here the derivative
 is another gather, from a table of which terms contribute to which row.
 """
 

@@ -22,6 +22,7 @@ from mace_jax.model.backend import DENSE, Backend
 from mace_jax.model.constant import constant
 from mace_jax.model.initial_weights import normal
 from mace_jax.model.irreps import Features
+from mace_jax.model.matrix_products import products_in_rows
 from mace_jax.model.sums_of_products import Terms, sums_of_products
 
 
@@ -104,12 +105,12 @@ class SymmetricContraction(nnx.Module):
             )
         one_hot = (species[:, None] == jnp.arange(self.n_elements)).astype(x.dtype)
         of_node = {
-            order: jnp.einsum("ne,erc->nrc", one_hot, array) for order, array in weights.items()
+            order: jnp.einsum("ne,erc->rnc", one_hot, array) for order, array in weights.items()
         }
         return self._contract(x, of_node)
 
     def _contract(self, x: Array, weights: Mapping[tuple[Irrep, int], Array]) -> Features:
-        """Contract with weights of each node, ``[n_node, n_basis, channels]``."""
+        """Contract with weights of each node, ``[n_basis, n_node, channels]``."""
         n_node, n_components, channels = x.shape
         components = x.swapaxes(0, 1).reshape(n_components, -1)
         orders = [
@@ -124,9 +125,10 @@ class SymmetricContraction(nnx.Module):
         result = {target: [nothing] * target.dim for target in self.targets}
         products = sums_of_products(sums, (components,))
         for (target, degree, m, coupling), product in zip(orders, products, strict=True):
-            coupled = jnp.asarray(coupling.coefficients, x.dtype) @ product
-            coupled = coupled.reshape(-1, n_node, channels).swapaxes(0, 1)
-            result[target][m] += (weights[target, degree] * coupled).sum(axis=1)
+            coefficients = jnp.asarray(coupling.coefficients, x.dtype)
+            coupled = products_in_rows("rbm,rmx->rbx", coefficients[None], product[None])
+            coupled = coupled.reshape(-1, n_node, channels)
+            result[target][m] += (weights[target, degree] * coupled).sum(axis=0)
         return {target: jnp.stack(components, axis=1) for target, components in result.items()}
 
     def _weights(self, target: Irrep, degree: int) -> Array:
