@@ -513,3 +513,16 @@ def test_impossible_options_are_refused(model, tmp_path):
 def test_a_lone_atom_has_no_forces(calculator):
     atom = Atoms("O", [[0.3, -0.2, 0.1]], calculator=calculator)
     assert_array_equal(atom.get_forces(), np.zeros((1, 3)))
+
+
+def test_any_movement_is_computed_anew_and_nothing_else_is(calculator, molecule):
+    molecule.calc = calculator
+    before = molecule.get_forces()
+    molecule.set_initial_magnetic_moments(np.ones(len(molecule)))
+    assert calculator.check_state(molecule) == []
+    molecule.positions[0, 0] = np.nextafter(molecule.positions[0, 0], np.inf)
+    assert calculator.check_state(molecule) == ["positions"]
+    molecule.positions[0, 0] += 1e-7
+    assert not np.array_equal(molecule.get_forces(), before)
+    molecule.pbc = not molecule.pbc.all()
+    assert calculator.check_state(molecule) == ["pbc"]
