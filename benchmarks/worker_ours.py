@@ -23,7 +23,6 @@ from mace_jax.batching.graph_batch import GraphBatch
 from mace_jax.batching.loader import PlannedLoader
 from mace_jax.batching.plan import GraphSizes, padded_caps
 from mace_jax.calculator import MACECalculator
-from mace_jax.memory import keep_memory
 from mace_jax.model.computing import computing
 from mace_jax.model.energy_forces import energy_and_forces
 from mace_jax.model.load import graph_builder, load_model, split_trainable
@@ -169,7 +168,7 @@ class Calculate(Dynamics):
 
     def __init__(self, *, network: str, dtype: str, system: str, data: str) -> None:
         """Load the calculator."""
-        keep_memory()
+        set_up(dtype)
         super().__init__(
             systems.moving_structure(system, data), MACECalculator(network, dtype=dtype)
         )

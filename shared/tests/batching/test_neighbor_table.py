@@ -1,5 +1,7 @@
 """The neighbour table against the directed edges that it is made of."""
 
+from dataclasses import astuple
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -180,3 +182,34 @@ def test_rows_that_are_left_over_belong_to_the_last_atom():
 @pytest.mark.parametrize(("n_neighbor", "expected"), [(1, 21), (2, 12), (3, 9), (10, 4), (99, 4)])
 def test_an_atom_has_as_many_rows_as_its_neighbours_fill(n_neighbor, expected):
     assert n_rows(np.array([0, 1, 10, 9]), n_neighbor).sum() == expected
+
+
+@st.composite
+def caps_of_any_shape(draw):
+    n_node, n_edge, n_graph, n_neighbor, spare = draw(st.tuples(*[st.integers(1, 20)] * 5))
+    return Caps(n_node, n_edge, n_graph, n_neighbor, n_node + spare - 1)
+
+
+several_caps = st.lists(caps_of_any_shape(), min_size=1, max_size=4)
+
+
+@settings(deadline=None)
+@given(several_caps, st.randoms(use_true_random=False))
+def test_covering_caps_are_no_smaller_than_any_in_whatever_order(several, random):
+    covering = Caps.covering(several)
+    for caps in several:
+        assert all(np.greater_equal(astuple(covering), astuple(caps)))
+    assert Caps.covering(random.sample(several, len(several))) == covering
+    assert Caps.covering([*several, covering]) == covering
+
+
+@settings(deadline=None)
+@given(caps_of_any_shape())
+def test_caps_cover_themselves(caps):
+    assert Caps.covering([caps]) == caps
+
+
+@settings(max_examples=60, deadline=None)
+@given(lists_of_edges(), st.integers(1, 20), several_caps)
+def test_what_fits_in_one_fits_in_the_covering_caps(lists, n_neighbor, others):
+    check(lists, Caps.covering([caps_of(lists, n_neighbor), *others]))
