@@ -66,9 +66,9 @@ def _about(result: dict[str, Any]) -> str:
         f"{about['memory_gb']:.0f} GB; load before: {load}. Python {about['python']}, "
         + ", ".join(f"{name} {version}" for name, version in versions.items())
         + f". Data: {result['data']}.\n\n"
-        "Medians of turns taken in one run, on all cores unless said, with the same weights. Ratios are "
-        "mace-torch's time over ours. *Huge pages*: mace-torch, told from outside to hold memory "
-        f"as our commands do. †: others kept more than {_QUIET} cores busy meanwhile."
+        "Medians of turns taken in one run, on all cores unless said, with the same weights. "
+        "Ratios are mace-torch's time over ours. *Huge pages*: mace-torch, told from outside to "
+        f"hold memory as our commands do. †: others kept more than {_QUIET} cores busy meanwhile."
     )
 
 

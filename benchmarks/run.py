@@ -4,9 +4,10 @@
 needs one environment with these packages, torch, mace-torch and matplotlib. It writes
 ``benchmark.json`` with every repeat, ``benchmark.md`` and ``benchmark.png``.
 
-Each program runs in a process of its own for each case, on all cores unless said, while the others wait. They
-take turns, so a slow minute of the machine hits all of them. Both have the same weights, converted,
-and a case is timed only after all agree on its first loss, or its first energies and forces.
+Each program runs in a process of its own for each case, on all cores unless said, while the others
+wait. They take turns, so a slow minute of the machine hits all of them. All have the same weights,
+converted, and a case is timed only after they agree on its first loss, or its first energies and
+forces.
 """
 
 import argparse
