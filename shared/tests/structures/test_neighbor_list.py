@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mace_jax.errors import DataError
-from mace_jax.structures.neighbor_list import Edges, neighbor_list, reverse_edges
+from mace_jax.structures.neighbor_list import Edges, neighbor_list, pair_list, reverse_edges
 from mace_jax.structures.structure import Structure
 
 
@@ -228,3 +228,12 @@ print(vesin._neighbors.HAS_TORCH)
         check=True,
     )
     assert done.stdout.split() == ["2", "2", "False", "torch", "True"]
+
+
+def test_a_pair_list_has_one_of_each_edge_and_its_reverse(crystal):
+    edges = neighbor_list(crystal, 5.0)
+    pairs = pair_list(edges)
+    reversed_pairs = (pairs.receivers, pairs.senders, -pairs.shifts)
+    assert len(edges.senders) == 2 * len(pairs.senders) > 0
+    assert as_set(pairs) | as_set(reversed_pairs) == as_set(edges)
+    assert (np.diff(pairs.receivers) >= 0).all()

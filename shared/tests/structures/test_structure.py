@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mace_jax.errors import DataError
-from mace_jax.structures.structure import check_structure, volume
+from mace_jax.structures.structure import check_structure, structure_digest, volume
 
 
 def with_property(structure, name, value):
@@ -27,6 +27,30 @@ def test_volume_is_that_of_the_physical_cell(water, crystal):
     assert volume(dataclasses.replace(crystal, cell=crystal.cell[::-1])) > 0
     assert volume(water) == np.inf
     assert volume(dataclasses.replace(crystal, pbc=np.zeros(3, dtype=bool))) == np.inf
+
+
+def test_a_digest_names_the_geometry_and_nothing_else(crystal):
+    same = dataclasses.replace(crystal, properties={}, weight=9.0, head="b", place="elsewhere")
+    assert structure_digest(same) == structure_digest(crystal)
+    changes = {
+        "atomic_numbers": crystal.atomic_numbers[::-1],
+        "positions": spoilt(crystal.positions, (1, 2), np.nextafter(1.2, 2)),
+        "cell": spoilt(crystal.cell, (0, 0), 3.2),
+        "pbc": spoilt(crystal.pbc, 2, False),
+    }
+    digests = {
+        structure_digest(dataclasses.replace(crystal, **{name: value}))
+        for name, value in changes.items()
+    }
+    assert len(digests | {structure_digest(crystal)}) == 5
+
+
+def test_a_digest_takes_minus_zero_for_zero(water):
+    assert (water.positions == 0).any()
+    mirrored = np.where(water.positions == 0, -0.0, water.positions)
+    assert structure_digest(dataclasses.replace(water, positions=mirrored)) == structure_digest(
+        water
+    )
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -46,6 +46,26 @@ def reverse_edges(edges: Edges) -> NDArray[np.int64]:
     return reverse
 
 
+class PairList(NamedTuple):
+    """Every pair of neighbours once: of an edge and its reverse the one that is first in ``Edges``.
+
+    Attributes:
+        senders, receivers: int32 ``[n_pair]``.
+        shifts: int32 ``[n_pair, 3]``, cell vectors crossed.
+    """
+
+    senders: NDArray[np.int32]
+    receivers: NDArray[np.int32]
+    shifts: NDArray[np.int32]
+
+
+def pair_list(edges: Edges) -> PairList:
+    """Return every pair once, in the order of ``edges``."""
+    reverse = reverse_edges(edges)
+    first = np.arange(len(reverse)) < reverse
+    return PairList(*(array[first] for array in edges))
+
+
 def neighbor_list(structure: Structure, r_max: float) -> Edges:
     """Return all pairs closer than ``r_max`` Å, both directions, periodic images included.
 

@@ -1,5 +1,6 @@
 """One atomic structure with whatever labels it has; the unit that flows through the chain."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,6 +58,22 @@ class Structure:
     def __len__(self) -> int:
         """Return the number of atoms."""
         return len(self.atomic_numbers)
+
+
+def structure_digest(structure: Structure) -> str:
+    """Return 32 hexadecimal digits that name the geometry: elements, positions, cell and pbc.
+
+    Labels, weights and where it was read do not count: frames that differ in these alone are equal.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for array, kind in (
+        (structure.atomic_numbers, "<i8"),
+        (structure.positions, "<f8"),
+        (structure.cell, "<f8"),
+        (structure.pbc, "|b1"),
+    ):
+        digest.update(np.where(array == 0, 0, array).astype(kind).tobytes())  # -0.0 is 0.0
+    return digest.hexdigest()
 
 
 def volume(structure: Structure) -> float:
