@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mace_jax.preparation.sources import OnBad, Source, keys_present, stream_source
+from mace_jax.preparation.sources import OnBad, Source, stream_source
 from mace_jax.preparation.splits import SplitName
 from mace_jax.preparation.spool import Spool
-from mace_jax.errors import DataError
 from mace_jax.structures.isolated_atoms import IsolatedAtoms, is_isolated_atom
 from mace_jax.structures.label_keys import LabelCounts, LabelKeys
 from mace_jax.structures.structure import Structure

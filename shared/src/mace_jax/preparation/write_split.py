@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mace_jax.artifacts.dataset import Dataset, DatasetWriter, dataset_files
 from mace_jax.artifacts.index import IndexWriter, index_row, merge_indices
+from mace_jax.artifacts.provenance import file_sha256, files_sha256
 from mace_jax.structures.neighbor_list import neighbor_list, pair_list
 from mace_jax.structures.statistics import TrainingSums
 
@@ -110,8 +111,7 @@ def write_split(
         sums.merge(part)
     parts = {job.target: job.index for job in jobs}
     in_order = [parts[path] for path in dataset_files(folder)]
-    with Dataset(folder) as dataset:
-        merge_indices(in_order, index, provenance, dataset.path.name, dataset.sha256())
+    merge_indices(in_order, index, provenance, files_sha256(dataset_files(folder)), folder.name)
     for part in in_order:
         part.unlink()
     return sums
@@ -145,34 +145,36 @@ def _die_with_parent(parent: int) -> None:
 
 def _write_file(job: _Job) -> TrainingSums:
     form, sums = job.form, TrainingSums(job.form.r_max)
-    with (
-        Dataset(job.spooled.path) as spool,
-        DatasetWriter(
-            job.target,
-            job.provenance,
-            layout=form.layout,
-            n_in_set=job.n_in_set,
-            shard=job.shard,
-            r_max=form.r_max if form.store_edges else None,
-        ) as writer,
-        IndexWriter(job.index, job.provenance, r_max=form.r_max) as index,
-    ):
-        for first in range(0, len(job.order), form.block):
-            block = slice(first, first + form.block)
-            structures, rows, pairs = [], [], []
-            for read, (source, frame) in zip(
-                spool.read(job.order[block]), job.spooled.origins[block], strict=True
-            ):
-                path = job.spooled.sources[source]
-                structure = replace(read, place=f"{path}: frame {frame}")
-                edges = neighbor_list(structure, form.r_max)
-                n_neighbors = np.bincount(edges.receivers, minlength=len(structure))
-                sums.add(structure, n_neighbors)
-                rows.append(index_row(structure, n_neighbors, path.name, int(frame)))
-                structures.append(structure)
-                pairs.append(pair_list(edges) if form.store_edges else None)
-            writer.write(structures, pairs if form.store_edges else None)
-            index.write(rows)
+    with IndexWriter(job.index, job.provenance, r_max=form.r_max) as index:
+        with (
+            Dataset(job.spooled.path) as spool,
+            DatasetWriter(
+                job.target,
+                job.provenance,
+                layout=form.layout,
+                n_in_set=job.n_in_set,
+                shard=job.shard,
+                r_max=form.r_max if form.store_edges else None,
+            ) as writer,
+        ):
+            for first in range(0, len(job.order), form.block):
+                block = slice(first, first + form.block)
+                structures = spool.read(job.order[block])
+                origins = job.spooled.origins[block]
+                rows, pairs = [], []
+                for number, (source, frame) in enumerate(origins.tolist()):
+                    path = job.spooled.sources[source]
+                    place = f"{path}: frame {frame}"
+                    structure = structures[number] = replace(structures[number], place=place)
+                    edges = neighbor_list(structure, form.r_max)
+                    n_neighbors = np.bincount(edges.receivers, minlength=len(structure))
+                    sums.add(structure, n_neighbors)
+                    rows.append(index_row(structure, n_neighbors, path.name, frame))
+                    if form.store_edges:
+                        pairs.append(pair_list(edges))
+                writer.write(structures, pairs if form.store_edges else None)
+                index.write(rows)
+        index.dataset_sha256 = file_sha256(job.target)
     return sums
 
 

@@ -1,7 +1,5 @@
 """The command line of mace-jax-preprocess."""
 
-import ast
-import math
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,6 @@ from mace_jax.cli.options import (
     force_option,
     reproducible_option,
 )
-from mace_jax.errors import ConfigError
 
 _LABELS = ("energy", "forces", "stress", "virials", "dipole", "charges", "polarizability")
 _SCALINGS = ("rms_forces_scaling", "std_scaling", "no_scaling")

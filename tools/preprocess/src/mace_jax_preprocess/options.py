@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mace_jax.elements import sorted_elements, species_index
-from mace_jax.errors import ConfigError
-from mace_jax.preparation.sources import OnBad, Source
+from mace_jax.preparation.sources import Source
 from mace_jax.preparation.splits import Fractions, SplitName, by_geometry, by_group
 from mace_jax.preparation.write_split import Form, Layout
 from mace_jax.structures.label_keys import LabelKeys

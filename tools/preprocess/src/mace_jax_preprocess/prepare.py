@@ -1,22 +1,15 @@
 """Read everything, divide it, and write datasets, indices and statistics in one go."""
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from mace_jax.artifacts.atomic_write import atomic_directory_entries, require_absent
-from mace_jax.artifacts.partial_statistics import write_partial_statistics
 from mace_jax.artifacts.provenance import make_provenance
-from mace_jax.errors import DataError
-from mace_jax.preparation.collect import Choice, Collected, collect
-from mace_jax.preparation.write_split import Spooled, write_split
-from mace_jax.structures.statistics import TrainingSums
-from mace_jax_preprocess.divide import Split, divide, files_of
+from mace_jax.preparation.collect import Choice, collect
 from mace_jax_preprocess.options import Options
 from mace_jax_preprocess.skipped import Skipped
-from mace_jax_preprocess.training_statistics import write_training_statistics
 
 log = logging.getLogger(__name__)
 
