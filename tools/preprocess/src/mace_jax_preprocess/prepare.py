@@ -24,7 +24,7 @@ from mace_jax.preparation import (
     training_statistics,
     write_shards,
 )
-from mace_jax.structures.atomic_energies import take_isolated_atoms
+from mace_jax.structures.isolated_atoms import take_isolated_atoms
 from mace_jax.structures.label_keys import LabelKeys
 from mace_jax.structures.statistics import Statistics
 from mace_jax.structures.structure import Structure
