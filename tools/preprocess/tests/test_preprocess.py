@@ -198,10 +198,10 @@ def test_statistics_by_hand(preprocess, folder):
     assert document["std"] == pytest.approx(np.sqrt(np.mean(forces**2)))
 
 
-def test_element_that_does_not_occur_gets_a_warning(preprocess, capfd):
+def test_no_average_of_an_element_that_does_not_occur(preprocess, capfd):
     arguments = ["--compute_statistics", "--E0s", "average", "--atomic_numbers", "1,6,8"]
-    assert preprocess(*arguments) == 0
-    assert "warning: E0 of element 6 is 0 eV" in capfd.readouterr().err
+    assert preprocess(*arguments) == 1
+    assert "E0s 'average': no E0 for C (6)" in capfd.readouterr().err
 
 
 def test_config_type_weights_multiply_those_of_the_frame(preprocess, folder):

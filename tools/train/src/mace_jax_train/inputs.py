@@ -37,9 +37,11 @@ from mace_jax.preparation import (
     split_evenly,
     write_shards,
 )
-from mace_jax.structures.atomic_energies import require_atomic_energies, take_isolated_atoms
+from mace_jax.structures.atomic_energies import require_atomic_energies
+from mace_jax.structures.isolated_atoms import take_isolated_atoms
 from mace_jax.structures.label_keys import LabelKeys
-from mace_jax.structures.statistics import Statistics, compute_statistics
+from mace_jax.structures.statistics import Statistics
+from mace_jax.structures.training_sums import compute_statistics
 from mace_jax.tracking import Track
 from mace_jax_train.run_files import RunFiles
 
