@@ -72,17 +72,17 @@ def write_split(
     spooled: Spooled,
     files: Mapping[str, NDArray[np.int64]],
     folder: Path,
-    index: Path,
+    indices: Path,
     provenance: dict[str, Any],
     form: Form,
 ) -> TrainingSums:
-    """Write the files of a split and its index.
+    """Write the files of a split, each with an index of its own for ``join_indices``.
 
     Args:
         spooled: the structures.
         files: name of each file -> numbers of its structures, in order.
         folder: of the dataset; nothing else is in it.
-        index: the Parquet file.
+        indices: folder of the indices.
         provenance: record of ``make_provenance``.
         form: how to write.
 
@@ -91,14 +91,15 @@ def write_split(
     Raises:
         DataError: a structure is impossible; any failure of a writer is raised here.
     """
-    index.parent.mkdir(parents=True, exist_ok=True)
+    for made in (folder, indices):
+        made.mkdir(parents=True)
     n_in_set = sum(map(len, files.values()))
     jobs = [
         _Job(
             spooled._replace(origins=spooled.origins[order]),
             order,
             folder / name,
-            index.with_name(f"{index.stem}.{name}.part"),
+            _index_of(indices, folder / name),
             n_in_set,
             (number, len(files)),
             provenance,
@@ -109,12 +110,31 @@ def write_split(
     sums = TrainingSums(form.r_max)
     for part in _run(jobs, form.n_process):
         sums.merge(part)
-    parts = {job.target: job.index for job in jobs}
-    in_order = [parts[path] for path in dataset_files(folder)]
-    merge_indices(in_order, index, provenance, files_sha256(dataset_files(folder)), folder.name)
-    for part in in_order:
-        part.unlink()
     return sums
+
+
+def join_indices(folder: Path, indices: Path, target: Path, provenance: dict[str, Any]) -> None:
+    """Write the index of a dataset from those of its files.
+
+    Args:
+        folder: of the dataset.
+        indices: folder with the index of each file.
+        target: the Parquet file.
+        provenance: record of ``make_provenance``.
+    """
+    files = dataset_files(folder)
+    target.parent.mkdir(exist_ok=True)
+    merge_indices(
+        [_index_of(indices, file) for file in files],
+        target,
+        provenance,
+        files_sha256(files),
+        folder.name,
+    )
+
+
+def _index_of(indices: Path, file: Path) -> Path:
+    return indices / f"{file.stem}.parquet"
 
 
 def _run(jobs: list[_Job], n_process: int) -> Iterator[TrainingSums]:

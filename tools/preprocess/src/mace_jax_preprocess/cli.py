@@ -58,7 +58,9 @@ class Shard(click.ParamType):
     ),
 )
 @click.option(
-    "--train-file", type=Paths(), help="extxyz (.gz, .zst, -), HDF5 or what ASE reads; list or glob"
+    "--train-file",
+    type=Paths(),
+    help="extxyz (plain, .gz, .zst, -), HDF5, or what ASE reads; a list or glob",
 )
 @click.option("--valid-file", type=Paths(), help="validation data; else a fraction of training")
 @click.option("--test-file", type=Paths(), help="test data, one file per config_type")
@@ -96,5 +98,97 @@ class Shard(click.ParamType):
 @click.option("--merge", is_flag=True, help="join the parts that --shard made below --h5_prefix")
 @force_option
 @reproducible_option
-def main(h5_prefix: Path, config_type_weights: str, **options: Any) -> Result:
+def main(check: bool, merge: bool, **flags: Any) -> Result:
     """Turn DFT data into HDF5 datasets that Torch MACE reads, too, and statistics.json."""
+    from mace_jax_preprocess.check import check_sources
+    from mace_jax_preprocess.merge import merge_parts
+    from mace_jax_preprocess.prepare import prepare
+
+    options = _options(**flags)
+    if merge:
+        return Result(options.h5_prefix, merge_parts(options))
+    if not options.sources():
+        message = "--train_file: is missing; give it, or --merge to join parts"
+        raise ConfigError(message)
+    if check:
+        return check_sources(options)
+    return Result(options.folder, prepare(options))
+
+
+def _options(
+    train_file: tuple[Path, ...] | None,
+    valid_file: tuple[Path, ...] | None,
+    test_file: tuple[Path, ...] | None,
+    config_type_weights: str,
+    head_key: str,
+    group_key: str | None,
+    heads: str | None,
+    shard: tuple[int, int] | None,
+    **flags: Any,
+) -> Any:
+    """Return the flags as the rest of the tool knows them."""
+    from mace_jax.structures.label_keys import LabelKeys
+    from mace_jax_preprocess.options import Options
+
+    given = {name: flags.pop(f"{name}_key") for name in _LABELS}
+    if (flags["split"] == "group") != (group_key is not None):
+        message = "--split group and --group-key: one without the other; give both or none"
+        raise ConfigError(message)
+    if flags["store_edges"] and flags["layout"] == "mace":
+        message = "--store-edges: layout mace has no place for them; add --layout flat"
+        raise ConfigError(message)
+    return Options(
+        train_file=_expanded(train_file),
+        valid_file=_expanded(valid_file),
+        test_file=_expanded(test_file),
+        config_type_weights=_parse_weights(config_type_weights),
+        keys=LabelKeys(
+            {name: key for name, key in given.items() if key}, head=head_key, group=group_key
+        ),
+        heads=_parse_heads(heads),
+        part=(shard[0] - 1, shard[1]) if shard else None,
+        **flags,
+    )
+
+
+def _expanded(patterns: tuple[Path, ...] | None) -> tuple[Path, ...]:
+    from mace_jax.structures.input_files import expand_inputs
+
+    return tuple(expand_inputs(patterns or ()))
+
+
+def _parse_heads(text: str | None) -> dict[str, dict[str, Any]]:
+    """Read ``--heads``, a dict of dicts; file names become paths, a list of them or one."""
+    if text is None:
+        return {}
+    names = {"train_file", "valid_file", "test_file", "E0s"}
+    try:
+        heads = {str(head): dict(files) for head, files in ast.literal_eval(text).items()}
+        known = all(files and files.keys() <= names for files in heads.values())
+    except (ValueError, SyntaxError, AttributeError, TypeError):
+        known = False
+    if not known:
+        message = (
+            f"--heads: {text!r}, expected a dict of dicts with some of {sorted(names)}, such as "
+            "\"{'surface': {'train_file': 's.xyz', 'E0s': 'average'}}\""
+        )
+        raise ConfigError(message)
+    for files in heads.values():
+        for name in names & files.keys() - {"E0s"}:
+            paths = [files[name]] if isinstance(files[name], str) else files[name]
+            files[name] = _expanded(tuple(map(Path, paths)))
+    return heads
+
+
+def _parse_weights(text: str) -> dict[str, float]:
+    try:
+        weights = {str(name): float(weight) for name, weight in ast.literal_eval(text).items()}
+    except (ValueError, SyntaxError, AttributeError, TypeError):
+        weights = {"": math.nan}
+    if not all(math.isfinite(weight) and weight >= 0 for weight in weights.values()):
+        message = (
+            f"--config_type_weights: {text!r}, expected a dict of numbers ≥ 0 "
+            "such as '{\"Default\": 1.0}'"
+        )
+        raise ConfigError(message)
+    return weights

@@ -5,7 +5,7 @@ import random
 import re
 from array import array
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +26,13 @@ class Split:
 
     Attributes:
         name: ``train``, ``valid`` or ``test``.
+        role: of the files that they were read from, ``train`` for a fraction of these.
         spool: where they are.
         order: their numbers in there.
     """
 
     name: str
+    role: str
     spool: Spool
     order: Order
 
@@ -41,10 +43,15 @@ def divide(spools: Mapping[str, Spool], options: Options) -> list[Split]:
     Raises:
         ConfigError: there is nothing to train on, or too little to divide.
     """
-    splits = [Split(name, spool, np.arange(len(spool))) for name, spool in spools.items()]
-    orders = {split.name: split for split in splits}
+    given = options.given_splits()
+    orders = {
+        name: Split(name, name if name in given else "train", spool, np.arange(len(spool)))
+        for name, spool in spools.items()
+    }
     if "train" not in orders:
-        message = "--train_file: no structure is left to train on; give more data or a smaller fraction"
+        message = (
+            "--train_file: no structure is left to train on; give more data or smaller fractions"
+        )
         raise ConfigError(message)
     if options.split == "random":
         orders |= _divided_by_chance(orders["train"], options)
@@ -72,19 +79,19 @@ def _divided_by_chance(train: Split, options: Options) -> dict[str, Split]:
     for n_waiting, (name, wanted) in zip((len(taken), 1), taken.items(), strict=False):
         last = min(first + wanted, n - n_waiting)  # one at least for each of the others
         chosen = np.sort(permutation[first:last])
-        result[name] = Split(name, train.spool, train.order[chosen])
+        result[name] = replace(train, name=name, order=train.order[chosen])
         log.info(
             "%s: %d of %d training structures, by seed %d", name, len(chosen), n, options.seed
         )
         first = last
-    result["train"] = Split("train", train.spool, train.order[np.sort(permutation[first:])])
+    result["train"] = replace(train, order=train.order[np.sort(permutation[first:])])
     return result
 
 
 def _shuffled(split: Split, generator: random.Random) -> Split:
     order = array("q", split.order.tolist())
     generator.shuffle(order)
-    return Split(split.name, split.spool, np.array(order))
+    return replace(split, order=np.array(order))
 
 
 def files_of(split: Split, n_process: int) -> dict[str, Order]:

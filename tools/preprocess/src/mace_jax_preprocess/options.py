@@ -13,6 +13,7 @@ from mace_jax.structures.label_keys import LabelKeys
 from mace_jax.structures.statistics import Scaling
 from mace_jax.structures.structure import Structure
 
+TOOL = "mace-jax-preprocess"
 _SPLITS: tuple[SplitName, ...] = ("train", "valid", "test")
 
 
@@ -47,6 +48,18 @@ class Options:
     force: bool
     reproducible: bool
 
+    @property
+    def folder(self) -> Path:
+        """Return where the output goes: the prefix, or the folder of a part of several below it."""
+        if self.part is None:
+            return self.h5_prefix
+        return self.h5_prefix / "parts" / f"{self.part[0] + 1}of{self.part[1]}"
+
+    def e0s_of_heads(self) -> str | None:
+        """Return ``e0s``, or those of each head as one dict literal."""
+        of_heads = {head: files["E0s"] for head, files in self.heads.items() if "E0s" in files}
+        return repr(of_heads) if of_heads else self.e0s
+
     def sources(self) -> list[Source]:
         """Return the files to read, those of heads after those of none."""
         sources = [
@@ -60,9 +73,13 @@ class Options:
             ]
         return sources
 
+    def given_splits(self) -> set[str]:
+        """Return the splits that have files of their own."""
+        return {source.split for source in self.sources()}
+
     def fractions(self) -> Fractions:
         """Return what is taken from the training data; nothing where a file is given."""
-        given = {source.split for source in self.sources()}
+        given = self.given_splits()
         return Fractions(
             0.0 if "valid" in given else self.valid_fraction,
             0.0 if "test" in given else self.test_fraction,

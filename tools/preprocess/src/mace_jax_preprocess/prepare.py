@@ -1,48 +1,53 @@
 """Read everything, divide it, and write datasets, indices and statistics in one go."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from mace_jax.artifacts.atomic_write import atomic_directory_entries, require_absent
-from mace_jax.artifacts.provenance import make_provenance
-from mace_jax.preparation.collect import Choice, collect
-from mace_jax_preprocess.options import Options
+from mace_jax.artifacts.provenance import Input, make_provenance
+from mace_jax.artifacts.training_sums import write_training_sums
+from mace_jax.errors import DataError
+from mace_jax.preparation.collect import Choice, Collected, collect
+from mace_jax.preparation.sources import Source, keys_present
+from mace_jax.preparation.write_split import Spooled, join_indices, write_split
+from mace_jax.structures.training_sums import TrainingSums
+from mace_jax_preprocess.divide import Split, divide, files_of
+from mace_jax_preprocess.options import TOOL, Options
 from mace_jax_preprocess.skipped import Skipped
+from mace_jax_preprocess.statistics_file import write_statistics_file
 
 log = logging.getLogger(__name__)
 
-TOOL = "mace-jax-preprocess"
 FOLDERS = {"train": "train", "valid": "val", "test": "test"}
-# What is written below the prefix; the last one last, so that with it the set is complete.
+SUMS = "sums.json"
+# What is written below the prefix, or for a part; with the last one the set is complete.
 OUTPUTS = (*FOLDERS.values(), "index", "skipped.txt", "statistics.json")
-PART_OUTPUTS = (*FOLDERS.values(), "index", "skipped.txt", "sums.json")
+OUTPUTS_OF_PART = (*FOLDERS.values(), "index", "skipped.txt", SUMS)
 
 
-def prepare(options: Options) -> tuple[Path, dict[str, Any]]:
-    """Write ``train/``, ``val/``, ``test/``, ``index/`` and ``statistics.json`` below the prefix.
+def prepare(options: Options) -> dict[str, Any]:
+    """Write ``train/``, ``val/``, ``test/``, ``index/`` and ``statistics.json``.
 
-    Returns: the folder, and a summary: structures of each split, elements, statistics.
+    Of one part of several, sums are written instead of statistics.
+
+    Returns: number of structures of each split, elements, statistics.
 
     Raises:
         DataError, ConfigError: nothing has been written then.
     """
-    folder, outputs = options.h5_prefix, OUTPUTS
-    if options.part:
-        part, n_parts = options.part
-        folder, outputs = folder / "parts" / f"{part + 1}of{n_parts}", PART_OUTPUTS
+    outputs = OUTPUTS_OF_PART if options.part else OUTPUTS
     for name in outputs:
-        require_absent(folder / name, force=options.force)
+        require_absent(options.folder / name, force=options.force)
     sources = options.sources()
     inputs = [source.as_input() for source in sources]
-    provenance = make_provenance(
-        TOOL, inputs, seed=options.seed, reproducible=options.reproducible
-    )
     skipped = Skipped(options.skip_bad)
-    with atomic_directory_entries(folder, outputs) as new, TemporaryDirectory(
-        prefix=".spool.", dir=options.work_dir or new
-    ) as work:
+    with (
+        atomic_directory_entries(options.folder, outputs) as folder,
+        TemporaryDirectory(prefix=".spool.", dir=options.work_dir or folder) as work,
+    ):
         choice = Choice(
             options.keys,
             options.split_of(),
@@ -50,5 +55,76 @@ def prepare(options: Options) -> tuple[Path, dict[str, Any]]:
             options.part or (0, 1),
             skipped.add if options.skip_bad else None,
         )
-        collected = collect(sources, choice, Path(work), provenance)
-        ...
+        collected = collect(sources, choice, Path(work), _provenance(inputs, options))
+        splits = divide(collected.spools, options)
+        if not options.part:
+            _require_energies(splits, collected, options)
+        indices = folder / "index" if options.part else Path(work)
+        sums = TrainingSums(options.r_max)
+        for split in splits:
+            of_split = _write_split(split, sources, inputs, options, folder, indices)
+            if split.name == "train":
+                sums.merge(of_split)
+        sums.isolated_atoms.merge(collected.isolated)
+        skipped.write(folder / "skipped.txt")
+        elements = sorted(set().union(*(split.spool.elements for split in splits)))
+        summary: dict[str, Any] = {split.name: len(split.order) for split in splits}
+        summary |= {"atomic_numbers": elements, "skipped": skipped.messages}
+        if options.part:
+            write_training_sums(folder / SUMS, sums, _provenance(inputs, options))
+        elif options.compute_statistics:
+            summary |= write_statistics_file(folder, sums, elements, options)
+    return summary
+
+
+def _write_split(
+    split: Split,
+    sources: Sequence[Source],
+    inputs: Sequence[Input],
+    options: Options,
+    folder: Path,
+    indices: Path,
+) -> TrainingSums:
+    """Write a dataset, and its index unless it is one part of several; return the sums over it."""
+    name = FOLDERS[split.name]
+    provenance = _provenance([item for item in inputs if item.role == split.role], options)
+    files = files_of(split, options.num_process)
+    spooled = Spooled(
+        split.spool.path, split.spool.origins(), tuple(source.path for source in sources)
+    )
+    sums = write_split(
+        spooled, files, folder / name, indices / name, provenance, options.form()
+    )
+    if not options.part:
+        join_indices(
+            folder / name, indices / name, folder / "index" / f"{name}.parquet", provenance
+        )
+    log.info(
+        "%s: %d structures in %d files", options.folder / name, len(split.order), len(files)
+    )
+    return sums
+
+
+def _provenance(inputs: Sequence[Input], options: Options) -> dict[str, Any]:
+    return make_provenance(TOOL, inputs, seed=options.seed, reproducible=options.reproducible)
+
+
+def _require_energies(splits: Sequence[Split], collected: Collected, options: Options) -> None:
+    """Check that what is trained and validated on has something to learn from.
+
+    Raises:
+        DataError: no structure of the split has an energy.
+    """
+    for split in splits:
+        if split.name == "test" or split.spool.labels["energy"]:
+            continue
+        counts = {
+            source: found for source, found in collected.counts.items() if source.split == split.role
+        }
+        message = (
+            f"{', '.join(str(source.path) for source in counts)}: energy found in 0 of "
+            f"{len(split.spool)} structures under {', '.join(options.keys.candidates('energy'))}, "
+            f"keys present: {', '.join(map(keys_present, counts.values()))}; "
+            "name the key with --energy_key"
+        )
+        raise DataError(message)
