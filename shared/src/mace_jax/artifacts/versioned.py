@@ -20,6 +20,7 @@ Document = dict[str, Any]
 MADE_BY = {
     "dataset": "mace-jax-preprocess",
     "statistics": "mace-jax-preprocess",
+    "training_sums": "mace-jax-preprocess",
     "batch_plan": "mace-jax-plan-batches",
     "train_config": "mace-jax-train",
     "model_bundle": "mace-jax-train or mace-jax-from-torch",
@@ -52,6 +53,11 @@ def _model_bundle_v1_to_v2(header: Document) -> Document:
     return {**_of_version(header, 2), "model": model, "parity": None}
 
 
+def _statistics_v1_to_v2(statistics: Document) -> Document:
+    """Version 2 knows heads and the spread of the energies."""
+    return {**_of_version(statistics, 2), "energy_std": None, "heads": {}}
+
+
 def _train_config_v2_to_v3(config: Document) -> Document:
     """Version 3 can have cuequivariance compute."""
     backend = {"backend": "dense", "cueq_conv_fusion": True, "cueq_optimize_all": True}
@@ -79,6 +85,7 @@ MIGRATIONS: Mapping[tuple[str, int], Callable[[Document], Document]] = {
     ("batch_plan", 1): _batch_plan_v1_to_v2,
     ("model_bundle", 1): _model_bundle_v1_to_v2,
     ("predictions", 1): _predictions_v1_to_v2,
+    ("statistics", 1): _statistics_v1_to_v2,
     ("train_config", 2): _train_config_v2_to_v3,
 }
 
