@@ -21,9 +21,11 @@ RELEASED = {
     ("predictions", 2): "9d3465017a9ebaafc18dd08dd9a11d2779f297f2db5d7a73a2e980b722632259",
     ("provenance", 1): "bf1d4a2f2185c0c81c507c074b8d0fe6e894c4bec8f2d0605f7b1b15303b6796",
     ("statistics", 1): "e13b899ceee21335beeaafd2630796f23bb00bd598da526bcfd3ae4cbfde1f9d",
+    ("statistics", 2): "bd58048150de73d8103a6b2a32e22c8e6423731fa1a15c8352bb535c06ba85ed",
     ("train_config", 1): "022ca506323e405dc2b87b791bb1f4b7c2b463dd0d4e088bb0f6799b84fd3532",
     ("train_config", 2): "540de7a54c3bc910490caa6a446b0e04733b0a78fc321b59814668a11ca75f0a",
     ("train_config", 3): "c292f70e5b3e66e182fdb25e1f108910869b92c1f33f48286a9f647d8d41b688",
+    ("training_sums", 1): "038deb7a46ecace5cc1dc8bb76ec6ab2c1ec5c1818a1754bd1fed40f54036c99",
 }
 ALL = [(kind, version) for kind in kinds() for version in range(1, current_version(kind) + 1)]
 

@@ -32,8 +32,10 @@ from mace_jax.artifacts.train_config import (
     TrainSection,
     write_train_config,
 )
-from mace_jax.structures.statistics import Statistics
+from mace_jax.artifacts.training_sums import write_training_sums
+from mace_jax.structures.statistics import HeadStatistics, Statistics
 from mace_jax.structures.structure import PROPERTY_SHAPES, Structure
+from mace_jax.structures.training_sums import TrainingSums
 from mace_jax_schemas import current_version
 
 HERE = Path(__file__).parent
@@ -94,7 +96,48 @@ STRUCTURES = [
     ),
 ]
 
-STATISTICS = Statistics((1, 8), {1: -13.625, 8: -432.25}, 12.5, -3.75, 1.125, 5.0)
+# What the file of version 1 holds: nothing of heads, nor of the spread of the energies.
+STATISTICS_1 = Statistics((1, 8), {1: -13.625, 8: -432.25}, 12.5, -3.75, 1.125, 5.0)
+STATISTICS = replace(
+    STATISTICS_1,
+    energy_std=0.625,
+    heads={
+        "pbe": HeadStatistics({1: -13.625, 8: -432.25}, -3.5, 1.25, 0.5),
+        "r2scan": HeadStatistics({1: -13.625, 8: -432.25}, -4.0, 1.0, None),
+    },
+)
+
+# Made up, not summed: how a factor is rounded depends on the machine.
+SUMS = TrainingSums.from_json(
+    {
+        "r_max": 5.0,
+        "isolated_atoms": {"pbe": {"1": -13.625}},
+        "heads": {
+            "pbe": {
+                "n_structures": 4,
+                "labels": {"energy": 3, "forces": 1},
+                "n_edges": 12,
+                "n_receivers": 6,
+                "n_atoms": {"1": 4, "8": 2, "26": 1},
+                "n_structures_with": {"1": 2, "8": 2, "26": 1},
+                "n_force_components": 9,
+                "force_squares": "57/4",
+                "energy_per_atom": "-25/2",
+                "shares": {
+                    "1": "6004799503160661/4503599627370496",
+                    "8": "6004799503160661/9007199254740992",
+                    "26": "1",
+                },
+                "rows": {
+                    "n_rows": 3,
+                    "elements": [1, 8, 26],
+                    "total": [[-2.75, -1.5, 0.0, 20.0], [0.0, 0.0, -1.0, 8.0]],
+                    "per_atom": [[-1.75, -1.25, -0.5, -0.5, 8.0], [0.0, 0.5, 0.25, -0.75, 3.0]],
+                },
+            }
+        },
+    }
+)
 
 PLAN = BatchPlan(
     dataset_name="train",
@@ -346,6 +389,10 @@ def _write_network_predictions(path: Path) -> None:
 WRITERS = {
     "train.h5": ("dataset", lambda path: write_dataset_file(path, STRUCTURES, PROVENANCE)),
     "statistics.json": ("statistics", lambda path: write_statistics(path, STATISTICS, PROVENANCE)),
+    "train.sums.json": (
+        "training_sums",
+        lambda path: write_training_sums(path, SUMS, PROVENANCE),
+    ),
     "train.plan.json": ("batch_plan", lambda path: write_batch_plan(path, PLAN, PROVENANCE)),
     "run.config.json": (
         "train_config",

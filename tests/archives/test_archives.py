@@ -19,6 +19,7 @@ from mace_jax.artifacts.model_bundle import read_model_bundle
 from mace_jax.artifacts.predictions import read_predictions
 from mace_jax.artifacts.statistics import read_statistics
 from mace_jax.artifacts.train_config import read_train_config
+from mace_jax.artifacts.training_sums import read_training_sums
 from mace_jax.artifacts.versioned import MADE_BY
 from mace_jax.errors import ArtifactError
 from mace_jax.model.predict import predict
@@ -80,7 +81,8 @@ def test_dataset(path):
 @pytest.mark.parametrize(
     ("path", "read", "expected"),
     [
-        *((path, read_statistics, made.STATISTICS) for path in stored("statistics/*/*.json")),
+        *((path, read_statistics, made.STATISTICS_1) for path in stored("statistics/v1/*.json")),
+        *((path, read_statistics, made.STATISTICS) for path in stored("statistics/v2/*.json")),
         *((path, read_batch_plan, made.PLAN) for path in stored("batch_plan/*/*.json")),
         *(
             (path, read_train_config, made.TRAIN_CONFIG)
@@ -97,6 +99,11 @@ def test_dataset(path):
 )
 def test_single_files(path, read, expected):
     assert_same(read(path), expected)
+
+
+@pytest.mark.parametrize("path", stored("training_sums/*/*.json"), ids=label)
+def test_training_sums(path):
+    assert_same(read_training_sums(path).to_json(), made.SUMS.to_json())
 
 
 @pytest.mark.parametrize("path", stored("train_config/v1/*.json"), ids=label)

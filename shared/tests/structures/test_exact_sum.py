@@ -1,6 +1,7 @@
 import math
 from fractions import Fraction
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,3 +38,13 @@ def test_parts_merge_through_json(first, second):
 
 def test_nothing_of_a_small_number_is_lost():
     assert float(summed([1e300, 5e-324, -1e300])) == 5e-324
+
+
+def test_json_is_a_fraction_for_people():
+    assert summed([-14.25, 0.5]).to_json() == "-55/4"
+
+
+@pytest.mark.parametrize("text", ["1/3", "x"])
+def test_what_is_no_sum_of_floats_is_refused(text):
+    with pytest.raises(ValueError, match=r"no sum of floats|Invalid literal"):
+        ExactSum.from_json(text)

@@ -21,6 +21,7 @@ MADE_BY = {
     "dataset": "mace-jax-preprocess",
     "index": "mace-jax-preprocess",
     "statistics": "mace-jax-preprocess",
+    "training_sums": "mace-jax-preprocess",
     "batch_plan": "mace-jax-plan-batches",
     "train_config": "mace-jax-train",
     "model_bundle": "mace-jax-train or mace-jax-from-torch",
@@ -51,6 +52,11 @@ def _model_bundle_v1_to_v2(header: Document) -> Document:
     embeddings = {"use_embedding_readout": False, "embedding_specs": []}
     model = {**header["model"], **_NETWORK_OF_VERSION_1, **embeddings}
     return {**_of_version(header, 2), "model": model, "parity": None}
+
+
+def _statistics_v1_to_v2(statistics: Document) -> Document:
+    """Version 2 knows heads and the spread of the energies."""
+    return {**_of_version(statistics, 2), "energy_std": None, "heads": {}}
 
 
 def _train_config_v2_to_v3(config: Document) -> Document:
@@ -86,6 +92,7 @@ MIGRATIONS: Mapping[tuple[str, int], Callable[[Document], Document]] = {
     ("dataset", 1): _dataset_v1_to_v2,
     ("model_bundle", 1): _model_bundle_v1_to_v2,
     ("predictions", 1): _predictions_v1_to_v2,
+    ("statistics", 1): _statistics_v1_to_v2,
     ("train_config", 2): _train_config_v2_to_v3,
 }
 

@@ -30,10 +30,18 @@ class ExactSum:
         return self.units / (1 << _UNIT_EXPONENT)
 
     def to_json(self) -> str:
-        """Return the units as a hexadecimal number."""
-        return hex(self.units)
+        """Return the sum as a fraction, such as ``-57/4``."""
+        return str(self.fraction())
 
     @classmethod
     def from_json(cls, text: str) -> "ExactSum":
-        """Read what ``to_json`` wrote."""
-        return cls(int(text, 16))
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            ValueError: it is no sum of floats.
+        """
+        units = Fraction(text) * (1 << _UNIT_EXPONENT)
+        if units.denominator != 1:
+            message = f"{text} is no sum of floats"
+            raise ValueError(message)
+        return cls(units.numerator)
