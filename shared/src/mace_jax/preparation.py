@@ -21,7 +21,7 @@ from mace_jax.structures.atomic_energies import (
     require_atomic_energies,
 )
 from mace_jax.structures.label_keys import LabelCounts, LabelKeys
-from mace_jax.structures.read_extxyz import read_structures
+from mace_jax.structures.read_structures import read_structures
 from mace_jax.structures.statistics import Statistics, compute_statistics
 from mace_jax.structures.structure import Structure
 
