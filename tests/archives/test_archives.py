@@ -23,7 +23,7 @@ from mace_jax.artifacts.training_sums import read_training_sums
 from mace_jax.artifacts.versioned import MADE_BY
 from mace_jax.errors import ArtifactError
 from mace_jax.model.predict import predict
-from mace_jax.structures.read_extxyz import read_structures
+from mace_jax.structures.read_structures import read_structures
 from mace_jax_schemas import current_version
 
 HERE = Path(__file__).parent

@@ -12,7 +12,7 @@ from mace_jax.architecture import model_inputs
 from mace_jax.artifacts.model_bundle import ModelBundle
 from mace_jax.artifacts.predictions import Predictions
 from mace_jax.model.predict import predict
-from mace_jax.structures.read_extxyz import read_structures
+from mace_jax.structures.read_structures import read_structures
 from mace_jax.structures.structure import Structure
 from mace_jax_convert.from_torch import convert_torch_model
 

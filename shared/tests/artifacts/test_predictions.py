@@ -20,7 +20,7 @@ from mace_jax.artifacts.predictions import (
     write_predictions,
 )
 from mace_jax.errors import ArtifactError, ConfigError
-from mace_jax.structures.read_extxyz import read_structures
+from mace_jax.structures.read_structures import read_structures
 
 STRESS = np.array([[1.0, 6.0, 5.0], [6.0, 2.0, 4.0], [5.0, 4.0, 3.0]]) / 7
 

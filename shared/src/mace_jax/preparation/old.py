@@ -15,12 +15,15 @@ from typing import Any
 from mace_jax.artifacts.dataset import write_dataset_file
 from mace_jax.elements import sorted_elements, species_index
 from mace_jax.errors import DataError
-from mace_jax.structures.atomic_energies import parse_atomic_energies, require_atomic_energies
+from mace_jax.structures.atomic_energies import (
+    average_atomic_energies,
+    parse_atomic_energies,
+    require_atomic_energies,
+)
 from mace_jax.structures.label_keys import LabelCounts, LabelKeys
-from mace_jax.structures.read_extxyz import read_structures
-from mace_jax.structures.statistics import Statistics
+from mace_jax.structures.read_structures import read_structures
+from mace_jax.structures.statistics import Statistics, compute_statistics
 from mace_jax.structures.structure import Structure
-from mace_jax.structures.training_sums import average_atomic_energies, compute_statistics
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +142,10 @@ def resolve_atomic_energies(
             isolated, elements, "E0s not given and no isolated atoms in the data"
         )
     if spec.lower() == "average":
-        energies = dict(average_atomic_energies(structures, isolated).energies)
+        energies = average_atomic_energies(structures, elements)
+        present = sorted_elements(z for s in structures for z in s.atomic_numbers)
+        for number in set(elements) - set(present):
+            log.warning("E0 of element %d is 0 eV: it does not occur in the data", number)
     else:
         energies = parse_atomic_energies(spec)
     return require_atomic_energies({**energies, **isolated}, elements, f"E0s {spec!r}")

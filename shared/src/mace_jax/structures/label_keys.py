@@ -14,9 +14,17 @@ CALCULATOR = "calculator"
 
 @dataclass(frozen=True)
 class LabelKeys:
-    """The user's own key for some properties, such as ``{"energy": "dft_energy"}``."""
+    """The keys under which a file has what is wanted.
+
+    Attributes:
+        given: the user's own key for some properties, such as ``{"energy": "dft_energy"}``.
+        head: key of the name of the head that a frame is for.
+        config_type: key of the name of the group of data that a frame belongs to.
+    """
 
     given: Mapping[str, str] = field(default_factory=dict)
+    head: str = "head"
+    config_type: str = "config_type"
 
     def candidates(self, name: str) -> tuple[str, ...]:
         """Return the keys to try for property ``name``, best first."""
@@ -45,20 +53,55 @@ def find_label(
 
 @dataclass
 class LabelCounts:
-    """How many structures carry each label, by the key it was read from."""
+    """How many structures carry each label, by the key it was read from and by head.
+
+    Attributes:
+        n_structures: all of them.
+        found: structures by property and the key it was read from.
+        seen_keys: structures by the name of anything that might be a label.
+        heads: structures by head.
+        found_in_head: structures by head and property.
+    """
 
     n_structures: int = 0
     found: Counter[tuple[str, str]] = field(default_factory=Counter)
     seen_keys: Counter[str] = field(default_factory=Counter)
+    heads: Counter[str] = field(default_factory=Counter)
+    found_in_head: Counter[tuple[str, str]] = field(default_factory=Counter)
 
-    def total(self, name: str) -> int:
-        """Return in how many structures property ``name`` was found."""
+    def add(self, head: str, found: Mapping[str, str], seen: Iterable[str]) -> None:
+        """Count one structure.
+
+        Args:
+            head: what it is for.
+            found: property -> the key it was read from.
+            seen: names of everything that was there.
+        """
+        self.n_structures += 1
+        self.heads[head] += 1
+        self.seen_keys.update(seen)
+        for name, key in found.items():
+            self.found[name, key] += 1
+            self.found_in_head[head, name] += 1
+
+    def merge(self, other: "LabelCounts") -> None:
+        """Add the counts of other structures, such as those of another file."""
+        self.n_structures += other.n_structures
+        self.found += other.found
+        self.seen_keys += other.seen_keys
+        self.heads += other.heads
+        self.found_in_head += other.found_in_head
+
+    def total(self, name: str, head: str | None = None) -> int:
+        """Return in how many structures, of one head or all, property ``name`` was found."""
+        if head is not None:
+            return self.found_in_head[head, name]
         return sum(count for (found, _), count in self.found.items() if found == name)
 
     def summary(self) -> str:
         """Return one line such as ``energy 500/500 (REF_energy), forces 480/500 (REF_forces)``."""
         parts = []
-        for name in dict.fromkeys(name for name, _ in self.found):
+        for name in self._names():
             keys = [
                 f"{key} {count}" if count < self.total(name) else key
                 for (found, key), count in self.found.items()
@@ -66,3 +109,16 @@ class LabelCounts:
             ]
             parts.append(f"{name} {self.total(name)}/{self.n_structures} ({', '.join(keys)})")
         return ", ".join(parts) or f"no labels in {self.n_structures} structures"
+
+    def head_summaries(self) -> dict[str, str]:
+        """Return for each head one line such as ``energy 20/20, forces 0/20``."""
+        return {
+            head: ", ".join(
+                f"{name} {self.total(name, head)}/{n_structures}" for name in self._names()
+            )
+            or f"no labels in {n_structures} structures"
+            for head, n_structures in self.heads.items()
+        }
+
+    def _names(self) -> list[str]:
+        return list(dict.fromkeys(name for name, _ in self.found))

@@ -22,6 +22,9 @@ PROPERTY_SHAPES: dict[str, tuple[str | int, ...]] = {
     "polarizability": (3, 3),
 }
 
+# Of unit vectors: the square of the volume they span. Rounding leaves 1e-16 of none.
+_SMALLEST_GRAM_DETERMINANT = 1e-12
+
 
 @dataclass(frozen=True, eq=False)
 class Structure:
@@ -83,7 +86,7 @@ def volume(structure: Structure) -> float:
 
 
 def check_structure(structure: Structure) -> None:
-    """Check that shapes agree and every number is finite.
+    """Check that shapes agree, every number is finite, and a periodic cell has a volume.
 
     Raises:
         DataError: names the place, the quantity, and the first atom that is wrong.
@@ -95,6 +98,7 @@ def check_structure(structure: Structure) -> None:
     _check_array(structure.positions, (n, 3), place, "positions", per_atom=True)
     _check_array(structure.cell, (3, 3), place, "cell")
     _check_array(structure.pbc, (3,), place, "pbc")
+    check_cell(structure)
     for name, weight in {"structure": structure.weight, **structure.property_weights}.items():
         if not (np.isfinite(weight) and weight >= 0):
             message = f"{place}: weight {weight} of {name}, expected a number ≥ 0; correct it"
@@ -114,6 +118,30 @@ def check_structure(structure: Structure) -> None:
         _check_array(value, value.shape, place, name, per_atom=value.ndim > 0)
 
 
+def check_cell(structure: Structure) -> None:
+    """Check that the cell vectors along which the structure is periodic are independent.
+
+    Raises:
+        DataError: one is zero, or they lie in a plane or on a line.
+    """
+    vectors = structure.cell[structure.pbc]
+    lengths = np.sqrt((vectors * vectors).sum(axis=1))
+    if not len(vectors):
+        return
+    along = ", ".join("abc"[i] for i in np.flatnonzero(structure.pbc))
+    if not lengths.all():
+        what = "a cell vector of zero length" if structure.cell.any() else "no cell"
+        message = f"{structure.place}: periodic along {along} with {what}, expected independent "
+        raise DataError(message + "cell vectors; correct the lattice or pbc")
+    directions = vectors / lengths[:, None]
+    if np.linalg.det(directions @ directions.T) < _SMALLEST_GRAM_DETERMINANT:
+        message = (
+            f"{structure.place}: periodic along {along} with cell vectors in one plane or on one "
+            "line, expected independent cell vectors; correct the lattice or pbc"
+        )
+        raise DataError(message)
+
+
 def _check_array(
     value: NDArray[Any],
     shape: tuple[str | int, ...],
@@ -127,9 +155,8 @@ def _check_array(
             f"{place}: {name}: shape {value.shape}, expected {shape}; correct or remove the label"
         )
         raise DataError(message)
-    bad = np.argwhere(~np.isfinite(value))
-    if len(bad):
-        index = tuple(int(i) for i in bad[0])
+    if not np.isfinite(value).all():
+        index = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
         where = f" of atom {index[0]}" if per_atom else ""
         message = (
             f"{place}: {name}{where} is {value[index]}, expected a finite number; "

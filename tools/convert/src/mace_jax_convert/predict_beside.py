@@ -10,7 +10,7 @@ from mace_jax.artifacts.predictions import write_predictions
 from mace_jax.artifacts.provenance import external_input, make_provenance
 from mace_jax.batching.graph_batch import assumed_inputs
 from mace_jax.cli.progress import track_on_stderr
-from mace_jax.structures.read_extxyz import read_structures
+from mace_jax.structures.read_structures import read_structures
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from mace_jax.artifacts.dataset import SUFFIXES, Dataset
 from mace_jax.artifacts.provenance import Input, external_input
-from mace_jax.structures.read_extxyz import read_structures
+from mace_jax.structures.read_structures import read_structures
 from mace_jax.structures.structure import Structure
 
 

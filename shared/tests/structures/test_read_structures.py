@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mace_jax.errors import DataError
 from mace_jax.structures.label_keys import LabelKeys
-from mace_jax.structures.read_extxyz import read_structures
+from mace_jax.structures.read_structures import read_structures
 from mace_jax.units import symmetric_matrix
 
 COLUMNS = "Properties=species:S:1:pos:R:3"
@@ -314,7 +314,7 @@ def test_a_frame_of_no_atoms_does_not_crash_the_parser(tmp_path):
     code = (
         "import sys; from pathlib import Path\n"
         "from mace_jax.errors import DataError\n"
-        "from mace_jax.structures.read_extxyz import read_structures\n"
+        "from mace_jax.structures.read_structures import read_structures\n"
         "try: read_structures(Path(sys.argv[1]))\n"
         "except DataError as error: print(error)"
     )

@@ -1,0 +1,259 @@
+"""One frame of extended XYZ: the values on its comment line and the columns of its atoms.
+
+The C parser of the ``extxyz`` package reads what it understands, which is nearly all. A comment
+line that it refuses is read as ASE reads it; columns that it refuses are read number by number: they
+hold a NaN, or the error says which atom and column is wrong.
+"""
+
+import ctypes
+import json
+import re
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mace_jax.errors import DataError
+from mace_jax.structures.extxyz_columns import Column, parse_properties, read_columns
+from mace_jax.structures.frame import Frame
+
+_PROPERTIES = re.compile(rb'(?:^|\s)Properties\s*=\s*(?:"([^"]*)"|(\S+))')
+_QUOTED = re.compile(rb'"(?:\\.|[^"\\])*"|\{[^}]*\}|\[[^\]]*\]')
+_KEY = re.compile(rb"([^\s=]+)\s*=")
+# The C parser's integers have 32 bits.
+_LONG_INTEGER = re.compile(rb"(?<![\w.])\d{10,}(?![\w.])")
+_CLOSING = {'"': '"', "'": "'", "{": "}", "[": "]"}
+
+
+class _NotUnderstoodError(Exception):
+    """The C parser refuses a line."""
+
+
+def parse_frame(comment: bytes, rows: list[bytes], place: str, number: int) -> Frame:
+    """Return what a frame holds.
+
+    Args:
+        comment: its comment line.
+        rows: a line for each atom.
+        place: ``file: frame k``, for messages.
+        number: of its first line, the count, in the file, from 1.
+
+    Raises:
+        DataError: it is no extended XYZ; names the first thing that is wrong.
+    """
+    if not rows:
+        message = f"{place}: has no atoms (line {number}), expected at least one; remove the frame"
+        raise DataError(message)
+    _require_text(comment, rows, place, number)
+    columns = _columns(comment, place)
+    try:
+        info, arrays = _read_fast(comment, rows, columns)
+    except _NotUnderstoodError:
+        info = _read_comment(comment, place)
+        arrays = read_columns(rows, columns, place, number + 2)
+    if len(info) != comment.count(b"="):
+        _require_distinct_keys(comment, place)
+    info.pop("Properties", None)
+    _decode_json(info, place)
+    cell, pbc = _cell_and_pbc(info, place)
+    numbers = _atomic_numbers(arrays, place)
+    positions = arrays.pop("pos").reshape(-1, 3).astype(np.float64)
+    return Frame(numbers, positions, cell, pbc, info, arrays, {})
+
+
+def quoted(line: bytes) -> str:
+    """Return the start of a line for a message."""
+    text = line.decode(errors="replace").strip()
+    return repr(text if len(text) <= 40 else f"{text[:40]}…")
+
+
+def _require_text(comment: bytes, rows: list[bytes], place: str, number: int) -> None:
+    data = comment + b"".join(rows)
+    if data.isascii() and b"\0" not in data:
+        return
+    for at, line in enumerate((comment, *rows), number + 1):
+        try:
+            if "\0" not in line.decode():
+                continue
+            what = "a NUL byte"
+        except UnicodeDecodeError as error:
+            what = f"byte {line[error.start]:#x} at column {error.start + 1}"
+        message = f"{place}: line {at}: {what}, expected UTF-8 text; get or save the file again"
+        raise DataError(message)
+
+
+def _columns(comment: bytes, place: str) -> tuple[Column, ...]:
+    found = _PROPERTIES.findall(comment)
+    if len(found) > 1:
+        message = f"{place}: Properties is given {len(found)} times, expected once; correct it"
+        raise DataError(message)
+    text = b"".join(found[0]).decode() if found else "species:S:1:pos:R:3"
+    try:
+        return parse_properties(text)
+    except ValueError as error:
+        message = f"{place}: Properties {text!r}: {error}; correct the comment line"
+        raise DataError(message) from error
+
+
+def _read_fast(
+    comment: bytes, rows: list[bytes], columns: tuple[Column, ...]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    data = b"%d\n%b%b" % (len(rows), comment, b"".join(rows))
+    kinds = {column.kind for column in columns}
+    if (
+        "L" in kinds  # the C parser takes "true" for false
+        or len(rows[0].split()) != sum(column.width for column in columns)
+        or _LONG_INTEGER.search(data if "I" in kinds else comment)
+    ):
+        raise _NotUnderstoodError
+    if b"=" in comment:
+        return _c_parser(data)
+    return {}, _c_parser(data, comment="")[1]  # plain XYZ: the comment is a text
+
+
+def _c_parser(data: bytes, comment: str | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what the C parser finds in one frame, on the comment line and in the columns."""
+    from extxyz import cextxyz
+
+    file = _memory_file()(data, len(data), b"r")
+    try:
+        _, info, arrays = cextxyz.read_frame_dicts(file, comment=comment)
+    except (cextxyz.ExtXYZError, EOFError) as error:
+        raise _NotUnderstoodError from error
+    finally:
+        cextxyz.cfclose(file)
+    return info, arrays
+
+
+@cache
+def _memory_file() -> Any:
+    """Return C's ``fmemopen``: the parser reads from a ``FILE *`` alone."""
+    from extxyz import cextxyz
+
+    fmemopen = ctypes.CDLL(None).fmemopen
+    fmemopen.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p]
+    fmemopen.restype = cextxyz.FILE_ptr
+    return fmemopen
+
+
+def _read_comment(comment: bytes, place: str) -> dict[str, Any]:
+    """Return the values of a comment line alone."""
+    if b"=" not in comment:
+        return {}
+    if not _LONG_INTEGER.search(comment):
+        try:
+            return _c_parser(b"1\n%b\nH 0 0 0\n" % _PROPERTIES.sub(b" ", comment).strip())[0]
+        except _NotUnderstoodError:
+            pass
+    from ase.io.extxyz import key_val_str_to_dict
+
+    text = comment.decode().strip()
+    _require_closed_quotes(text, place)
+    try:
+        return dict(key_val_str_to_dict(text))
+    except Exception as error:  # ASE raises whatever comes
+        message = f"{place}: comment line: {error}; correct it"
+        raise DataError(message) from error
+
+
+def _require_closed_quotes(text: str, place: str) -> None:
+    """Check that whatever opens is closed; ASE would take the rest of the line for one value."""
+    closing, opened = "", 0
+    at = 0
+    while at < len(text):
+        if text[at] == "\\":
+            at += 1
+        elif closing:
+            closing = "" if text[at] == closing else closing
+        elif text[at] in _CLOSING:
+            closing, opened = _CLOSING[text[at]], at
+        at += 1
+    if closing:
+        message = (
+            f"{place}: comment line: {text[opened : opened + 20]!r} is never closed, expected "
+            f"{closing}; close it"
+        )
+        raise DataError(message)
+
+
+def _require_distinct_keys(comment: bytes, place: str) -> None:
+    keys = _KEY.findall(_QUOTED.sub(b"_", comment))
+    for key in keys:
+        if keys.count(key) > 1:
+            message = (
+                f"{place}: {key.decode()} is given {keys.count(key)} times, expected once; "
+                "correct the comment line"
+            )
+            raise DataError(message)
+
+
+def _decode_json(info: dict[str, Any], place: str) -> None:
+    """Replace what ASE wrote as JSON, and the C parser left as text."""
+    for key, value in info.items():
+        if not (isinstance(value, str) and value.startswith("_JSON")):
+            continue
+        try:
+            info[key] = json.loads(value.removeprefix("_JSON"))
+        except ValueError as error:
+            message = f"{place}: {key} {value!r} is no JSON ({error}); correct or remove it"
+            raise DataError(message) from error
+
+
+def _cell_and_pbc(
+    info: dict[str, Any], place: str
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return cell (rows are vectors) and pbc by ASE's rule: a lattice alone means periodic."""
+    lattice, pbc = info.pop("Lattice", None), info.pop("pbc", None)
+    cell = np.zeros((3, 3)) if lattice is None else _cell(np.asarray(lattice), place)
+    if pbc is None:
+        return cell, np.full(3, lattice is not None)
+    flags = np.asarray(pbc)
+    if flags.shape not in ((), (3,)) or not np.isin(flags, (0, 1)).all():
+        message = (
+            f'{place}: pbc is {pbc!r}, expected three of T and F as in pbc="T T F"; correct it'
+        )
+        raise DataError(message)
+    return cell, np.broadcast_to(flags.astype(bool), (3,)).copy()
+
+
+def _cell(lattice: NDArray[Any], place: str) -> NDArray[np.float64]:
+    if lattice.dtype.kind in "if" and lattice.shape in ((9,), (3, 3)):
+        # as three by three both parsers give the vectors as columns
+        return lattice.T.reshape(3, 3).astype(np.float64)
+    found = f"{lattice.size} numbers" if lattice.dtype.kind in "if" else repr(str(lattice))
+    message = f"{place}: Lattice is {found}, expected the nine numbers of three vectors; correct it"
+    raise DataError(message)
+
+
+def _atomic_numbers(arrays: dict[str, Any], place: str) -> NDArray[np.int64]:
+    """Return atomic numbers of symbols, capitals or not, as ASE reads them, or of numbers.
+
+    Raises:
+        DataError: a symbol is unknown, or symbol and number of an atom disagree.
+    """
+    given = arrays.pop("Z", None)
+    if "species" not in arrays:
+        return np.asarray(given).astype(np.int64)
+    table, symbols = _atomic_number_table(), arrays.pop("species").tolist()
+    try:
+        numbers = np.array([table[name] for name in symbols], dtype=np.int64)
+    except KeyError:
+        numbers = np.array([table.get(name.capitalize(), -1) for name in symbols], dtype=np.int64)
+    wrong = np.flatnonzero((numbers < 0) if given is None else (numbers != given))
+    if wrong.size:
+        atom = int(wrong[0])
+        what = "unknown element" if numbers[atom] < 0 else f"Z {given[atom]} of element"
+        message = (
+            f"{place}: atom {atom}: {what} {symbols[atom]!r}, expected a chemical symbol"
+            f"{'' if given is None else ' and its number'}; correct it"
+        )
+        raise DataError(message)
+    return numbers
+
+
+@cache
+def _atomic_number_table() -> dict[str, int]:
+    from ase.data import atomic_numbers
+
+    return dict(atomic_numbers)
