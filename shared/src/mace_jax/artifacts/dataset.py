@@ -151,6 +151,17 @@ def write_dataset_file(
         writer.write(structures)
 
 
+def renumber_file(path: Path, shard: tuple[int, int], n_in_set: int) -> None:
+    """Make a file one of another set; arguments as of ``DatasetWriter``.
+
+    The file is changed in place, so it should be a copy that nobody knows of yet.
+    """
+    with h5py.File(path, "r+") as file:
+        file.attrs["shard_index"], file.attrs["shard_count"] = shard
+        if "drop_last" in file.attrs:
+            file.attrs["drop_last"] = n_in_set % 2 == 1
+
+
 def dataset_files(path: Path) -> list[Path]:
     """Expand a file, folder or glob into its HDF5 files, sorted by name.
 

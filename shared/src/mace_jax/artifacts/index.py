@@ -5,6 +5,7 @@ data looked through, where the dataset is not.
 """
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from mace_jax.structures.structure import PROPERTY_SHAPES, Structure, structure_
 
 KIND = "index"
 _ROW_GROUP = 100_000
+_SYMBOL = re.compile("[A-Z][a-z]?")
 _NAME = pa.dictionary(pa.int32(), pa.string())
 _SCHEMA = pa.schema(
     {
@@ -248,6 +250,17 @@ def read_index(path: Path, columns: Sequence[str] | None = None) -> Index:
         dataset["sha256"],
         metadata["n_structures"],
     )
+
+
+def elements_of_index(path: Path) -> set[int]:
+    """Return the atomic numbers that occur in a dataset.
+
+    Raises:
+        ArtifactError: the index is missing, damaged or of another kind.
+    """
+    formulas = pc.unique(read_index(path, ["formula"]).table["formula"].cast(pa.string()))
+    symbols = {symbol for text in formulas.to_pylist() for symbol in _SYMBOL.findall(text)}
+    return {SYMBOLS.index(symbol) for symbol in symbols}
 
 
 def _open(path: Path) -> pq.ParquetFile:

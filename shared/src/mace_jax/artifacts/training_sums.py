@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from mace_jax.artifacts.provenance import Input, file_sha256
 from mace_jax.artifacts.versioned import check_document, read_json, tag, write_json
 from mace_jax.errors import ArtifactError
 from mace_jax.structures.training_sums import TrainingSums
@@ -27,3 +28,8 @@ def read_training_sums(path: Path) -> TrainingSums:
     except ValueError as error:
         message = f"{path}: parts that do not fit together ({error}); create the file again"
         raise ArtifactError(message) from error
+
+
+def training_sums_input(role: str, path: Path) -> Input:
+    """Describe a file of sums in a provenance record."""
+    return Input(role, path, KIND, tag(KIND)["version"], file_sha256(path))

@@ -17,7 +17,7 @@ from mace_jax.artifacts.dataset import Dataset, DatasetWriter, dataset_files
 from mace_jax.artifacts.index import IndexWriter, index_row, merge_indices
 from mace_jax.artifacts.provenance import file_sha256, files_sha256
 from mace_jax.structures.neighbor_list import neighbor_list, pair_list
-from mace_jax.structures.statistics import TrainingSums
+from mace_jax.structures.training_sums import TrainingSums
 
 Layout = Literal["mace", "flat"]
 

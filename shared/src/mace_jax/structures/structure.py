@@ -44,6 +44,7 @@ class Structure:
         place: where it was read, for messages, such as ``train.xyz: frame 3``.
         inputs: what a model may be told beside atoms and positions, such as ``total_charge``; per
             atom ``[n]`` or ``[n, k]``, or per structure ``[]``.
+        group: of structures that belong into the same split; where a key for it was given.
     """
 
     atomic_numbers: NDArray[np.int64]
@@ -57,6 +58,7 @@ class Structure:
     head: str = "Default"
     place: str = "structure"
     inputs: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    group: str = ""
 
     def __len__(self) -> int:
         """Return the number of atoms."""

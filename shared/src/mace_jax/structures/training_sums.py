@@ -158,6 +158,15 @@ def average_atomic_energies(
     return sums.average_energies(isolated, "training data")
 
 
+def sum_structures(structures: Iterable[Structure], r_max: float) -> TrainingSums:
+    """Return the sums over ``structures``, neighbours within ``r_max`` Å."""
+    sums = TrainingSums(r_max)
+    for structure in structures:
+        receivers = neighbor_list(structure, r_max).receivers
+        sums.add(structure, np.bincount(receivers, minlength=len(structure)))
+    return sums
+
+
 def compute_statistics(
     structures: Iterable[Structure],
     atomic_numbers: tuple[int, ...],
@@ -169,8 +178,5 @@ def compute_statistics(
     Raises:
         DataError: as ``TrainingSums.statistics``.
     """
-    sums = TrainingSums(r_max)
-    for structure in structures:
-        receivers = neighbor_list(structure, r_max).receivers
-        sums.add(structure, np.bincount(receivers, minlength=len(structure)))
+    sums = sum_structures(structures, r_max)
     return sums.statistics(atomic_numbers, dict.fromkeys(sums.heads, atomic_energies))

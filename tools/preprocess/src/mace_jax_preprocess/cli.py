@@ -1,5 +1,7 @@
 """The command line of mace-jax-preprocess."""
 
+import ast
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from mace_jax.cli.options import (
     force_option,
     reproducible_option,
 )
+from mace_jax.errors import ConfigError
 
 _LABELS = ("energy", "forces", "stress", "virials", "dipole", "charges", "polarizability")
 _SCALINGS = ("rms_forces_scaling", "std_scaling", "no_scaling")
@@ -92,8 +95,12 @@ class Shard(click.ParamType):
 @_key_options
 @click.option("--head-key", default="head", help="where the head of a frame is read")
 @click.option("--heads", help="dict: head -> its train_file, valid_file, test_file, E0s")
-@click.option("--skip-bad", type=click.IntRange(0), default=0, help="bad frames to pass over, at most")
-@click.option("--check", is_flag=True, help="look for what is wrong with the data; write check.json")
+@click.option(
+    "--skip-bad", type=click.IntRange(0), default=0, help="bad frames to pass over, at most"
+)
+@click.option(
+    "--check", is_flag=True, help="look for what is wrong with the data; write check.json"
+)
 @click.option("--shard", type=Shard(), help="do this part of the frames only")
 @click.option("--merge", is_flag=True, help="join the parts that --shard made below --h5_prefix")
 @force_option

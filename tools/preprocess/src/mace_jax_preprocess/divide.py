@@ -80,9 +80,7 @@ def _divided_by_chance(train: Split, options: Options) -> dict[str, Split]:
         last = min(first + wanted, n - n_waiting)  # one at least for each of the others
         chosen = np.sort(permutation[first:last])
         result[name] = replace(train, name=name, order=train.order[chosen])
-        log.info(
-            "%s: %d of %d training structures, by seed %d", name, len(chosen), n, options.seed
-        )
+        log.info("%s: %d of %d training structures, by seed %d", name, len(chosen), n, options.seed)
         first = last
     result["train"] = replace(train, order=train.order[np.sort(permutation[first:])])
     return result

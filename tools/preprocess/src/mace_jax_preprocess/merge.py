@@ -10,9 +10,10 @@ from typing import Any
 
 from mace_jax.artifacts.atomic_write import atomic_directory_entries, require_absent
 from mace_jax.artifacts.dataset import Dataset, dataset_files, renumber_file
+from mace_jax.artifacts.index import elements_of_index
 from mace_jax.artifacts.provenance import Input, make_provenance
 from mace_jax.artifacts.training_sums import read_training_sums, training_sums_input
-from mace_jax.errors import ConfigError, IncompatibleError
+from mace_jax.errors import ConfigError, DataError
 from mace_jax.preparation.write_split import join_indices
 from mace_jax.structures.training_sums import TrainingSums
 from mace_jax_preprocess.options import TOOL, Options
@@ -31,7 +32,7 @@ def merge_parts(options: Options) -> dict[str, Any]:
 
     Raises:
         ConfigError: a part is missing.
-        IncompatibleError: the parts were not made alike.
+        IncompatibleError, DataError: the parts were not made alike, or nothing can be learned.
     """
     for name in OUTPUTS:
         require_absent(options.h5_prefix / name, force=options.force)
@@ -54,9 +55,12 @@ def merge_parts(options: Options) -> dict[str, Any]:
                 join_indices(folder / name, Path(work) / name, index, provenance)
                 summary[split] = n
         if not any(head.n_energies for head in sums.heads.values()):
-            message = f"{folder_of_parts}: no training structure has an energy; name the key with --energy_key"
-            raise IncompatibleError(message)
-        elements = sorted(set().union(*(head.elements for head in sums.heads.values())))
+            message = (
+                f"{folder_of_parts}: energy found in no structure of train; make the parts again "
+                "with --energy_key"
+            )
+            raise DataError(message)
+        elements = sorted(set().union(*map(elements_of_index, (folder / "index").iterdir())))
         summary["atomic_numbers"] = elements
         if options.compute_statistics:
             summary |= write_statistics_file(folder, sums, elements, options)

@@ -9,9 +9,8 @@ from typing import Any
 from mace_jax.artifacts.atomic_write import atomic_directory_entries, require_absent
 from mace_jax.artifacts.provenance import Input, make_provenance
 from mace_jax.artifacts.training_sums import write_training_sums
-from mace_jax.errors import DataError
-from mace_jax.preparation.collect import Choice, Collected, collect
-from mace_jax.preparation.sources import Source, keys_present
+from mace_jax.preparation.collect import Choice, collect
+from mace_jax.preparation.sources import Source, require_energies
 from mace_jax.preparation.write_split import Spooled, join_indices, write_split
 from mace_jax.structures.training_sums import TrainingSums
 from mace_jax_preprocess.divide import Split, divide, files_of
@@ -58,7 +57,11 @@ def prepare(options: Options) -> dict[str, Any]:
         collected = collect(sources, choice, Path(work), _provenance(inputs, options))
         splits = divide(collected.spools, options)
         if not options.part:
-            _require_energies(splits, collected, options)
+            for split in splits:
+                if split.name != "test":
+                    n, labels = len(split.spool), split.spool.labels
+                    counts = {s: c for s, c in collected.counts.items() if s.split == split.role}
+                    require_energies(labels["energy"], n, counts, options.keys)
         indices = folder / "index" if options.part else Path(work)
         sums = TrainingSums(options.r_max)
         for split in splits:
@@ -92,39 +95,14 @@ def _write_split(
     spooled = Spooled(
         split.spool.path, split.spool.origins(), tuple(source.path for source in sources)
     )
-    sums = write_split(
-        spooled, files, folder / name, indices / name, provenance, options.form()
-    )
+    sums = write_split(spooled, files, folder / name, indices / name, provenance, options.form())
     if not options.part:
         join_indices(
             folder / name, indices / name, folder / "index" / f"{name}.parquet", provenance
         )
-    log.info(
-        "%s: %d structures in %d files", options.folder / name, len(split.order), len(files)
-    )
+    log.info("%s: %d structures in %d files", options.folder / name, len(split.order), len(files))
     return sums
 
 
 def _provenance(inputs: Sequence[Input], options: Options) -> dict[str, Any]:
     return make_provenance(TOOL, inputs, seed=options.seed, reproducible=options.reproducible)
-
-
-def _require_energies(splits: Sequence[Split], collected: Collected, options: Options) -> None:
-    """Check that what is trained and validated on has something to learn from.
-
-    Raises:
-        DataError: no structure of the split has an energy.
-    """
-    for split in splits:
-        if split.name == "test" or split.spool.labels["energy"]:
-            continue
-        counts = {
-            source: found for source, found in collected.counts.items() if source.split == split.role
-        }
-        message = (
-            f"{', '.join(str(source.path) for source in counts)}: energy found in 0 of "
-            f"{len(split.spool)} structures under {', '.join(options.keys.candidates('energy'))}, "
-            f"keys present: {', '.join(map(keys_present, counts.values()))}; "
-            "name the key with --energy_key"
-        )
-        raise DataError(message)

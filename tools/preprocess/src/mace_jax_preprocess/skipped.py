@@ -29,7 +29,9 @@ class Skipped:
         """
         if len(self.messages) == self.limit:
             if self.limit:
-                message = f"{error}; {self.limit} frames have been passed over, as --skip-bad allows"
+                message = (
+                    f"{error}; {self.limit} frames have been passed over, as --skip-bad allows"
+                )
                 raise DataError(message) from error
             raise error
         self.messages.append(str(error))
