@@ -43,7 +43,7 @@ class Spool(AbstractContextManager["Spool"]):
         self._frames.append(frame)
         self._config_types.append(self._codes.setdefault(structure.config_type, len(self._codes)))
         self.elements.update(structure.atomic_numbers.tolist())
-        self.labels.update(structure.properties)
+        self.labels.update(structure.properties.keys())
 
     def origins(self) -> NDArray[np.int64]:
         """Return file and frame number of each structure, ``[n, 2]``."""

@@ -200,4 +200,5 @@ def _write_file(job: _Job) -> TrainingSums:
 
 def split_evenly(order: NDArray[np.int64], n: int) -> list[NDArray[np.int64]]:
     """Cut an order into at most ``n`` contiguous, non-empty parts of nearly equal length."""
-    return np.array_split(order, min(n, len(order)))
+    n = min(n, len(order))
+    return np.split(order, [len(order) * i // n for i in range(1, n)])

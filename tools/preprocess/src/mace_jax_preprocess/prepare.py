@@ -9,6 +9,7 @@ from typing import Any
 from mace_jax.artifacts.atomic_write import atomic_directory_entries, require_absent
 from mace_jax.artifacts.provenance import Input, make_provenance
 from mace_jax.artifacts.training_sums import write_training_sums
+from mace_jax.elements import sorted_elements, symbol
 from mace_jax.preparation.collect import Choice, collect
 from mace_jax.preparation.sources import Source, require_energies
 from mace_jax.preparation.write_split import Spooled, join_indices, write_split
@@ -69,14 +70,17 @@ def prepare(options: Options) -> dict[str, Any]:
             if split.name == "train":
                 sums.merge(of_split)
         sums.isolated_atoms.merge(collected.isolated)
+        for head, energies in collected.isolated.heads.items():
+            elements = ", ".join(map(symbol, energies))
+            log.info("train: isolated atoms of head %s give E0s only: %s", head, elements)
         skipped.write(folder / "skipped.txt")
-        elements = sorted(set().union(*(split.spool.elements for split in splits)))
+        numbers = sorted_elements(z for spool in collected.spools.values() for z in spool.elements)
         summary: dict[str, Any] = {split.name: len(split.order) for split in splits}
-        summary |= {"atomic_numbers": elements, "skipped": skipped.messages}
+        summary |= {"atomic_numbers": list(numbers), "skipped": skipped.messages}
         if options.part:
             write_training_sums(folder / SUMS, sums, _provenance(inputs, options))
         elif options.compute_statistics:
-            summary |= write_statistics_file(folder, sums, elements, options)
+            summary |= write_statistics_file(folder, sums, numbers, options)
     return summary
 
 
