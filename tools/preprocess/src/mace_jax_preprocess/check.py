@@ -1,4 +1,5 @@
 """Look for what is wrong with data, without writing any dataset."""
+
 from mace_jax.cli.command import Result
 from mace_jax_preprocess.options import Options
 

@@ -1,7 +1,9 @@
 """Read everything, divide it, and write datasets, indices and statistics in one go."""
 
 import logging
+import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,6 +15,7 @@ from mace_jax.elements import sorted_elements, symbol
 from mace_jax.preparation.collect import Choice, collect
 from mace_jax.preparation.sources import Source, require_energies
 from mace_jax.preparation.write_split import Spooled, join_indices, write_split
+from mace_jax.structures.input_files import STANDARD_INPUT, open_input
 from mace_jax.structures.training_sums import TrainingSums
 from mace_jax_preprocess.divide import Split, divide, files_of
 from mace_jax_preprocess.options import TOOL, Options
@@ -41,13 +44,13 @@ def prepare(options: Options) -> dict[str, Any]:
     outputs = OUTPUTS_OF_PART if options.part else OUTPUTS
     for name in outputs:
         require_absent(options.folder / name, force=options.force)
-    sources = options.sources()
-    inputs = [source.as_input() for source in sources]
     skipped = Skipped(options.skip_bad)
     with (
         atomic_directory_entries(options.folder, outputs) as folder,
         TemporaryDirectory(prefix=".spool.", dir=options.work_dir or folder) as work,
     ):
+        sources = [_with_a_file(source, Path(work)) for source in options.sources()]
+        inputs = [source.as_input() for source in sources]
         choice = Choice(
             options.keys,
             options.split_of(),
@@ -82,6 +85,16 @@ def prepare(options: Options) -> dict[str, Any]:
         elif options.compute_statistics:
             summary |= write_statistics_file(folder, sums, numbers, options)
     return summary
+
+
+def _with_a_file(source: Source, folder: Path) -> Source:
+    """Copy standard input, unpacked, to a file, which has a name and a digest like any other."""
+    if source.path != STANDARD_INPUT:
+        return source
+    path = folder / "standard input.xyz"
+    with open_input(STANDARD_INPUT) as stream, path.open("wb") as file:
+        shutil.copyfileobj(stream, file)
+    return replace(source, path=path)
 
 
 def _write_split(
