@@ -7,6 +7,7 @@ import numpy as np
 from mace_jax.artifacts.batch_plan import BatchPlan, Caps
 from mace_jax.artifacts.dataset import Dataset
 from mace_jax.batching.graph_batch import Graph, GraphBatch, GraphBuilder, pad_batch
+from mace_jax.batching.process_groups import epoch_order
 from mace_jax.tracking import Track, track_silently
 
 
@@ -30,12 +31,14 @@ class PlannedLoader:
             graphs: of the plan's dataset.
             plan: which graphs share a batch.
             dtype: of the floating-point arrays.
-            caps: a padded shape that is larger than the plan's own.
+            caps: one padded shape for all batches; each batch's own by default.
         """
         self.graphs = graphs
         self.plan = plan
         self.dtype = dtype
         self.caps = caps or plan.caps
+        self._shapes = [caps] if caps else list(plan.shapes)
+        self._shape = np.zeros(len(plan.batches), np.int64) if caps else plan.shape
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch."""
@@ -44,11 +47,11 @@ class PlannedLoader:
     def batch(self, index: int) -> GraphBatch:
         """Return batch ``index`` of the plan."""
         graphs = [self.graphs[graph] for graph in self.plan.batches[index]]
-        return pad_batch(graphs, self.caps, self.dtype)
+        return pad_batch(graphs, self._shapes[self._shape[index]], self.dtype)
 
     def epoch(self, seed: int, epoch: int) -> Iterator[tuple[int, GraphBatch]]:
         """Yield ``(index, batch)`` in the shuffled order of an epoch."""
-        for index in np.random.default_rng([seed, epoch]).permutation(len(self)):
+        for index in epoch_order(self.plan, seed, epoch):
             yield int(index), self.batch(int(index))
 
     def in_order(self) -> Iterator[tuple[int, GraphBatch]]:
