@@ -47,7 +47,7 @@ class _Batches:
         self.network, self.parameters = split_trainable(load_model(bundle, network))
         builder = graph_builder(bundle)
         graphs = [builder.build(_structure(atoms)) for atoms in systems.structures(**structures)]
-        plan = _plan([graph.pairs.n_neighbors for graph in graphs], batch)
+        plan = _plan([graph.n_neighbors for graph in graphs], batch)
         self.loader = PlannedLoader(graphs, plan, dtype)
         self.batches = self._endless()
 

@@ -27,7 +27,7 @@ def dtype(request):
 
 @pytest.fixture
 def batch(graphs, dtype):
-    n_edge = sum(graph.pairs.n_neighbors.sum() for graph in graphs)
+    n_edge = sum(graph.n_neighbors.sum() for graph in graphs)
     caps = Caps.enclosing(n_node=8 + 5, n_edge=int(n_edge) + 11, n_graph=3 + 2)
     batch = pad_batch(graphs, caps, dtype)
     assert np.bincount(batch.table.row_node)[:8].max() > 1
@@ -60,7 +60,7 @@ def test_graphs_are_joined_with_offsets(batch, graphs):
             batch.table.row_node,
             np.count_nonzero(batch.table.slot_direction, axis=1),
         )
-        np.testing.assert_array_equal(n_neighbors[nodes], graph.pairs.n_neighbors)
+        np.testing.assert_array_equal(n_neighbors[nodes], graph.n_neighbors)
         first, start = nodes.stop, pairs.stop
     assert not n_neighbors[first:].any()
 

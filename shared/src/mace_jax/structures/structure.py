@@ -78,8 +78,13 @@ def structure_digest(structure: Structure) -> str:
 
 def volume(structure: Structure) -> float:
     """Return the volume of the physical cell, Å³; infinite without a periodic cell."""
-    cell_volume = abs(float(np.linalg.det(structure.cell)))
-    return cell_volume if structure.pbc.any() and cell_volume > 0 else np.inf
+    return float(volumes(structure.cell, structure.pbc))
+
+
+def volumes(cells: NDArray[np.float64], pbc: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the volumes of physical cells ``[…, 3, 3]`` as ``volume`` does, Å³, ``[…]``."""
+    found = np.abs(np.linalg.det(cells))
+    return np.where(pbc.any(axis=-1) & (found > 0), found, np.inf)
 
 
 def check_structure(structure: Structure) -> None:
