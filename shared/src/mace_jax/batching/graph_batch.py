@@ -332,6 +332,12 @@ def pad_batch(graphs: Sequence[Graph], caps: Caps, dtype: str) -> GraphBatch:
     )
 
 
+def batch_bytes(batch: GraphBatch) -> int:
+    """Return the memory of a batch's arrays."""
+    arrays = (*batch, *batch.table, *batch.inputs.values())
+    return sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))
+
+
 def _pad(array: NDArray[Any], length: int, kind: Any, fill: float = 0) -> NDArray[Any]:
     padded = np.full((length, *array.shape[1:]), fill, dtype=kind)
     padded[: len(array)] = array

@@ -33,7 +33,7 @@ def describe_run(run: Run) -> dict[str, Any]:
         "parameters": parameter_count(run),
         "steps_per_epoch": len(run.loaders["train"]),
         "caps": {split: vars(loader.caps) for split, loader in run.loaders.items()},
-        "structures": {split: len(loader.graphs) for split, loader in run.loaders.items()},
+        "structures": {split: loader.plan.n_structures for split, loader in run.loaders.items()},
         "step_memory_bytes": memory.argument_size_in_bytes
         + memory.output_size_in_bytes
         + memory.temp_size_in_bytes,
