@@ -100,7 +100,7 @@ def test_the_tree_is_torch_maces_and_nothing_extra(path):
         assert config["pbc"].dtype == np.bool_
         assert config["weight"].dtype == np.float64
         assert config["positions"].chunks is None
-        assert json.loads(file.attrs["schema"]) == {"kind": "dataset", "version": 1}
+        assert json.loads(file.attrs["schema"]) == {"kind": "dataset", "version": 2}
         assert json.loads(file.attrs["provenance"]) == PROVENANCE
 
 
@@ -312,7 +312,7 @@ def test_a_damaged_structure_is_named(path, name, value):
     [
         ("schema", "{"),
         ("schema", 3),
-        ("schema", json.dumps({"kind": "dataset", "version": 2})),
+        ("schema", json.dumps({"kind": "dataset", "version": 3})),
         ("schema", json.dumps({"kind": "batch_plan", "version": 1})),
         ("provenance", "{}"),
         ("layout", "flat"),

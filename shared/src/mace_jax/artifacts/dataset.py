@@ -1,60 +1,154 @@
 """HDF5 datasets: a file, or a folder or glob of files that are read as one list of structures."""
 
 import glob
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Literal
 
 import h5py
+import numpy as np
+from numpy.typing import NDArray
 
 from mace_jax.artifacts.atomic_write import atomic_file
-from mace_jax.artifacts.dataset_mace_layout import (
-    read_structure,
-    structure_paths,
-    write_structures,
+from mace_jax.artifacts.dataset_attributes import (
+    KIND,
+    check_one_layout,
+    check_one_set,
+    read_attributes,
+    write_attributes,
 )
+from mace_jax.artifacts.dataset_flat_layout import BLOCK, FlatFile, FlatWriter
+from mace_jax.artifacts.dataset_mace_layout import MaceFile, MaceWriter
 from mace_jax.artifacts.provenance import Input, files_sha256
-from mace_jax.artifacts.versioned import check_document, tag
-from mace_jax.errors import ArtifactError
-from mace_jax.structures.structure import Structure, check_structure
+from mace_jax.artifacts.versioned import Document, check_document, tag
+from mace_jax.errors import ArtifactError, ConfigError
+from mace_jax.structures.neighbor_list import PairList
+from mace_jax.structures.structure import Structure
 
 SUFFIXES = (".h5", ".hdf5")
-KIND = "dataset"
+Layout = Literal["mace", "flat"]
+
+
+class DatasetWriter:
+    """Writes one HDF5 file of a dataset, structure by structure, in constant memory.
+
+    A context manager: the file appears, whole, when it is left without an error.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        provenance: dict[str, Any],
+        *,
+        layout: Layout = "mace",
+        n_in_set: int | None = None,
+        shard: tuple[int, int] = (0, 1),
+        r_max: float | None = None,
+    ) -> None:
+        """Say what is going to be written.
+
+        Args:
+            path: target.
+            provenance: record of ``make_provenance``.
+            layout: ``mace``, which Torch MACE reads, or ``flat``, which is smaller and faster.
+            n_in_set: structures in the whole set, if this is one of several files.
+            shard: (index of this file, number of files in the set).
+            r_max: cutoff of the pairs that are stored with the structures, Å; layout flat only.
+
+        Raises:
+            ArtifactError: the file would not be valid.
+            ConfigError: pairs in layout mace.
+        """
+        self.path = path
+        self.n_structures = 0
+        self._n_in_set = n_in_set
+        self._attributes: Document = {
+            "schema": tag(KIND),
+            "provenance": provenance,
+            "layout": layout,
+            "n_structures": 0,
+            "shard_index": shard[0],
+            "shard_count": shard[1],
+            **({} if r_max is None else {"r_max": float(r_max)}),
+        }
+        if layout == "mace" and r_max is not None:
+            message = f"{path}: layout mace has no place for pairs; choose layout flat"
+            raise ConfigError(message)
+        check_document(self._attributes, KIND, path)
+        self._structures: list[Structure] = []
+        self._pairs: list[PairList] = []
+
+    def write(
+        self, structures: Sequence[Structure], pairs: Sequence[PairList] | None = None
+    ) -> None:
+        """Append structures, and their pairs if the file stores pairs.
+
+        Raises:
+            ValueError: pairs are missing, or there are some that are not asked for.
+            DataError: a structure cannot be stored.
+        """
+        stored = "r_max" in self._attributes
+        if stored != (pairs is not None) or (pairs is not None and len(pairs) != len(structures)):
+            message = f"{self.path}: pairs of every structure with r_max, and only then"
+            raise ValueError(message)
+        self._structures += structures
+        self._pairs += pairs or ()
+        while len(self._structures) >= BLOCK:
+            self._write_block()
+
+    def _write_block(self) -> None:
+        pairs = self._pairs[:BLOCK] if "r_max" in self._attributes else None
+        self._layout.write(self._structures[:BLOCK], pairs)
+        del self._structures[:BLOCK], self._pairs[:BLOCK]
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        with atomic_file(self.path) as temporary, h5py.File(temporary, "w") as file:
+            if self._attributes["layout"] == "flat":
+                with_pairs = "r_max" in self._attributes
+                self._layout: Any = FlatWriter(file, with_pairs=with_pairs)
+            else:
+                self._layout = MaceWriter(file)
+            yield
+            if self._structures:
+                self._write_block()
+            self._layout.finish()
+            n = self._layout.n_structures
+            write_attributes(file, {**self._attributes, "n_structures": n})
+            if self._attributes["layout"] == "mace":
+                n_in_set = n if self._n_in_set is None else self._n_in_set
+                file.attrs["drop_last"] = n_in_set % 2 == 1
+
+    def __enter__(self) -> "DatasetWriter":
+        """Open a temporary file beside the target."""
+        self._context: AbstractContextManager[None] = self._writing()
+        self._context.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Finish the file and put it in its place; after an error remove it."""
+        self._context.__exit__(kind, error, traceback)
 
 
 def write_dataset_file(
     path: Path,
-    structures: list[Structure],
+    structures: Sequence[Structure],
     provenance: dict[str, Any],
     *,
     n_in_set: int | None = None,
     shard: tuple[int, int] = (0, 1),
+    layout: Layout = "mace",
 ) -> None:
-    """Write one HDF5 file of a dataset atomically.
-
-    Args:
-        path: target.
-        structures: the structures of this file.
-        provenance: record of ``make_provenance``.
-        n_in_set: structures in the whole set, if this is one of several files.
-        shard: (index of this file, number of files in the set).
-    """
-    attributes = {
-        "schema": tag(KIND),
-        "provenance": provenance,
-        "layout": "mace",
-        "n_structures": len(structures),
-        "shard_index": shard[0],
-        "shard_count": shard[1],
-    }
-    check_document(attributes, KIND, path)
-    n_in_set = len(structures) if n_in_set is None else n_in_set
-    with atomic_file(path) as temporary, h5py.File(temporary, "w", track_order=False) as file:
-        write_structures(file, structures, drop_last=n_in_set % 2 == 1)
-        for name, value in attributes.items():
-            file.attrs[name] = json.dumps(value) if isinstance(value, dict) else value
+    """Write one HDF5 file of a dataset atomically; arguments as of ``DatasetWriter``."""
+    with DatasetWriter(path, provenance, layout=layout, n_in_set=n_in_set, shard=shard) as writer:
+        writer.write(structures)
 
 
 def dataset_files(path: Path) -> list[Path]:
@@ -82,10 +176,14 @@ def _natural_key(path: Path) -> tuple[str, int, str]:
 
 
 class Dataset:
-    """Random access to the structures of one or several HDF5 files.
+    """Random access to the structures of one or several HDF5 files, whatever their layout.
 
     Structure ``i`` keeps its number whatever the order of reading: files by name, then the order
     inside the file. Use it as a context manager, or call ``close``.
+
+    Attributes:
+        r_max: cutoff of the pairs that are stored with the structures, Å; None unless every file
+            has them at the same cutoff.
     """
 
     def __init__(self, path: Path) -> None:
@@ -101,36 +199,36 @@ class Dataset:
         self.paths = dataset_files(self.path)
         self._sha256: str | None = None
         self._files: list[h5py.File] = []
-        self._index: list[tuple[h5py.File, str]] = []
+        self._parts: list[MaceFile | FlatFile] = []
         try:
             tags = [self._open(file) for file in self.paths]
         except BaseException:
             self.close()
             raise
         if self.path.is_dir():
-            _check_shards(self.path, tags)
+            check_one_set(self.path, tags)
+        check_one_layout(self.path, [part.layout for part in self._parts])
+        self._ends = np.cumsum([len(part) for part in self._parts])
+        cutoffs = {part.r_max for part in self._parts}
+        self.r_max = cutoffs.pop() if len(cutoffs) == 1 else None
 
-    def _open(self, path: Path) -> dict[str, Any] | None:
+    def _open(self, path: Path) -> Document | None:
         try:
             file = h5py.File(path, "r")
         except OSError as error:
             message = f"{path}: not a complete HDF5 file ({error}); create it again"
             raise ArtifactError(message) from error
         self._files.append(file)
-        attributes = _read_attributes(file, path)
-        groups = structure_paths(file)
-        if attributes and attributes["n_structures"] != len(groups):
-            message = (
-                f"{path}: holds {len(groups)} structures, expected "
-                f"{attributes['n_structures']}; create it again"
-            )
-            raise ArtifactError(message)
-        self._index += [(file, group) for group in groups]
+        attributes = read_attributes(file, path)
+        if attributes and attributes["layout"] == "flat":
+            self._parts.append(FlatFile(file, attributes))
+        else:
+            self._parts.append(MaceFile(file, attributes))
         return attributes
 
     def __len__(self) -> int:
         """Return the number of structures."""
-        return len(self._index)
+        return int(self._ends[-1])
 
     def __getitem__(self, index: int) -> Structure:
         """Read structure ``index``.
@@ -138,19 +236,58 @@ class Dataset:
         Raises:
             ArtifactError, DataError: it is damaged or holds an impossible number.
         """
-        file, group = self._index[index]
-        structure = replace(read_structure(file, group), place=self.place(index))
-        check_structure(structure)
-        return structure
+        return self.read([index])[0]
 
     def __iter__(self) -> Iterator[Structure]:
         """Read all structures in order."""
-        return (self[index] for index in range(len(self)))
+        for start in range(0, len(self), BLOCK):
+            yield from self.read(range(start, min(start + BLOCK, len(self))))
+
+    def read(self, indices: Sequence[int]) -> list[Structure]:
+        """Read structures in the given order.
+
+        Raises:
+            ArtifactError, DataError: one is damaged or holds an impossible number.
+        """
+        return self._collect(indices, lambda part, numbers: part.read(numbers))
+
+    def read_pairs(self, indices: Sequence[int]) -> list[PairList]:
+        """Read the stored pairs of structures in the given order.
+
+        Raises:
+            ArtifactError: they are damaged, or not stored at one cutoff.
+        """
+        if self.r_max is None:
+            message = f"{self.path}: stores no pairs, expected some; create it with --store-edges"
+            raise ArtifactError(message)
+        return self._collect(indices, lambda part, numbers: part.read_pairs(numbers))
+
+    def _collect(self, indices: Sequence[int], read: Any) -> list[Any]:
+        """Read from each file what lies there, and put it in the order of ``indices``."""
+        wanted = self._checked(indices)
+        parts = np.searchsorted(self._ends, wanted, side="right")
+        found: list[Any] = [None] * len(wanted)
+        for part in np.unique(parts).tolist():
+            places = np.flatnonzero(parts == part)
+            start = self._ends[part] - len(self._parts[part])
+            items = read(self._parts[part], wanted[places] - start)
+            for place, item in zip(places.tolist(), items, strict=True):
+                found[place] = item
+        return found
+
+    def _checked(self, indices: Sequence[int]) -> NDArray[np.int64]:
+        wanted = np.asarray(indices, np.int64)
+        wanted = np.where(wanted < 0, wanted + len(self), wanted)
+        if wanted.size and not 0 <= wanted.min() <= wanted.max() < len(self):
+            message = f"{self.path}: index {wanted.max()}, expected below {len(self)}"
+            raise IndexError(message)
+        return wanted
 
     def place(self, index: int) -> str:
         """Return where structure ``index`` stands, for messages."""
-        file, group = self._index[index]
-        return f"{file.filename}: {group}"
+        (wanted,) = self._checked([index])
+        part = int(np.searchsorted(self._ends, wanted, side="right"))
+        return self._parts[part].place(int(wanted - self._ends[part]) + len(self._parts[part]))
 
     def sha256(self) -> str:
         """Return the digest of all files, which names the data a plan was made for.
@@ -177,38 +314,3 @@ class Dataset:
     def __exit__(self, *exception: object) -> None:
         """Close all files."""
         self.close()
-
-
-def _read_attributes(file: h5py.File, path: Path) -> dict[str, Any] | None:
-    """Return the checked root attributes; None for a file written by Torch MACE, which has none."""
-    if "schema" not in file.attrs:
-        return None
-    try:
-        attributes = {
-            "schema": json.loads(file.attrs["schema"]),
-            "provenance": json.loads(file.attrs["provenance"]),
-            "layout": str(file.attrs["layout"]),
-            **{
-                name: int(file.attrs[name])
-                for name in ("n_structures", "shard_index", "shard_count")
-            },
-        }
-    except (KeyError, ValueError, TypeError) as error:
-        message = f"{path}: root attributes: {error}; create it again with mace-jax-preprocess"
-        raise ArtifactError(message) from error
-    return check_document(attributes, KIND, path)
-
-
-def _check_shards(folder: Path, tags: Sequence[dict[str, Any] | None]) -> None:
-    known = [attributes for attributes in tags if attributes]
-    if not known:
-        return
-    count = known[0]["shard_count"]
-    found = sorted(attributes["shard_index"] for attributes in known)
-    counts = {attributes["shard_count"] for attributes in known}
-    if len(known) != len(tags) or len(counts) > 1 or found != list(range(count)):
-        message = (
-            f"{folder}: holds shards {found} of {count}, expected all of one set and nothing else; "
-            "copy the missing files or create the set again"
-        )
-        raise ArtifactError(message)

@@ -5,14 +5,18 @@ properties/…, property_weights/…}``. mace-torch 0.3.16 ``HDF5Dataset`` reads
 and the other way round. A missing property is the text ``None`` with weight 0.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from mace_jax.artifacts.versioned import Document
 from mace_jax.errors import ArtifactError
-from mace_jax.structures.structure import PROPERTY_SHAPES, Structure
+from mace_jax.structures.neighbor_list import PairList
+from mace_jax.structures.structure import PROPERTY_SHAPES, Structure, check_structure
 from mace_jax.units import symmetric_matrix
 
 _BATCH = "config_batch_0"
@@ -20,18 +24,22 @@ _MISSING = "None"
 _TEXT = h5py.string_dtype()
 
 
-def write_structures(file: h5py.File, structures: list[Structure], *, drop_last: bool) -> None:
-    """Write ``structures`` into an empty file.
+class MaceWriter:
+    """Appends structures to an empty file."""
 
-    Args:
-        file: open for writing.
-        structures: in the order they are read back.
-        drop_last: Torch MACE's flag: whether the whole set has an odd number of structures.
-    """
-    file.attrs["drop_last"] = drop_last
-    batch = file.create_group(_BATCH)
-    for index, structure in enumerate(structures):
-        _write_structure(batch.create_group(f"config_{index}"), structure)
+    def __init__(self, file: h5py.File) -> None:
+        """Create the one batch that holds all structures of the file."""
+        self._batch = file.create_group(_BATCH)
+        self.n_structures = 0
+
+    def write(self, structures: Sequence[Structure], pairs: Sequence[PairList] | None) -> None:
+        """Append structures; the layout has no place for pairs."""
+        for structure in structures:
+            _write_structure(self._batch.create_group(f"config_{self.n_structures}"), structure)
+            self.n_structures += 1
+
+    def finish(self) -> None:
+        """Write what can be known at the end only: nothing."""
 
 
 def _write_structure(group: h5py.Group, structure: Structure) -> None:
@@ -52,6 +60,51 @@ def _write_structure(group: h5py.Group, structure: Structure) -> None:
             weights[name] = np.float64(0.0)
     properties.create_dataset("head", data=structure.head, dtype=_TEXT)
     weights["head"] = np.float64(1.0)
+
+
+class MaceFile:
+    """The structures of one file, by number."""
+
+    layout = "mace"
+    r_max = None
+
+    def __init__(self, file: h5py.File, attributes: Document | None) -> None:
+        """Find the structures.
+
+        Raises:
+            ArtifactError: the tree is not Torch MACE's, or holds another number of structures than
+                the file says.
+        """
+        self._file = file
+        self._paths = structure_paths(file)
+        if attributes and attributes["n_structures"] != len(self._paths):
+            message = (
+                f"{file.filename}: holds {len(self._paths)} structures, expected "
+                f"{attributes['n_structures']}; create it again"
+            )
+            raise ArtifactError(message)
+
+    def __len__(self) -> int:
+        """Return the number of structures."""
+        return len(self._paths)
+
+    def place(self, number: int) -> str:
+        """Return where structure ``number`` stands, for messages."""
+        return f"{self._file.filename}: {self._paths[number]}"
+
+    def read(self, numbers: NDArray[np.int64]) -> list[Structure]:
+        """Read structures in the given order."""
+        found = []
+        for number in numbers.tolist():
+            structure = read_structure(self._file, self._paths[number])
+            structure = replace(structure, place=self.place(number))
+            check_structure(structure)
+            found.append(structure)
+        return found
+
+    def read_pairs(self, numbers: NDArray[np.int64]) -> list[PairList]:
+        """There are none in this layout."""
+        raise NotImplementedError
 
 
 def structure_paths(file: h5py.File) -> list[str]:

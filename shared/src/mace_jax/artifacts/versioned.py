@@ -19,6 +19,7 @@ Document = dict[str, Any]
 
 MADE_BY = {
     "dataset": "mace-jax-preprocess",
+    "index": "mace-jax-preprocess",
     "statistics": "mace-jax-preprocess",
     "batch_plan": "mace-jax-plan-batches",
     "train_config": "mace-jax-train",
@@ -70,6 +71,11 @@ def _batch_plan_v1_to_v2(plan: Document) -> Document:
     return {**_of_version(plan, 2), "caps": asdict(Caps.enclosing(**plan["caps"]))}
 
 
+def _dataset_v1_to_v2(attributes: Document) -> Document:
+    """Version 2 has the flat layout, too."""
+    return _of_version(attributes, 2)
+
+
 def _of_version(document: Document, version: int) -> Document:
     return {**document, "schema": {**document["schema"], "version": version}}
 
@@ -77,6 +83,7 @@ def _of_version(document: Document, version: int) -> Document:
 # (kind, version n) -> function that turns a document of version n into version n + 1
 MIGRATIONS: Mapping[tuple[str, int], Callable[[Document], Document]] = {
     ("batch_plan", 1): _batch_plan_v1_to_v2,
+    ("dataset", 1): _dataset_v1_to_v2,
     ("model_bundle", 1): _model_bundle_v1_to_v2,
     ("predictions", 1): _predictions_v1_to_v2,
     ("train_config", 2): _train_config_v2_to_v3,
