@@ -156,12 +156,13 @@ class FlatFile:
             ArtifactError: an array is missing, of another kind, too long or too short.
         """
         self._file = file
+        self._mapped = np.memmap(file.filename, np.uint8, "r")
         self._len = attributes["n_structures"]
         self.r_max: float | None = attributes.get("r_max")
         self._n_node = self._counts("n_node", 1)
         atoms = _offsets(self._n_node)
         self._names = read_names(file, "names")
-        self._structures = Rows(file, "structures", _STRUCTURE)
+        self._structures = Rows(file, self._mapped, "structures", _STRUCTURE)
         self._structures.require_length(self._len)
         self._atomic_numbers = self._ragged("atomic_numbers", atoms, _NUMBER)
         self._positions = self._ragged("positions", atoms, _REAL, 3)
@@ -173,7 +174,7 @@ class FlatFile:
             self._pairs = self._ragged("pairs", _offsets(self._n_pair), _PAIR)
 
     def _counts(self, name: str, minimum: int) -> NDArray[np.int32]:
-        rows = Rows(self._file, name, _COUNT)
+        rows = Rows(self._file, self._mapped, name, _COUNT)
         rows.require_length(self._len)
         counts = rows.read_all()
         bad = np.flatnonzero(counts < minimum)
@@ -186,12 +187,12 @@ class FlatFile:
         return counts
 
     def _ragged(self, name: str, offsets, dtype, *shape: int) -> _Ragged:
-        rows = Rows(self._file, name, dtype, *shape)
+        rows = Rows(self._file, self._mapped, name, dtype, *shape)
         rows.require_length(int(offsets[-1]))
         return _Ragged(rows, offsets)
 
     def _label(self, name: str) -> _Ragged:
-        present = Rows(self._file, f"properties/{name}/present", _FLAG)
+        present = Rows(self._file, self._mapped, f"properties/{name}/present", _FLAG)
         present.require_length(self._len)
         counts = present.read_all() * (self._n_node if _per_atom(name) else 1)
         return self._ragged(f"properties/{name}/values", _offsets(counts), _REAL, *_row_shape(name))

@@ -132,9 +132,9 @@ def _check_array(
             f"{place}: {name}: shape {value.shape}, expected {shape}; correct or remove the label"
         )
         raise DataError(message)
-    bad = np.argwhere(~np.isfinite(value))
-    if len(bad):
-        index = tuple(int(i) for i in bad[0])
+    finite = np.isfinite(value)
+    if not finite.all():
+        index = tuple(int(i) for i in np.argwhere(~finite)[0])
         where = f" of atom {index[0]}" if per_atom else ""
         message = (
             f"{place}: {name}{where} is {value[index]}, expected a finite number; "
