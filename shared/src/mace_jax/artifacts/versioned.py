@@ -6,7 +6,6 @@ is refused, and so is an older one. Validation is by the JSON schemas of ``mace_
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -64,11 +63,21 @@ def _predictions_v1_to_v2(metadata: Document) -> Document:
     return _of_version(metadata, 2)
 
 
-def _batch_plan_v1_to_v2(plan: Document) -> Document:
-    """Version 2 says how neighbours are laid out; any layout that is large enough will do."""
-    from mace_jax.artifacts.batch_plan import Caps
-
-    return {**_of_version(plan, 2), "caps": asdict(Caps.enclosing(**plan["caps"]))}
+def _batch_plan_v2_to_v3(plan: Document) -> Document:
+    """Version 3 has several datasets, shapes and processes, and may skip graphs."""
+    kept = {name: item for name, item in plan.items() if name not in ("dataset", "caps")}
+    wastes = ("n_batches", "edge_waste", "node_waste", "graph_waste")
+    return {
+        **_of_version(kept, 3),
+        "datasets": [plan["dataset"]],
+        "processes": 1,
+        "shapes": [{"n_batches": len(plan["batches"]), **plan["caps"]}],
+        "skipped": [],
+        "report": {
+            **plan["report"],
+            "shapes": [{name: plan["report"][name] for name in wastes}],
+        },
+    }
 
 
 def _dataset_v1_to_v2(attributes: Document) -> Document:
@@ -82,7 +91,7 @@ def _of_version(document: Document, version: int) -> Document:
 
 # (kind, version n) -> function that turns a document of version n into version n + 1
 MIGRATIONS: Mapping[tuple[str, int], Callable[[Document], Document]] = {
-    ("batch_plan", 1): _batch_plan_v1_to_v2,
+    ("batch_plan", 2): _batch_plan_v2_to_v3,
     ("dataset", 1): _dataset_v1_to_v2,
     ("model_bundle", 1): _model_bundle_v1_to_v2,
     ("predictions", 1): _predictions_v1_to_v2,
