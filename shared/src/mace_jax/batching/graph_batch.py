@@ -277,16 +277,16 @@ def pad_batch(graphs: Sequence[Graph], caps: Caps, dtype: str) -> GraphBatch:
     """Join graphs and pad them to ``caps``.
 
     Args:
-        graphs: at most ``caps.n_graph - 1`` of them.
+        graphs: at most ``caps.n_graph - 1`` of them; none give a batch of padding, without inputs.
         caps: padded sizes; at least one node and one graph remain padding.
         dtype: of the floating-point arrays.
     """
     structures = [graph.structure for graph in graphs]
     n_graph = len(graphs)
-    n_node = np.array([len(structure) for structure in structures])
+    n_node = np.array([len(structure) for structure in structures], np.int64)
     pairs = join_pairs([graph.pairs for graph in graphs], n_node)
-    cells = np.array([structure.cell for structure in structures])
-    pbc = np.array([structure.pbc for structure in structures])
+    cells = np.array([structure.cell for structure in structures]).reshape(-1, 3, 3)
+    pbc = np.array([structure.pbc for structure in structures], bool).reshape(-1, 3)
 
     def per_node(array: NDArray[Any], kind: Any = dtype, fill: int = 0) -> NDArray[Any]:
         return _pad(array, caps.n_node, kind, fill)
@@ -301,8 +301,8 @@ def pad_batch(graphs: Sequence[Graph], caps: Caps, dtype: str) -> GraphBatch:
         return per_graph([_label_weight(structure, name) for structure in structures])
 
     return GraphBatch(
-        positions=per_node(np.concatenate([structure.positions for structure in structures])),
-        species=per_node(np.concatenate([graph.species for graph in graphs]), np.int32),
+        positions=per_node(_rows([structure.positions for structure in structures], 3)),
+        species=per_node(_rows([graph.species for graph in graphs]), np.int32),
         node_graph=per_node(np.repeat(np.arange(n_graph), n_node), np.int32, n_graph),
         node_mask=np.arange(caps.n_node) < n_node.sum(),
         pair_senders=per_pair(pairs.senders, fill=caps.n_node - 1),
@@ -316,18 +316,20 @@ def pad_batch(graphs: Sequence[Graph], caps: Caps, dtype: str) -> GraphBatch:
         graph_mask=np.arange(caps.n_graph) < n_graph,
         head=per_graph([graph.head for graph in graphs], np.int32),
         energy=per_graph([graph.interaction_energy for graph in graphs]),
-        forces=per_node(np.concatenate([_label(structure, "forces") for structure in structures])),
-        stress=per_graph([_label(structure, "stress") for structure in structures]),
+        forces=per_node(_rows([_label(structure, "forces") for structure in structures], 3)),
+        stress=per_graph(
+            _rows([_label(structure, "stress")[None] for structure in structures], 3, 3)
+        ),
         energy_weight=weights("energy"),
         forces_weight=weights("forces"),
         stress_weight=weights("stress"),
         inputs={
             name: per_graph(np.concatenate([graph.graph_inputs[name] for graph in graphs]))
-            for name in graphs[0].graph_inputs
+            for name in (graphs[0].graph_inputs if graphs else ())
         }
         | {
             name: per_node(np.concatenate([graph.node_inputs[name] for graph in graphs]))
-            for name in graphs[0].node_inputs
+            for name in (graphs[0].node_inputs if graphs else ())
         },
     )
 
@@ -336,6 +338,11 @@ def batch_bytes(batch: GraphBatch) -> int:
     """Return the memory of a batch's arrays."""
     arrays = (*batch, *batch.table, *batch.inputs.values())
     return sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))
+
+
+def _rows(pieces: list[NDArray[Any]], *shape: int) -> NDArray[Any]:
+    """Join arrays of rows, maybe none at all."""
+    return np.concatenate(pieces) if pieces else np.empty((0, *shape))
 
 
 def _pad(array: NDArray[Any], length: int, kind: Any, fill: float = 0) -> NDArray[Any]:

@@ -5,15 +5,18 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mace_jax.artifacts.dataset import Dataset
 from mace_jax.batching.graph_batch import Graph, GraphBuilder
+
+Ids = Sequence[int] | NDArray[np.integer]
 
 
 class GraphSource(Protocol):
     """Returns graphs by number; to be read in other processes it must be pickled."""
 
-    def __call__(self, ids: Sequence[int]) -> list[Graph]:
+    def __call__(self, ids: Ids) -> list[Graph]:
         """Return the graphs with these numbers, in this order."""
         ...
 
@@ -42,7 +45,7 @@ class DatasetGraphs:
         self.paths = paths or [dataset.path for dataset in datasets]
         self._ends = np.cumsum([len(dataset) for dataset in datasets])
 
-    def __call__(self, ids: Sequence[int]) -> list[Graph]:
+    def __call__(self, ids: Ids) -> list[Graph]:
         """Return the graphs with these numbers, in this order.
 
         Raises:

@@ -1,49 +1,29 @@
 """Batches in the order of a plan: the same for every process, worker and machine."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import chain
 from types import TracebackType
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mace_jax.artifacts.batch_plan import BatchPlan, Caps
+from mace_jax.batching.cursor import Cursor, plan_digest, require_cursor_fits
 from mace_jax.batching.graph_batch import Graph, GraphBatch, batch_bytes, pad_batch
-from mace_jax.batching.graph_source import GraphSource
+from mace_jax.batching.graph_source import GraphSource, Ids
+from mace_jax.batching.process_groups import epoch_order
 from mace_jax.batching.workers import Workers
-from mace_jax.errors import IncompatibleError
 
 # Graphs that are read at once where no plan says which belong together.
-_CHUNK = 256
-
-
-def epoch_order(plan: BatchPlan, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Return the batches of an epoch, shuffled."""
-    return np.random.default_rng([seed, epoch]).permutation(len(plan.batches))
-
-
-class Cursor(NamedTuple):
-    """A place inside an epoch.
-
-    Attributes:
-        plan_digest: of the plan whose batches are meant.
-        epoch: number of the epoch.
-        batch: batches of it that are done.
-    """
-
-    plan_digest: str
-    epoch: int
-    batch: int
+_BLOCK = 256
 
 
 class PlannedLoader:
     """The batches of a plan, in an order that depends on (plan, seed, epoch) only.
 
-    Every batch is yielded with its index; ``plan.batches[index]`` says which graphs it holds. Use
-    it as a context manager, or call ``close``, if there are workers.
+    Every batch is yielded with its index; ``plan.batches[index]`` are the graphs that it holds. Use
+    a loader as a context manager, or call ``close``, if it has workers.
     """
 
     def __init__(
@@ -53,74 +33,79 @@ class PlannedLoader:
         dtype: str,
         caps: Caps | None = None,
         *,
+        process: int | None = None,
         n_workers: int = 0,
         cache_bytes: int = 0,
     ) -> None:
         """Read nothing yet.
 
         Args:
-            graphs: of the plan's dataset.
+            graphs: of the plan's datasets.
             plan: which graphs share a batch.
             dtype: of the floating-point arrays.
-            caps: one padded shape for all batches, that holds those of the plan.
+            caps: a padded shape for all batches, at least ``plan.caps``; by default each has that
+                of the plan.
+            process: the one of the plan's processes whose batches are wanted; by default all.
             n_workers: processes that make batches ahead; 0 makes them when they are asked for.
             cache_bytes: how much memory may be used to keep batches for later epochs.
         """
         self.graphs = graphs
         self.plan = plan
-        self.caps = caps
+        self.shapes = (caps,) if caps else plan.shapes
+        self._shape = np.zeros_like(plan.shape) if caps else plan.shape
+        self._process = process
         self._cache: dict[int, GraphBatch] = {}
         self._room = cache_bytes
         self._workers = Workers(_BatchMaker(graphs, dtype), n_workers)
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch."""
-        return len(self.plan.batches)
+        return len(self._own())
 
     def epoch(self, seed: int, epoch: int, done: int = 0) -> Iterator[tuple[int, GraphBatch]]:
         """Yield ``(index, batch)`` in the order of an epoch, without the first ``done`` of them."""
-        return self._batches(epoch_order(self.plan, seed, epoch)[done:])
+        return self._batches(epoch_order(self.plan, seed, epoch, self._process)[done:])
 
     def cursor(self, epoch: int, done: int) -> Cursor:
-        """Return the place in ``epoch`` where ``done`` batches have been yielded."""
-        return Cursor(self.plan.digest, epoch, done)
+        """Return the place in an epoch where ``done`` batches are done."""
+        return Cursor(plan_digest(self.plan), epoch, done)
 
     def resume(self, seed: int, cursor: Cursor) -> Iterator[tuple[int, GraphBatch]]:
-        """Yield what an epoch would have yielded after ``cursor``.
+        """Yield what is left of an epoch.
 
         Raises:
-            IncompatibleError: the cursor belongs to another plan.
+            IncompatibleError: the cursor is no place in an epoch of this loader.
         """
-        if cursor.plan_digest != self.plan.digest:
-            message = (
-                f"cursor: of plan {cursor.plan_digest[:12]}…, expected {self.plan.digest[:12]}…; "
-                "resume with the plan that the run began with"
-            )
-            raise IncompatibleError(message)
+        require_cursor_fits(cursor, self.plan, len(self))
         return self.epoch(seed, cursor.epoch, cursor.batch)
 
     def in_order(self) -> Iterator[tuple[int, GraphBatch]]:
         """Yield ``(index, batch)`` in the plan's own order, for evaluation.
 
-        Results for its graphs, put one after another, are in dataset order when they are indexed
-        by ``dataset_order``.
+        What is found for the graphs of all batches, put end to end, is in the order of the dataset
+        when it is indexed by ``dataset_order``.
         """
-        return self._batches(range(len(self)))
+        return self._batches(self._own())
 
-    def dataset_order(self) -> NDArray[np.intp]:
-        """Return where each graph of the dataset comes among those of ``in_order``."""
-        return np.argsort(np.fromiter(chain.from_iterable(self.plan.batches), np.intp))
+    def dataset_order(self) -> NDArray[np.int64]:
+        """Return where each planned graph of the dataset comes in the plan's own order."""
+        return np.argsort(self.plan.batches.ids)
 
     def in_dataset_order(self) -> Iterator[Graph]:
-        """Yield every graph once, as the dataset has them, a few read at a time."""
-        n = self.plan.n_structures
-        for start in range(0, n, _CHUNK):
-            yield from self.graphs(range(start, min(start + _CHUNK, n)))
+        """Yield every planned graph once, in the order of the dataset, some read at a time."""
+        ids = np.sort(self.plan.batches.ids)
+        for start in range(0, len(ids), _BLOCK):
+            yield from self.graphs(ids[start : start + _BLOCK])
 
     def batch(self, index: int) -> GraphBatch:
         """Return batch ``index`` of the plan."""
         ((_, batch),) = self._batches([index])
         return batch
+
+    def one_of_each_shape(self) -> Iterator[GraphBatch]:
+        """Yield a batch of every padded shape: all that a step is compiled for."""
+        _, first = np.unique(self._shape, return_index=True)
+        return (batch for _, batch in self._batches(first))
 
     def close(self) -> None:
         """End the workers."""
@@ -139,11 +124,18 @@ class PlannedLoader:
         """End the workers."""
         self.close()
 
-    def _batches(self, indices: Iterable[int]) -> Iterator[tuple[int, GraphBatch]]:
-        indices = [int(index) for index in indices]
-        missing = {index: self._task(index) for index in indices if index not in self._cache}
-        with closing(self._workers.map(missing.values())) as made:
-            for index in indices:
+    def _own(self) -> NDArray[np.int64]:
+        """Return the batches of an epoch in the plan's own order."""
+        if self._process is not None:
+            return np.arange(self._process, len(self.plan.batches), self.plan.processes)
+        return np.flatnonzero(self.plan.batches.n_graph)
+
+    def _batches(self, order: Iterable[int]) -> Iterator[tuple[int, GraphBatch]]:
+        order = [int(index) for index in order]
+        missing = {index for index in order if index not in self._cache}
+        tasks = (self._task(index) for index in order if index in missing)
+        with closing(self._workers.map(tasks)) as made:
+            for index in order:
                 if index in missing:
                     batch = next(made)
                     self._keep(index, batch)
@@ -151,12 +143,12 @@ class PlannedLoader:
                     batch = self._cache[index]
                 yield index, batch
 
-    def _task(self, index: int) -> tuple[Sequence[int], Caps]:
-        return self.plan.batches[index], self.caps or self.plan.caps
+    def _task(self, index: int) -> tuple[Ids, Caps]:
+        return self.plan.batches[index], self.shapes[self._shape[index]]
 
     def _keep(self, index: int, batch: GraphBatch) -> None:
         size = batch_bytes(batch)
-        if size <= self._room:
+        if index not in self._cache and size <= self._room:
             self._room -= size
             self._cache[index] = batch
 
@@ -168,6 +160,6 @@ class _BatchMaker:
     graphs: GraphSource
     dtype: str
 
-    def __call__(self, task: tuple[Sequence[int], Caps]) -> GraphBatch:
+    def __call__(self, task: tuple[Ids, Caps]) -> GraphBatch:
         ids, caps = task
         return pad_batch(self.graphs(ids), caps, self.dtype)

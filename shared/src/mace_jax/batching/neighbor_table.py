@@ -22,6 +22,8 @@ from mace_jax.artifacts.batch_plan import Caps
 from mace_jax.errors import IncompatibleError
 from mace_jax.structures.neighbor_list import PairList
 
+_NO_PAIRS = PairList(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros((0, 3), np.int32))
+
 
 class NeighborTable(NamedTuple):
     """Where each atom finds its neighbours.
@@ -60,8 +62,9 @@ def join_pairs(pieces: Sequence[PairList], n_node: NDArray[np.integer]) -> PairL
         pieces: pairs of each structure.
         n_node: its atoms, ``[n_graph]``.
     """
-    first_node = np.repeat(np.cumsum(n_node) - n_node, [len(piece.senders) for piece in pieces])
-    senders, receivers, shifts = map(np.concatenate, zip(*pieces, strict=True))
+    n_pair = np.array([len(piece.senders) for piece in pieces], np.int64)
+    first_node = np.repeat(np.cumsum(n_node) - n_node, n_pair)
+    senders, receivers, shifts = map(np.concatenate, zip(_NO_PAIRS, *pieces, strict=True))
     return PairList(senders + first_node, receivers + first_node, shifts)
 
 
