@@ -253,7 +253,8 @@ def _check_shapes(plan: BatchPlan, path: Path) -> None:
 
 
 def _damaged(path: Path, place: str, found: str, expected: str) -> ArtifactError:
-    return ArtifactError(f"{path}: at /{place}: {found}, expected {expected}; create the plan again")
+    message = f"{path}: at /{place}: {found}, expected {expected}; create the plan again"
+    return ArtifactError(message)
 
 
 def require_plan_fits(

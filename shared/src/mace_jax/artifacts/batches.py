@@ -92,9 +92,8 @@ def write_batches(path: Path, batches: Batches, metadata: dict[str, Any]) -> str
         pa.array(batches.offsets, pa.int32()), pa.array(batches.ids, pa.int64())
     )
     table = pa.table({"graphs": column}, metadata={"mace_jax": json.dumps(metadata)})
-    with atomic_file(path) as temporary, pa.OSFile(str(temporary), "wb") as file:
-        with pa.ipc.new_file(file, table.schema) as writer:
-            writer.write_table(table)
+    with atomic_file(path) as temporary, pa.ipc.new_file(str(temporary), table.schema) as writer:
+        writer.write_table(table)
     return file_sha256(path)
 
 

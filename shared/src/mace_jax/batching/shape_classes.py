@@ -97,9 +97,7 @@ def choose_shapes(sizes: GraphSizes, batches: Batches, n_shapes: int) -> NDArray
     return shape
 
 
-def best_cuts(
-    n_edge: NDArray[np.int64], n_node: NDArray[np.int64], n_shapes: int
-) -> list[int]:
+def best_cuts(n_edge: NDArray[np.int64], n_node: NDArray[np.int64], n_shapes: int) -> list[int]:
     """Return where new shapes begin in a list of batches with ascending edges."""
     places = _candidates(n_edge)
     cost = _range_costs(n_edge, n_node, places)

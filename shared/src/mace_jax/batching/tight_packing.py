@@ -40,8 +40,8 @@ def pack_graphs(
         sizes: of all graphs.
         cap: edges of a batch; no less than the largest graph has, if there are no ``larger`` ones.
         seed: of the order in which graphs are placed.
-        shares: ``AT_MOST``: of the caps up to ``cap`` with the fewest batches that with the smallest
-            padded shape is taken. ``NEAR``: of those around it, that with the smallest cost.
+        shares: ``AT_MOST``: of the caps up to ``cap`` with the fewest batches, that with the
+            smallest padded shape is taken. ``NEAR``: of those around it, that with the least cost.
         larger: edge caps, ascending, of batches that open with a graph of more than ``cap`` edges.
         graphs: ids of those to pack, all by default.
     """

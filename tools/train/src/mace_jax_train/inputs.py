@@ -26,7 +26,8 @@ from mace_jax.artifacts.statistics import (
     write_statistics,
 )
 from mace_jax.artifacts.train_config import DatasetsConfig, TrainConfig
-from mace_jax.batching.plan import plan_batches, plan_lines
+from mace_jax.batching.plan import plan_batches
+from mace_jax.batching.plan_report import plan_lines
 from mace_jax.elements import sorted_elements
 from mace_jax.errors import ConfigError, IncompatibleError
 from mace_jax.preparation import (
@@ -170,7 +171,7 @@ def run_plan(
     if text:
         path = Path(text)
         plan = read_batch_plan(path)
-        require_plan_fits(plan, path, dataset, r_max)
+        require_plan_fits(plan, path, [dataset], r_max)
     else:
         if config.datasets.n_edge is None:
             message = (
