@@ -19,7 +19,8 @@ from mace_jax.artifacts.dataset_attributes import (
     read_attributes,
     write_attributes,
 )
-from mace_jax.artifacts.dataset_flat_layout import BLOCK, FlatFile, FlatWriter
+from mace_jax.artifacts.dataset_flat_layout import FlatFile
+from mace_jax.artifacts.dataset_flat_writer import BLOCK, FlatWriter
 from mace_jax.artifacts.dataset_mace_layout import MaceFile, MaceWriter
 from mace_jax.artifacts.provenance import Input, files_sha256
 from mace_jax.artifacts.versioned import Document, check_document, tag
@@ -29,6 +30,7 @@ from mace_jax.structures.structure import Structure
 
 SUFFIXES = (".h5", ".hdf5")
 Layout = Literal["mace", "flat"]
+_FORMAT = ("v108", "v110")  # of HDF5 itself: half as large as the earliest, and read everywhere
 
 
 class DatasetWriter:
@@ -99,27 +101,32 @@ class DatasetWriter:
             self._write_block()
 
     def _write_block(self) -> None:
-        pairs = self._pairs[:BLOCK] if "r_max" in self._attributes else None
-        self._layout.write(self._structures[:BLOCK], pairs)
+        structures, pairs = self._structures[:BLOCK], self._pairs[:BLOCK]
         del self._structures[:BLOCK], self._pairs[:BLOCK]
+        if isinstance(self._layout, FlatWriter):
+            self._layout.write(structures, pairs)
+        else:
+            self._layout.write(structures)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        with atomic_file(self.path) as temporary, h5py.File(temporary, "w") as file:
-            if self._attributes["layout"] == "flat":
-                with_pairs = "r_max" in self._attributes
-                self._layout: Any = FlatWriter(file, with_pairs=with_pairs)
-            else:
-                self._layout = MaceWriter(file)
+        with atomic_file(self.path) as temporary, h5py.File(temporary, "w", libver=_FORMAT) as file:
+            flat, with_pairs = self._attributes["layout"] == "flat", "r_max" in self._attributes
+            self._layout: FlatWriter | MaceWriter = (
+                FlatWriter(file, with_pairs=with_pairs) if flat else MaceWriter(file)
+            )
             yield
             if self._structures:
                 self._write_block()
-            self._layout.finish()
+            self._finish()
             n = self._layout.n_structures
             write_attributes(file, {**self._attributes, "n_structures": n})
-            if self._attributes["layout"] == "mace":
-                n_in_set = n if self._n_in_set is None else self._n_in_set
-                file.attrs["drop_last"] = n_in_set % 2 == 1
+
+    def _finish(self) -> None:
+        if isinstance(self._layout, FlatWriter):
+            self._layout.finish()
+        else:
+            self._layout.finish(self._n_in_set)
 
     def __enter__(self) -> "DatasetWriter":
         """Open a temporary file beside the target."""
@@ -214,7 +221,7 @@ class Dataset:
 
     def _open(self, path: Path) -> Document | None:
         try:
-            file = h5py.File(path, "r")
+            file = h5py.File(path, "r", rdcc_nbytes=0)
         except OSError as error:
             message = f"{path}: not a complete HDF5 file ({error}); create it again"
             raise ArtifactError(message) from error
