@@ -50,8 +50,10 @@ class _Batches:
         self.network, self.parameters = split_trainable(load_model(bundle, network))
         builder = graph_builder(bundle)
         graphs = [builder.build(_structure(atoms)) for atoms in systems.structures(**structures)]
-        plan = _plan([graph.pairs.n_neighbors for graph in graphs], batch)
-        self.loader = PlannedLoader(graphs, plan, dtype)
+        plan = _plan([graph.n_neighbors for graph in graphs], batch)
+        self.loader = PlannedLoader(
+            lambda ids: [graphs[index] for index in ids], plan, dtype, cache_bytes=1 << 30
+        )
         self.batches = self._endless()
 
     def _endless(self) -> Iterator[GraphBatch]:

@@ -268,7 +268,7 @@ def test_dry_run_tells_shapes_and_memory_and_leaves_nothing(chain, frames, tmp_p
     assert list(tmp_path.rglob("*")) == [scratch]
     summary = json.loads(outcome.out)["summary"]
     plan = read_batch_plan(chain / "train.plan.json")
-    assert summary["caps"]["train"] == vars(plan.caps)
+    assert summary["shapes"]["train"] == [vars(caps) for caps in plan.shapes]
     assert summary["steps_per_epoch"] == len(plan.batches)
     assert summary["structures"] == {"train": N_TRAIN, "valid": N_VALID}
     assert summary["step_memory_bytes"] > 10_000

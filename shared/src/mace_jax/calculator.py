@@ -340,7 +340,7 @@ def _room(graph: Graph, r_max: float, last: Caps | None) -> Caps:
         r_max: cutoff of its pairs, Å.
         last: what the atoms had before; kept if the graph fits, and else made larger.
     """
-    neighbors = graph.pairs.n_neighbors
+    neighbors = graph.n_neighbors
     if last is not None and _fits(neighbors, last):
         return last
     expected = _FIRST_ROOM * neighbors

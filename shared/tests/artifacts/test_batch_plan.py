@@ -76,7 +76,7 @@ def test_the_shape_of_a_plan_of_version_1_holds_every_graph(tmp_path, dataset, p
     builder = GraphBuilder(4.0, (1, 6, 8, 14), ("pbe",), {})
     graphs = load_graphs(dataset, builder, "reading")
     for index, batch in PlannedLoader(graphs, plan, "float64").in_order():
-        n_edges = sum(int(graphs[graph].pairs.n_neighbors.sum()) for graph in plan.batches[index])
+        n_edges = sum(int(graphs[graph].n_neighbors.sum()) for graph in plan.batches[index])
         assert n_edges > 0
         assert np.count_nonzero(batch.table.slot_direction) == n_edges
         assert set(batch.table.row_node) == set(range(plan.caps.n_node))

@@ -7,6 +7,7 @@ from mace_jax.artifacts.batch_plan import Caps
 from mace_jax.artifacts.model_bundle import EmbeddingSpec
 from mace_jax.batching.graph_batch import GraphBuilder, assumed_inputs, model_input, pad_batch
 from mace_jax.errors import DataError
+from mace_jax.structures.neighbor_list import neighbor_list, pair_list
 
 E0 = {"pbe": {1: -13.587222780835477, 6: -1029.4889999855063, 8: -2041.8396277138045, 14: -1.0}}
 BUILDER = GraphBuilder(4.0, (1, 6, 8, 14), ("pbe",), E0)
@@ -27,7 +28,7 @@ def dtype(request):
 
 @pytest.fixture
 def batch(graphs, dtype):
-    n_edge = sum(graph.pairs.n_neighbors.sum() for graph in graphs)
+    n_edge = sum(graph.n_neighbors.sum() for graph in graphs)
     caps = Caps.enclosing(n_node=8 + 5, n_edge=int(n_edge) + 11, n_graph=3 + 2)
     batch = pad_batch(graphs, caps, dtype)
     assert np.bincount(batch.table.row_node)[:8].max() > 1
@@ -60,7 +61,7 @@ def test_graphs_are_joined_with_offsets(batch, graphs):
             batch.table.row_node,
             np.count_nonzero(batch.table.slot_direction, axis=1),
         )
-        np.testing.assert_array_equal(n_neighbors[nodes], graph.pairs.n_neighbors)
+        np.testing.assert_array_equal(n_neighbors[nodes], graph.n_neighbors)
         first, start = nodes.stop, pairs.stop
     assert not n_neighbors[first:].any()
 
@@ -165,6 +166,40 @@ def test_a_batch_without_edges(water):
     assert not batch.node_mask[batch.pair_receivers].any()
     assert not batch.table.slot_direction.any()
     assert set(batch.table.row_node) == {0, 1}
+
+
+def test_no_graphs_give_a_batch_of_padding_of_the_same_kinds(batch, dtype):
+    caps = Caps.enclosing(13, 2 * len(batch.pair_mask), 5)
+    nothing = pad_batch([], caps, dtype)
+    for name, array in nothing._asdict().items():
+        if isinstance(array, np.ndarray):
+            assert array.dtype == getattr(batch, name).dtype
+            assert array.shape == getattr(batch, name).shape
+    for mask in (nothing.node_mask, nothing.pair_mask, nothing.graph_mask):
+        assert not mask.any()
+    assert set(nothing.pair_senders) == set(nothing.pair_receivers) == {12}
+    assert not nothing.table.slot_direction.any()
+    assert not nothing.node_graph.any()
+    assert nothing.n_node.tolist() == [1] * 5
+    assert not nothing.forces_weight.any()
+
+
+def test_structures_are_built_together_as_alone(water, crystal):
+    together = BUILDER.build_all([water, crystal, water])
+    for graph, structure in zip(together, [water, crystal, water], strict=True):
+        alone = BUILDER.build(structure)
+        np.testing.assert_array_equal(graph.species, alone.species)
+        assert graph.interaction_energy == alone.interaction_energy
+        assert graph.structure is structure
+        for one, other in zip(graph.pairs, alone.pairs, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_given_pairs_are_not_searched_for(crystal):
+    few = pair_list(neighbor_list(crystal, 3.0))
+    assert len(few.senders) < len(BUILDER.build(crystal).pairs.senders)
+    (graph,) = BUILDER.build_all([crystal], [few])
+    assert graph.pairs is few
 
 
 # --- what a model is told beside atoms and positions

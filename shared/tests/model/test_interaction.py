@@ -33,7 +33,7 @@ CHANNELS = [path.channels for path in PATHS]
 def batch(request, crystal):
     """A crystal, whose atoms have several images of each other as neighbours, and padding."""
     graph = GraphBuilder(3.2, (1, 6, 8), ("Default",), {}).build(crystal)
-    n_neighbor, n_edge = request.param, int(graph.pairs.n_neighbors.sum())
+    n_neighbor, n_edge = request.param, int(graph.n_neighbors.sum())
     n_row = 5 if n_neighbor == 40 else 5 + n_edge
     batch = pad_batch([graph], Caps(5, n_edge + 4, 2, n_neighbor, n_row), "float64")
     assert (~batch.pair_mask).sum() == 2

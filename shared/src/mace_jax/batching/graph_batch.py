@@ -15,16 +15,14 @@ from mace_jax.artifacts.batch_plan import Caps
 from mace_jax.artifacts.model_bundle import EmbeddingSpec
 from mace_jax.batching.neighbor_table import (
     NeighborTable,
-    Pairs,
+    count_neighbors,
     fill_table,
-    find_pairs,
     join_pairs,
 )
-from mace_jax.elements import species_index
+from mace_jax.elements import MAX_ATOMIC_NUMBER, species_index
 from mace_jax.errors import DataError
-from mace_jax.structures.atomic_energies import total_atomic_energy
-from mace_jax.structures.neighbor_list import neighbor_list
-from mace_jax.structures.structure import Structure, volume
+from mace_jax.structures.neighbor_list import PairList, neighbor_list, pair_list
+from mace_jax.structures.structure import Structure, volumes
 
 # What mace-torch assumes of a structure that says nothing.
 DEFAULT_INPUTS = {"total_charge": 0.0, "total_spin": 1.0, "elec_temp": 0.0, "charges": 0.0}
@@ -82,15 +80,29 @@ class GraphBatch(NamedTuple):
 
 
 class Graph(NamedTuple):
-    """A structure with its pairs of neighbours, ready to be put into batches."""
+    """A structure with its pairs of neighbours, ready to be put into batches.
+
+    Attributes:
+        structure: atoms and labels.
+        pairs: of its atoms.
+        species: index in the model's elements, int32 ``[n]``.
+        head: index of the readout head.
+        interaction_energy: energy label minus the sum of E0, eV; 0 without a label.
+        graph_inputs, node_inputs: what else the model is told, name -> ``[1, k]``, ``[n, k]``.
+    """
 
     structure: Structure
-    pairs: Pairs
+    pairs: PairList
     species: NDArray[np.int32]
     head: int
     interaction_energy: float
     graph_inputs: Mapping[str, NDArray[np.float64]]
     node_inputs: Mapping[str, NDArray[np.float64]]
+
+    @property
+    def n_neighbors(self) -> NDArray[np.int64]:
+        """Edges that each atom receives, ``[n]``."""
+        return count_neighbors(self.pairs, len(self.structure))
 
 
 class GraphBuilder(NamedTuple):
@@ -111,31 +123,81 @@ class GraphBuilder(NamedTuple):
     inputs: tuple[EmbeddingSpec, ...] = ()
 
     def build(self, structure: Structure, head: str | None = None) -> Graph:
-        """Return the graph of ``structure``.
+        """Return the graph of ``structure``: ``build_all`` of one."""
+        return self.build_all([structure], head=head)[0]
+
+    def build_all(
+        self,
+        structures: Sequence[Structure],
+        pairs: Sequence[PairList] | None = None,
+        *,
+        head: str | None = None,
+    ) -> list[Graph]:
+        """Return the graphs of ``structures``.
 
         Args:
-            structure: atoms and labels.
-            head: readout head; by default the structure's own.
+            structures: atoms and labels, one at least.
+            pairs: their pairs closer than ``r_max``; searched for by default.
+            head: readout head of all; by default each structure's own.
 
         Raises:
-            DataError: the model knows an element or head not.
+            DataError: the model lacks an element, a head or an input.
         """
-        species = species_index(structure.atomic_numbers, self.elements, structure.place)
-        head = self.require_head(head, structure.place) if head else self.head_of(structure)
-        reference = 0.0
-        if self.atomic_energies:
-            reference = total_atomic_energy(structure.atomic_numbers, self.atomic_energies[head])
-        return Graph(
-            structure,
-            find_pairs(neighbor_list(structure, self.r_max), len(structure)),
-            species,
-            self.heads.index(head),
-            float(structure.properties.get("energy", reference)) - reference,
-            *(
-                {s.name: model_input(structure, s) for s in self.inputs if s.per == per}
-                for per in ("graph", "atom")
-            ),
+        n_node = np.array([len(structure) for structure in structures])
+        species = self._species(structures)
+        heads = [
+            self.heads.index(
+                self.require_head(head, structure.place) if head else self.head_of(structure)
+            )
+            for structure in structures
+        ]
+        references = self._references(np.repeat(heads, n_node), species, n_node)
+        if pairs is None:
+            pairs = [pair_list(neighbor_list(structure, self.r_max)) for structure in structures]
+        return [
+            Graph(
+                structure,
+                own_pairs,
+                species[end - len(structure) : end],
+                index,
+                float(structure.properties.get("energy", reference)) - reference,
+                self._inputs(structure, "graph"),
+                self._inputs(structure, "atom"),
+            )
+            for structure, own_pairs, index, reference, end in zip(
+                structures,
+                pairs,
+                heads,
+                references.tolist(),
+                np.cumsum(n_node).tolist(),
+                strict=True,
+            )
+        ]
+
+    def _species(self, structures: Sequence[Structure]) -> NDArray[np.int32]:
+        """Return the species of all atoms of all structures, ``[n_node]``."""
+        table = np.full(MAX_ATOMIC_NUMBER + 1, -1, np.int32)
+        table[list(self.elements)] = np.arange(len(self.elements))
+        species = table[np.concatenate([structure.atomic_numbers for structure in structures])]
+        if (species < 0).any():
+            for structure in structures:
+                species_index(structure.atomic_numbers, self.elements, structure.place)
+        return species
+
+    def _references(
+        self, node_head: NDArray[np.int64], species: NDArray[np.int32], n_node: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """Return the sum of E0 of each structure, eV, atom after atom in float64, ``[n_graph]``."""
+        if not self.atomic_energies:
+            return np.zeros(len(n_node))
+        energies = np.array(
+            [[self.atomic_energies[head][z] for z in self.elements] for head in self.heads]
         )
+        node_graph = np.repeat(np.arange(len(n_node)), n_node)
+        return np.bincount(node_graph, energies[node_head, species], len(n_node))
+
+    def _inputs(self, structure: Structure, per: str) -> dict[str, NDArray[np.float64]]:
+        return {spec.name: model_input(structure, spec) for spec in self.inputs if spec.per == per}
 
     def head_of(self, structure: Structure) -> str:
         """Return the head of ``structure``; a model with one head serves all.
@@ -215,60 +277,72 @@ def pad_batch(graphs: Sequence[Graph], caps: Caps, dtype: str) -> GraphBatch:
     """Join graphs and pad them to ``caps``.
 
     Args:
-        graphs: at most ``caps.n_graph - 1`` of them.
+        graphs: at most ``caps.n_graph - 1`` of them; none give a batch of padding, without inputs.
         caps: padded sizes; at least one node and one graph remain padding.
         dtype: of the floating-point arrays.
     """
-    n_graph = len(graphs)
-    n_node = np.array([len(graph.structure) for graph in graphs])
     structures = [graph.structure for graph in graphs]
+    n_graph = len(graphs)
+    n_node = np.array([len(structure) for structure in structures], np.int64)
+    pairs = join_pairs([graph.pairs for graph in graphs], n_node)
+    cells = np.array([structure.cell for structure in structures]).reshape(-1, 3, 3)
+    pbc = np.array([structure.pbc for structure in structures], bool).reshape(-1, 3)
 
-    def nodes(pieces: list[NDArray[Any]], kind: Any) -> NDArray[Any]:
-        return _pad(np.concatenate(pieces), caps.n_node, kind)
+    def per_node(array: NDArray[Any], kind: Any = dtype, fill: int = 0) -> NDArray[Any]:
+        return _pad(array, caps.n_node, kind, fill)
 
-    def per_pair(array: NDArray[Any], kind: Any, fill: int = 0) -> NDArray[Any]:
+    def per_pair(array: NDArray[Any], kind: Any = np.int32, fill: int = 0) -> NDArray[Any]:
         return _pad(array, caps.n_pair, kind, fill)
 
-    def per_graph(values: list[Any], fill: float = 0) -> NDArray[Any]:
-        return _pad(np.array(values), caps.n_graph, dtype, fill)
+    def per_graph(values: Any, kind: Any = dtype, fill: float = 0) -> NDArray[Any]:
+        return _pad(np.asarray(values), caps.n_graph, kind, fill)
 
     def weights(name: str) -> NDArray[Any]:
         return per_graph([_label_weight(structure, name) for structure in structures])
 
-    pairs = join_pairs([graph.pairs for graph in graphs])
-    padding_node = caps.n_node - 1
     return GraphBatch(
-        positions=nodes([structure.positions for structure in structures], dtype),
-        species=nodes([graph.species for graph in graphs], np.int32),
-        node_graph=_pad(np.repeat(np.arange(n_graph), n_node), caps.n_node, np.int32, n_graph),
+        positions=per_node(_rows([structure.positions for structure in structures], 3)),
+        species=per_node(_rows([graph.species for graph in graphs]), np.int32),
+        node_graph=per_node(np.repeat(np.arange(n_graph), n_node), np.int32, n_graph),
         node_mask=np.arange(caps.n_node) < n_node.sum(),
-        pair_senders=per_pair(pairs.senders, np.int32, padding_node),
-        pair_receivers=per_pair(pairs.receivers, np.int32, padding_node),
+        pair_senders=per_pair(pairs.senders, fill=caps.n_node - 1),
+        pair_receivers=per_pair(pairs.receivers, fill=caps.n_node - 1),
         pair_shifts=per_pair(pairs.shifts, dtype),
         pair_mask=np.arange(caps.n_pair) < len(pairs.senders),
         table=fill_table(pairs, caps),
-        cell=per_graph([structure.cell for structure in structures]),
-        volume=per_graph([volume(structure) for structure in structures], np.inf),
-        n_node=per_graph(list(n_node), 1),
+        cell=per_graph(cells),
+        volume=per_graph(volumes(cells, pbc), fill=np.inf),
+        n_node=per_graph(n_node, fill=1),
         graph_mask=np.arange(caps.n_graph) < n_graph,
-        head=_pad(np.array([graph.head for graph in graphs]), caps.n_graph, np.int32),
+        head=per_graph([graph.head for graph in graphs], np.int32),
         energy=per_graph([graph.interaction_energy for graph in graphs]),
-        forces=nodes([_label(structure, "forces") for structure in structures], dtype),
-        stress=per_graph([_label(structure, "stress") for structure in structures]),
+        forces=per_node(_rows([_label(structure, "forces") for structure in structures], 3)),
+        stress=per_graph(
+            _rows([_label(structure, "stress")[None] for structure in structures], 3, 3)
+        ),
         energy_weight=weights("energy"),
         forces_weight=weights("forces"),
         stress_weight=weights("stress"),
         inputs={
-            name: _pad(
-                np.concatenate([graph.graph_inputs[name] for graph in graphs]), caps.n_graph, dtype
-            )
-            for name in graphs[0].graph_inputs
+            name: per_graph(np.concatenate([graph.graph_inputs[name] for graph in graphs]))
+            for name in (graphs[0].graph_inputs if graphs else ())
         }
         | {
-            name: nodes([graph.node_inputs[name] for graph in graphs], dtype)
-            for name in graphs[0].node_inputs
+            name: per_node(np.concatenate([graph.node_inputs[name] for graph in graphs]))
+            for name in (graphs[0].node_inputs if graphs else ())
         },
     )
+
+
+def batch_bytes(batch: GraphBatch) -> int:
+    """Return the memory of a batch's arrays."""
+    arrays = (*batch, *batch.table, *batch.inputs.values())
+    return sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))
+
+
+def _rows(pieces: list[NDArray[Any]], *shape: int) -> NDArray[Any]:
+    """Join arrays of rows, maybe none at all."""
+    return np.concatenate(pieces) if pieces else np.empty((0, *shape))
 
 
 def _pad(array: NDArray[Any], length: int, kind: Any, fill: float = 0) -> NDArray[Any]:

@@ -64,7 +64,7 @@ def predict(
     model = load_model(bundle, source, backend)
     builder = graph_builder(bundle)
     graphs = [builder.build(structure, head) for structure in structures]
-    sizes = GraphSizes.from_lists([graph.pairs.n_neighbors for graph in graphs])
+    sizes = GraphSizes.from_lists([graph.n_neighbors for graph in graphs])
     batches = pack_graphs(sizes, max(n_edge, int(sizes.n_edge.max()), 1), seed=0)
     caps = padded_caps(sizes, batches)
     graphdef, state = nnx.split(model)
