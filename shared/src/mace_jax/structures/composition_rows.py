@@ -178,7 +178,7 @@ class CompositionRows:
 
 def _factor(*blocks: Matrix) -> Matrix:
     """Return the triangular factor of the blocks' rows."""
-    return np.linalg.qr(np.vstack(blocks), mode="r")
+    return np.asarray(np.linalg.qr(np.vstack(blocks), mode="r"))
 
 
 def _widened(factor: Matrix, elements: NDArray[np.int64], union: NDArray[np.int64]) -> Matrix:

@@ -8,6 +8,7 @@ import pytest
 from mace_jax.errors import DataError
 from mace_jax.structures.data_check.check import CheckLimits, DataCheck
 from mace_jax.structures.read_extxyz import read_structures
+from mace_jax.structures.structure import Structure
 
 ASPIRIN = Path(__file__).parents[4] / "examples" / "aspirin"
 
@@ -212,8 +213,6 @@ def test_noise_of_the_last_digit_is_no_outlier(make):
 
 def crystals(stress_factor=1.0, n=8, key="stress"):
     """Rock salt of C and O at several volumes, with a harmonic energy in the volume."""
-    from mace_jax.structures.structure import Structure
-
     data = []
     for index, scale in enumerate(np.linspace(0.95, 1.05, n)):
         cell = 4.2 * scale * np.eye(3)
@@ -253,6 +252,28 @@ def test_stresses_of_another_sign_or_unit(key, factor, mistake):
     finding = only(report_of(crystals(factor, key=key)))
     assert (finding.check, finding.severity) == ("stress sign", "error")
     assert finding.message.endswith(mistake) or mistake in finding.message
+
+
+def test_stresses_of_a_calculator_of_others():
+    """Copper and nickel at several volumes by ASE's effective medium theory."""
+    from ase.build import bulk
+    from ase.calculators.emt import EMT
+
+    check = DataCheck()
+    for symbol in ("Cu", "Ni"):
+        for scale in np.linspace(0.94, 1.06, 7):
+            atoms = bulk(symbol)
+            atoms.set_cell(atoms.cell * scale, scale_atoms=True)
+            atoms.calc = EMT()
+            labels = {
+                "energy": np.array(atoms.get_potential_energy()),
+                "stress": atoms.get_stress(voigt=False),
+            }
+            numbers, pbc = atoms.numbers.astype(int), atoms.pbc.copy()
+            check.add(Structure(numbers, atoms.positions, np.array(atoms.cell), pbc, labels))
+    finding = only(check.report())
+    assert (finding.severity, finding.count) == ("info", 12)
+    assert "they agree" in finding.message
 
 
 def test_stresses_of_something_else():

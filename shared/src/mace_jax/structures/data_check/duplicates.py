@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mace_jax.structures.data_check.records import Records
-from mace_jax.structures.data_check.report import Finding
+from mace_jax.structures.data_check.report import Finding, Severity
 from mace_jax.structures.data_check.worst import Worst
 
 
@@ -27,19 +27,20 @@ def duplicate_findings(records: Records, tolerance: float) -> list[Finding]:
             worst = contradicting if difference > tolerance else differing
             figure = f"{1000 * difference:.4g} meV per atom"
             worst.add(difference, f"{_both(records, first, other)}: {figure}")
+    found: list[tuple[Worst, Severity, str]] = [
+        (
+            contradicting,
+            "error",
+            "geometry and head of another structure, but an energy of its own: one of the two is "
+            "wrong, or an input such as the charge is not read",
+        ),
+        (differing, "warning", "geometry and head of another structure, but other labels"),
+        (shared, "warning", "in two splits: errors on the second look too small"),
+        (repeated, "warning", "repeated, labels included"),
+    ]
     return [
         Finding("duplicates", severity, text, worst.count, places)
-        for worst, severity, text in (
-            (
-                contradicting,
-                "error",
-                "geometry and head of another structure, but an energy of its own: one of the two "
-                "is wrong, or an input such as the charge is not read",
-            ),
-            (differing, "warning", "geometry and head of another structure, but other labels"),
-            (shared, "warning", "in two splits: errors on the second look too small"),
-            (repeated, "warning", "repeated, labels included"),
-        )
+        for worst, severity, text in found
         if (places := worst.places())
     ]
 

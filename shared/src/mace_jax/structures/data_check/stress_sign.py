@@ -78,7 +78,7 @@ class StressSign:
     def _pairs(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return dE/dV and tr(stress)/3 between neighbouring volumes of each crystal, eV/Å³."""
         keys = np.frombuffer(self._keys, np.uint64)
-        order = np.lexsort((self._volumes, keys))
+        order = np.lexsort((np.frombuffer(self._volumes, np.float64), keys))
         keys = keys[order]
         volumes, energies, stresses = (
             np.frombuffer(column, np.float64)[order]
