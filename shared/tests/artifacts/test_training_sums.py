@@ -38,6 +38,8 @@ def test_round_trip(path, sums):
         (("heads", "pbe", "rows", "total"), [[1.0, 2.0]]),
         (("heads", "pbe", "rows", "total"), [[1.0, 2.0, 3.0], [1.0]]),
         (("heads", "pbe", "rows", "elements"), [6]),
+        (("heads", "pbe", "rows", "elements"), [6, 140]),
+        (("heads", "pbe", "n_atoms"), {"140": 1}),
         (("heads", "pbe", "extra"), 1),
         (("isolated_atoms",), {"pbe": {"H": 1.0}}),
     ],

@@ -17,6 +17,11 @@ def test_total_is_summed_in_float64():
     assert total_atomic_energy(np.array([8, 1, 1]), energies) == -432.3 - 2 * 13.587222780835477
 
 
+def test_a_total_with_an_unknown_element_is_an_error():
+    with pytest.raises(DataError, match=r"no E0 for Fe \(26\), expected one of \[1, 8\]"):
+        total_atomic_energy([1, 26], {8: -432.3, 1: -13.6})
+
+
 @pytest.mark.parametrize("text", ["{1: -13.6, 8: -432}", '{"1": -13.6, "8": -432.0}'])
 def test_parse_a_dict_or_a_json_file(tmp_path, text):
     assert parse_atomic_energies(text) == {1: -13.6, 8: -432.0}

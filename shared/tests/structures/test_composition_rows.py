@@ -127,7 +127,7 @@ def test_squared_deviations_lose_nothing_to_large_e0s():
 MIXED = random_data(1300, elements=(1, 6, 8, 26), seed=1)
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(0, len(MIXED)), max_size=3), st.randoms())
 def test_parts_merge_to_the_whole_through_json(cuts, random):
     """Elements that only some of the parts have included."""
@@ -152,3 +152,12 @@ def test_merging_leaves_the_other_as_it_was():
     before = second.to_json()
     first.merge(second)
     assert second.to_json() == before
+
+
+def test_blocks_are_the_same_as_one_by_one():
+    counts = np.array([counts_of(numbers) for numbers, _ in MIXED])
+    energies = np.array([energy for _, energy in MIXED])
+    rows = rows_of(MIXED[:5])
+    rows.add_block(counts[5:], energies[5:])
+    assert rows.fit({}).energies == pytest.approx(rows_of(MIXED).fit({}).energies, abs=1e-10)
+    assert rows.n_rows == len(MIXED)

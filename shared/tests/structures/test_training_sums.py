@@ -79,7 +79,7 @@ def test_heads_that_share_their_e0s_say_so_and_others_have_none_in_common():
     assert sums.statistics(ELEMENTS, shared).atomic_energies == E0S["scan"]
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(0, len(DATA)), max_size=4), st.randoms())
 def test_parts_merge_to_the_whole_through_json(cuts, random):
     bounds = [0, *sorted(cuts), len(DATA)]

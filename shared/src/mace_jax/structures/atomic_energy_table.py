@@ -69,12 +69,21 @@ class AtomicEnergyTable:
         return [title, *(_row_line(row, width) for row in self.rows), *self._fit_lines()]
 
     def _fit_lines(self) -> list[str]:
-        return [
-            f"{head}: average over {fit.n_structures} structures: rank {fit.rank} of "
-            f"{len(fit.energies)}, condition {fit.condition:.3g}, rms residual "
-            f"{fit.residual_rms:.4g} eV"
-            for head, fit in self.fits.items()
-        ]
+        return [line for head, fit in self.fits.items() for line in _fit_lines(head, fit)]
+
+
+def _fit_lines(head: str, fit: LeastSquares) -> list[str]:
+    figures = (
+        f"{head}: average over {fit.n_structures} structures: rank {fit.rank} of "
+        f"{len(fit.energies)}, condition {fit.condition:.3g}, rms residual "
+        f"{fit.residual_rms:.4g} eV"
+    )
+    coupled = [
+        f"{head}: the compositions do not tell {', '.join(symbol(z) for z in group)} apart, only "
+        "sums of their E0s are determined: those of least norm are taken"
+        for group in fit.coupled
+    ]
+    return [figures, *coupled]
 
 
 def _row_line(row: AtomicEnergy, width: int) -> str:
@@ -161,18 +170,12 @@ def _require(
 
 
 def _fit_warnings(head: str, fit: LeastSquares) -> list[str]:
-    lines = [
-        f"{head}: the energies determine only combinations of the E0s of "
-        f"{', '.join(symbol(z) for z in group)}: the compositions do not tell these elements "
-        "apart; the E0s of least norm are taken"
-        for group in fit.coupled
+    if fit.condition <= _ILL_CONDITIONED:
+        return []
+    return [
+        f"{head}: average E0s are uncertain, condition {fit.condition:.3g}: some elements "
+        "occur in nearly the same proportion everywhere; give E0s or isolated atoms"
     ]
-    if fit.condition > _ILL_CONDITIONED:
-        lines.append(
-            f"{head}: average E0s are uncertain, condition {fit.condition:.3g}: some elements "
-            "occur in nearly the same proportion everywhere; give E0s or isolated atoms"
-        )
-    return lines
 
 
 def _scale_warnings(head: str, sums: HeadSums, rows: Sequence[AtomicEnergy]) -> list[str]:

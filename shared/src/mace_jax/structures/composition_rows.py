@@ -78,6 +78,12 @@ class CompositionRows:
         if self._n_waiting == _BLOCK:
             self._reduce()
 
+    def add_block(self, counts: NDArray[np.integer[Any]], energies: Matrix) -> None:
+        """Add many structures, ``counts`` ``[n, 119]`` and ``energies`` ``[n]``, at once."""
+        self._reduce()
+        self._work_in(counts, energies[:, None])
+        self.n_rows += len(energies)
+
     def merge(self, other: "CompositionRows") -> None:
         """Add all structures of ``other``."""
         self._reduce()
@@ -150,17 +156,17 @@ class CompositionRows:
 
     def _reduce(self) -> None:
         """Work the waiting rows into the factors."""
-        if not self._n_waiting:
-            return
-        counts = self._counts[: self._n_waiting]
-        energies = self._energies[: self._n_waiting, None]
+        if self._n_waiting:
+            n, self._n_waiting = self._n_waiting, 0
+            self._work_in(self._counts[:n], self._energies[:n, None])
+
+    def _work_in(self, counts: NDArray[np.integer[Any]], energies: Matrix) -> None:
         self._widen(np.flatnonzero(counts.any(axis=0)))
         columns = counts[:, self.elements].astype(np.float64)
         n_atoms = columns.sum(axis=1, keepdims=True)
         self._total = _factor(self._total, np.hstack([columns, energies]))
         rows = np.hstack([n_atoms, columns, energies]) / n_atoms
         self._per_atom = _factor(self._per_atom, rows)
-        self._n_waiting = 0
 
     def _widen(self, elements: NDArray[np.int64]) -> None:
         """Give the factors columns for further elements."""
@@ -172,7 +178,7 @@ class CompositionRows:
 
 def _factor(*blocks: Matrix) -> Matrix:
     """Return the triangular factor of the blocks' rows."""
-    return np.linalg.qr(np.vstack(blocks), mode="r")
+    return np.asarray(np.linalg.qr(np.vstack(blocks), mode="r"))
 
 
 def _widened(factor: Matrix, elements: NDArray[np.int64], union: NDArray[np.int64]) -> Matrix:
