@@ -7,7 +7,7 @@ import pytest
 
 from mace_jax.errors import DataError
 from mace_jax.structures.data_check.check import CheckLimits, DataCheck
-from mace_jax.structures.read_extxyz import read_structures
+from mace_jax.structures.read_structures import read_structures
 from mace_jax.structures.structure import Structure
 
 ASPIRIN = Path(__file__).parents[4] / "examples" / "aspirin"
