@@ -330,3 +330,35 @@ def test_nothing_to_read_is_said(preprocess, capfd):
     assert "--train_file: is missing" in last_line(capfd)
     assert preprocess("--train_file", "*.xyz") == 1
     assert "*.xyz: no file matches" in last_line(capfd)
+
+
+def test_a_check_finds_what_is_wrong_and_writes_no_dataset(preprocess, capfd):
+    frames = [water(index) for index in range(6)]
+    frames[1].arrays["REF_forces"][0] += 30.0
+    frames[3].positions[1] = frames[3].positions[0] + 0.1
+    write("train.xyz", [*frames, frames[0]])
+    spoil("train.xyz", 2)
+    write("valid.xyz", [frames[4]])
+    arguments = ("--train_file", "train.xyz", "--valid_file", "valid.xyz", "--h5_prefix", "d")
+    assert preprocess("--check", *arguments) == 3
+    log = capfd.readouterr().err
+    assert "train.xyz: frame 1: " in log
+    report = json.loads(Path("d/check.json").read_text())
+    found = {finding["check"]: finding for finding in report["findings"]}
+    assert found["structures"]["severity"] == "error"
+    assert found["structures"]["places"][0].startswith("train.xyz: frame 2: ")
+    assert found["close atoms"]["places"][0].startswith("train.xyz: frame 3: ")
+    assert found["net force"]["places"][0].startswith("train.xyz: frame 1: ")
+    assert found["duplicates"]["count"] == 2
+    assert report["labels"][0]["n_structures"] == 6
+    assert [path.name for path in Path("d").iterdir()] == ["check.json"]
+
+
+def test_a_check_of_good_data_succeeds(preprocess):
+    frames = [water(index) for index in range(5)]
+    for frame in frames:
+        frame.arrays["REF_forces"] -= frame.arrays["REF_forces"].mean(axis=0)
+    write("train.xyz", frames)
+    assert preprocess("--check", "--train_file", "train.xyz", "--h5_prefix", "d") == 0
+    report = json.loads(Path("d/check.json").read_text())
+    assert [f for f in report["findings"] if f["severity"] != "info"] == []

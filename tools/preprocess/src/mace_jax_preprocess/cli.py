@@ -101,13 +101,19 @@ class Shard(click.ParamType):
 @click.option(
     "--check", is_flag=True, help="look for what is wrong with the data; write check.json"
 )
+@click.option(
+    "--close-fraction",
+    type=PositiveFloat(),
+    default=0.5,
+    help="for --check: atoms nearer than this share of their covalent radii",
+)
 @click.option("--shard", type=Shard(), help="do this part of the frames only")
 @click.option("--merge", is_flag=True, help="join the parts that --shard made below --h5_prefix")
 @force_option
 @reproducible_option
 def main(check: bool, merge: bool, **flags: Any) -> Result:
     """Turn DFT data into HDF5 datasets that Torch MACE reads, too, and statistics.json."""
-    from mace_jax_preprocess.check import check_sources
+    from mace_jax_preprocess.check import REPORT, check_data
     from mace_jax_preprocess.merge import merge_parts
     from mace_jax_preprocess.prepare import prepare
 
@@ -118,7 +124,7 @@ def main(check: bool, merge: bool, **flags: Any) -> Result:
         message = "--train_file: is missing; give it, or --merge to join parts"
         raise ConfigError(message)
     if check:
-        return check_sources(options)
+        return Result(options.h5_prefix / REPORT, check_data(options))
     return Result(options.folder, prepare(options))
 
 

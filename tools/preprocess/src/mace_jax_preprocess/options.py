@@ -44,6 +44,7 @@ class Options:
     keys: LabelKeys
     heads: Mapping[str, Mapping[str, Any]]
     skip_bad: int
+    close_fraction: float
     part: tuple[int, int] | None
     force: bool
     reproducible: bool

@@ -49,7 +49,7 @@ def prepare(options: Options) -> dict[str, Any]:
         atomic_directory_entries(options.folder, outputs) as folder,
         TemporaryDirectory(prefix=".spool.", dir=options.work_dir or folder) as work,
     ):
-        sources = [_with_a_file(source, Path(work)) for source in options.sources()]
+        sources = [with_a_file(source, Path(work)) for source in options.sources()]
         inputs = [source.as_input() for source in sources]
         choice = Choice(
             options.keys,
@@ -87,7 +87,7 @@ def prepare(options: Options) -> dict[str, Any]:
     return summary
 
 
-def _with_a_file(source: Source, folder: Path) -> Source:
+def with_a_file(source: Source, folder: Path) -> Source:
     """Copy standard input, unpacked, to a file, which has a name and a digest like any other."""
     if source.path != STANDARD_INPUT:
         return source
