@@ -5,11 +5,17 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
+from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mace_jax.errors import DataError
+from mace_jax.structures.extxyz_frames import extxyz_frames
 from mace_jax.structures.label_keys import LabelCounts, LabelKeys
 from mace_jax.structures.read_structures import read_structures, stream_structures
 
@@ -281,6 +287,31 @@ CUT = {
 }
 
 
+MEANINGFUL = [
+    text.encode()
+    for text in [
+        '"',
+        "=",
+        "{",
+        "}",
+        "[",
+        "]",
+        "[[",
+        "]]",
+        "\\",
+        '"',
+        ":",
+        ":R:",
+        ":S:1",
+        "\n",
+        "\r",
+        "0",
+        "-1",
+        ",",
+    ]
+]
+
+
 def content(*parts):
     return b"".join(part if isinstance(part, bytes) else part.encode() for part in parts)
 
@@ -339,6 +370,40 @@ def test_a_file_that_ends_inside_a_frame(tmp_path, name):
 
 def test_there_are_enough_kinds():
     assert len(BAD_FRAMES) + len(LOST) + len(CUT) > 80
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.sampled_from([None, None, *BAD_FRAMES]), max_size=12), st.booleans())
+def test_bad_frames_among_good_ones_are_reported_once_each(names, compressed):
+    frames = [GOOD if name is None else BAD_FRAMES[name][0] for name in [None, *names]]
+    good_places = [i for i, name in enumerate([None, *names]) if name is None]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / ("a.xyz.gz" if compressed else "a.xyz")
+        data = content(*frames)
+        path.write_bytes(gzip.compress(data, 1) if compressed else data)
+        good, messages = read_all(path)
+        assert [s.place for s in good] == [f"{path}: frame {i}" for i in good_places]
+        bad_places = [i for i in range(len(frames)) if i not in good_places]
+        assert [message.split(": ")[1] for message in messages] == [
+            f"frame {i}" for i in bad_places
+        ]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_whatever_the_bytes_are_the_error_is_one_of_ours(data):
+    original = content(GOOD, labelled(f'{CELL} pbc="T T F" stress="1 2 3 4 5 6" a={{1 2}}'), GOOD)
+    spoilt = bytearray(original)
+    for _ in range(data.draw(st.integers(1, 4))):
+        start = data.draw(st.integers(0, len(spoilt)))
+        end = data.draw(st.integers(start, min(len(spoilt), start + 3)))
+        spoilt[start:end] = data.draw(st.binary(max_size=3) | st.sampled_from(MEANINGFUL))
+    messages = [
+        str(frame)
+        for frame in extxyz_frames(BytesIO(spoilt), "a.xyz")
+        if isinstance(frame, DataError)
+    ]
+    assert all(re.fullmatch(r"a\.xyz: frame \d: .*; .*", message) for message in messages)
 
 
 # --- unusual, but right
@@ -448,8 +513,6 @@ def test_a_wrong_count_does_not_swallow_a_file_of_many_frames(tmp_path):
     n_frames = 60_000
     path.write_text(frame(count=10**12) + GOOD * n_frames)
     with path.open("rb") as file:
-        from mace_jax.structures.extxyz_frames import extxyz_frames
-
         (error,) = extxyz_frames(file, "a.xyz")
         assert "atom 2 (line 5): 1 columns" in str(error)
         assert file.tell() < path.stat().st_size / 2
