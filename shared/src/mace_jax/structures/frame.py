@@ -110,6 +110,8 @@ def _symmetric(values: NDArray[np.float64]) -> NDArray[np.float64]:
         ValueError: the values are none.
     """
     matrix = symmetric_matrix(values)
+    if not np.isfinite(matrix).all():
+        return matrix  # check_structure says which label it is
     difference = np.abs(matrix - matrix.T)
     if (difference > 1e-3 * np.abs(matrix).max() + 1e-6).any():
         i, j = np.unravel_index(difference.argmax(), (3, 3))
