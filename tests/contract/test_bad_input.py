@@ -305,10 +305,10 @@ CASES = [
     preprocess(
         "binary file",
         "",
-        "train.xyz: frame 0: cannot be read",
+        "train.xyz: frame 0: line 1: ",
         prepare=lambda: Path("train.xyz").write_bytes(bytes(range(256))),
     ),
-    preprocess("folder as file", "--train_file data", "data: no such file"),
+    preprocess("folder as file", "--train_file data", "data: is a folder"),
     preprocess("missing validation file", "--valid_file no.xyz", "no.xyz: no such file"),
     preprocess("cutoff below all distances", "--r_max 0.1", "no two atoms are closer than r_max"),
     preprocess(

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mace_jax.errors import DataError
-from mace_jax.structures.label_keys import LabelKeys
-from mace_jax.structures.read_structures import read_structures
+from mace_jax.structures.label_keys import LabelCounts, LabelKeys
+from mace_jax.structures.read_structures import read_structures, stream_structures
 from mace_jax.units import symmetric_matrix
 
 COLUMNS = "Properties=species:S:1:pos:R:3"
@@ -152,6 +152,42 @@ def test_an_impossible_weight_is_refused(tmp_path, weight):
     path = write(tmp_path / "a.xyz", frame(f"{LABELLED} config_weight={weight}"))
     with pytest.raises(DataError, match=r"a\.xyz: frame 0: weight"):
         read_structures(path)
+
+
+def test_keys_of_head_and_config_type_may_be_the_users_own(tmp_path, parser_comment):
+    comment = f"{LABELLED} head=pbe theory=r2scan config_type=a group=300{parser_comment}"
+    path = write(tmp_path / "a.xyz", frame(comment))
+    keys = LabelKeys(head="theory", config_type="group")
+    (structure,), counts = read_structures(path, keys)
+    assert (structure.head, structure.config_type) == ("r2scan", "300")
+    assert counts.heads == {"r2scan": 1}
+    (structure,), _ = read_structures(path, LabelKeys(head="absent"), head="wb97")
+    assert structure.head == "wb97"
+
+
+def test_only_good_frames_are_counted(tmp_path):
+    path = write(tmp_path / "a.xyz", frame() + frame(f"{LABELLED} config_weight=-1") + frame())
+    counts, errors = LabelCounts(), []
+    stream = stream_structures(path, LabelKeys(), counts, on_bad=errors.append)
+    assert next(stream).place == f"{path}: frame 0"
+    assert counts.n_structures == 1
+    assert next(stream).place == f"{path}: frame 2"
+    assert next(stream, None) is None
+    assert counts.summary() == "energy 2/2 (REF_energy), forces 2/2 (REF_forces)"
+    assert "config_weight" not in counts.seen_keys
+    assert len(errors) == 1
+
+
+def test_what_is_raised_for_a_bad_frame_ends_the_reading(tmp_path):
+    path = write(tmp_path / "a.xyz", frame() + frame(f"{LABELLED} config_weight=-1") + frame())
+
+    def refuse(error):
+        raise DataError(f"enough: {error}")
+
+    stream = stream_structures(path, LabelKeys(), LabelCounts(), on_bad=refuse)
+    next(stream)
+    with pytest.raises(DataError, match=r"enough: .*frame 1"):
+        next(stream)
 
 
 # --- geometry as ASE has it

@@ -99,6 +99,45 @@ def test_no_atoms(water):
         check_structure(empty)
 
 
+@pytest.mark.parametrize(
+    ("pbc", "cell", "message"),
+    [
+        ((1, 1, 1), np.zeros((3, 3)), "periodic along a, b, c with no cell"),
+        ((0, 1, 0), np.diag([3.0, 0.0, 3.0]), "periodic along b with a cell vector of zero length"),
+        ((1, 1, 1), [[1, 2, 3], [4, 5, 6], [5, 7, 9]], "along a, b, c with cell vectors in one pl"),
+        ((1, 0, 1), [[1, 2, 3], [0, 0, 0], [-2, -4, -6]], "along a, c with cell vectors in one"),
+    ],
+)
+def test_a_periodic_cell_without_volume_is_refused(crystal, pbc, cell, message):
+    flat = dataclasses.replace(
+        crystal, cell=np.array(cell, dtype=float), pbc=np.array(pbc, dtype=bool), place="a: frame 3"
+    )
+    with pytest.raises(
+        DataError, match=f"a: frame 3: periodic {message.removeprefix('periodic ')}"
+    ):
+        check_structure(flat)
+
+
+@pytest.mark.parametrize(
+    ("pbc", "cell"),
+    [
+        ((0, 0, 0), np.zeros((3, 3))),
+        ((0, 0, 0), np.ones((3, 3))),
+        ((1, 1, 0), np.diag([3.0, 3.0, 0.0])),
+        ((1, 0, 0), [[0, 0, 0.1], [0, 0, 1], [0, 0, 2]]),
+        ((1, 1, 1), np.diag([3.0, 3.0, -3.0])),
+        ((1, 1, 1), np.diag([1e-3, 1e3, 1.0])),
+        ((1, 1, 1), [[10, 0, 0], [9.99, 0.1, 0], [0, 0, 5]]),
+    ],
+)
+def test_molecules_slabs_left_handed_thin_and_sheared_cells_are_right(crystal, pbc, cell):
+    check_structure(
+        dataclasses.replace(
+            crystal, cell=np.array(cell, dtype=float), pbc=np.array(pbc, dtype=bool)
+        )
+    )
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_an_input_that_is_not_finite_is_named(water, bad):
     charged = dataclasses.replace(water, inputs={"total_charge": np.array(bad)})

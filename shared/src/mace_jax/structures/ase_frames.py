@@ -19,7 +19,7 @@ def ase_format(path: Path) -> str | None:
     from ase.io.formats import UnknownFileTypeError, filetype
 
     try:
-        return str(filetype(str(path)))
+        return str(filetype(str(path), guess=False))
     except (UnknownFileTypeError, OSError):
         return None
 
@@ -44,9 +44,10 @@ def _next(frames: Iterator[Frame], place: str) -> Frame | None:
     try:
         return next(frames, None)
     except Exception as error:  # ASE's readers raise whatever the format's author chose
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         message = (
-            f"{place}: ASE cannot read it ({type(error).__name__}: {error}), expected a format of "
-            "ASE's; correct the file or write it as extended XYZ"
+            f"{place}: ASE cannot read it ({reason}), expected a format of ASE's; correct the file "
+            "or write it as extended XYZ"
         )
         raise DataError(message) from error
 
@@ -63,19 +64,19 @@ def _database_rows(path: Path) -> Iterator[Frame]:
     from ase.db import connect
 
     database = connect(str(path), serial=True)
-    pages = _pages(database) if path.suffix == ".db" else [database.select()]
-    for rows in pages:
-        for row in rows:
-            atoms = row.toatoms()
-            yield _frame(atoms, {**row.data, **row.key_value_pairs}, atoms.arrays)
+    for row in _rows_by_id(database) if path.suffix == ".db" else database.select():
+        atoms = row.toatoms()
+        yield _frame(atoms, {**row.data, **row.key_value_pairs}, atoms.arrays)
 
 
-def _pages(database: Any) -> Iterator[list[Any]]:
-    """Yield a few rows at a time, by id: ASE fetches all that are selected."""
-    last = 0
-    while rows := list(database.select(f"id>{last}", sort="id", limit=_ROWS_AT_ONCE)):
-        yield rows
-        last = rows[-1].id
+def _rows_by_id(database: Any) -> Iterator[Any]:
+    """Select a few rows at a time, as ASE fetches all that are selected."""
+    last, more = 0, True
+    while more:
+        more = False
+        for row in database.select(f"id>{last}", sort="id", limit=_ROWS_AT_ONCE):
+            last, more = row.id, True
+            yield row
 
 
 def _frame(atoms: Any, info: dict[str, Any], arrays: dict[str, Any]) -> Frame:

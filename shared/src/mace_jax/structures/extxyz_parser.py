@@ -1,8 +1,8 @@
 """One frame of extended XYZ: the values on its comment line and the columns of its atoms.
 
 The C parser of the ``extxyz`` package reads what it understands, which is nearly all. A comment
-line that it refuses is read as ASE reads it; columns that it refuses are read number by number: they
-hold a NaN, or the error says which atom and column is wrong.
+line that it refuses is read as ASE reads it; columns that it refuses are read number by number:
+they hold a NaN, or the error says which atom and column is wrong.
 """
 
 import ctypes
@@ -12,11 +12,11 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mace_jax.errors import DataError
 from mace_jax.structures.extxyz_columns import Column, parse_properties, read_columns
-from mace_jax.structures.frame import Frame
+from mace_jax.structures.extxyz_geometry import atomic_numbers, cell_and_pbc
+from mace_jax.structures.frame import Frame, shown
 
 _PROPERTIES = re.compile(rb'(?:^|\s)Properties\s*=\s*(?:"([^"]*)"|(\S+))')
 _QUOTED = re.compile(rb'"(?:\\.|[^"\\])*"|\{[^}]*\}|\[[^\]]*\]')
@@ -55,9 +55,9 @@ def parse_frame(comment: bytes, rows: list[bytes], place: str, number: int) -> F
     if len(info) != comment.count(b"="):
         _require_distinct_keys(comment, place)
     info.pop("Properties", None)
+    cell, pbc = cell_and_pbc(info, place)
     _decode_json(info, place)
-    cell, pbc = _cell_and_pbc(info, place)
-    numbers = _atomic_numbers(arrays, place)
+    numbers = atomic_numbers(arrays, place)
     positions = arrays.pop("pos").reshape(-1, 3).astype(np.float64)
     return Frame(numbers, positions, cell, pbc, info, arrays, {})
 
@@ -153,7 +153,7 @@ def _read_comment(comment: bytes, place: str) -> dict[str, Any]:
     try:
         return dict(key_val_str_to_dict(text))
     except Exception as error:  # ASE raises whatever comes
-        message = f"{place}: comment line: {error}; correct it"
+        message = f"{place}: comment line: {' '.join(str(error).split())}; correct it"
         raise DataError(message) from error
 
 
@@ -196,64 +196,5 @@ def _decode_json(info: dict[str, Any], place: str) -> None:
         try:
             info[key] = json.loads(value.removeprefix("_JSON"))
         except ValueError as error:
-            message = f"{place}: {key} {value!r} is no JSON ({error}); correct or remove it"
+            message = f"{place}: {key} {shown(value)} is no JSON ({error}); correct or remove it"
             raise DataError(message) from error
-
-
-def _cell_and_pbc(
-    info: dict[str, Any], place: str
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return cell (rows are vectors) and pbc by ASE's rule: a lattice alone means periodic."""
-    lattice, pbc = info.pop("Lattice", None), info.pop("pbc", None)
-    cell = np.zeros((3, 3)) if lattice is None else _cell(np.asarray(lattice), place)
-    if pbc is None:
-        return cell, np.full(3, lattice is not None)
-    flags = np.asarray(pbc)
-    if flags.shape not in ((), (3,)) or not np.isin(flags, (0, 1)).all():
-        message = (
-            f'{place}: pbc is {pbc!r}, expected three of T and F as in pbc="T T F"; correct it'
-        )
-        raise DataError(message)
-    return cell, np.broadcast_to(flags.astype(bool), (3,)).copy()
-
-
-def _cell(lattice: NDArray[Any], place: str) -> NDArray[np.float64]:
-    if lattice.dtype.kind in "if" and lattice.shape in ((9,), (3, 3)):
-        # as three by three both parsers give the vectors as columns
-        return lattice.T.reshape(3, 3).astype(np.float64)
-    found = f"{lattice.size} numbers" if lattice.dtype.kind in "if" else repr(str(lattice))
-    message = f"{place}: Lattice is {found}, expected the nine numbers of three vectors; correct it"
-    raise DataError(message)
-
-
-def _atomic_numbers(arrays: dict[str, Any], place: str) -> NDArray[np.int64]:
-    """Return atomic numbers of symbols, capitals or not, as ASE reads them, or of numbers.
-
-    Raises:
-        DataError: a symbol is unknown, or symbol and number of an atom disagree.
-    """
-    given = arrays.pop("Z", None)
-    if "species" not in arrays:
-        return np.asarray(given).astype(np.int64)
-    table, symbols = _atomic_number_table(), arrays.pop("species").tolist()
-    try:
-        numbers = np.array([table[name] for name in symbols], dtype=np.int64)
-    except KeyError:
-        numbers = np.array([table.get(name.capitalize(), -1) for name in symbols], dtype=np.int64)
-    wrong = np.flatnonzero((numbers < 0) if given is None else (numbers != given))
-    if wrong.size:
-        atom = int(wrong[0])
-        what = "unknown element" if numbers[atom] < 0 else f"Z {given[atom]} of element"
-        message = (
-            f"{place}: atom {atom}: {what} {symbols[atom]!r}, expected a chemical symbol"
-            f"{'' if given is None else ' and its number'}; correct it"
-        )
-        raise DataError(message)
-    return numbers
-
-
-@cache
-def _atomic_number_table() -> dict[str, int]:
-    from ase.data import atomic_numbers
-
-    return dict(atomic_numbers)

@@ -2,14 +2,14 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mace_jax.errors import DataError
 from mace_jax.structures.label_keys import LabelKeys, find_label
-from mace_jax.structures.structure import PROPERTY_SHAPES, Structure
+from mace_jax.structures.structure import PROPERTY_SHAPES, Structure, property_shape
 from mace_jax.units import symmetric_matrix
 
 _SYMMETRIC = ("stress", "virials", "polarizability")
@@ -41,6 +41,12 @@ class Frame(NamedTuple):
         return {*self.info, *self.arrays, *self.calculated}
 
 
+def shown(value: Any) -> str:
+    """Return the start of a value on one line, for messages."""
+    text = " ".join(repr(value.tolist() if isinstance(value, np.ndarray) else value).split())
+    return text if len(text) <= 60 else f"{text[:60]}…"
+
+
 def to_structure(
     frame: Frame, keys: LabelKeys, head: str, inputs: Sequence[str], place: str
 ) -> tuple[Structure, dict[str, str]]:
@@ -61,7 +67,8 @@ def to_structure(
         label = find_label(name, keys, (frame.info, frame.arrays), frame.calculated)
         if label is not None:
             found[name] = label[0]
-            properties[name] = _label(name, label[1], f"{place}: {label[0]}")
+            shape = property_shape(name, len(frame.atomic_numbers))
+            properties[name] = _label(name, label[1], shape, f"{place}: {label[0]}")
             weights[name] = _weight(frame.info, f"config_{name}_weight", place)
     structure = Structure(
         frame.atomic_numbers,
@@ -80,13 +87,21 @@ def to_structure(
     return structure, found
 
 
-def _label(name: str, value: Any, place: str) -> NDArray[np.float64]:
+def _label(name: str, value: Any, shape: tuple[int, ...], place: str) -> NDArray[np.float64]:
     try:
         array = _real_numbers(value)
-        return _symmetric(array) if name in _SYMMETRIC else array
+        if name in _SYMMETRIC:
+            return _symmetric(array)
+        if array.shape != shape:
+            _refuse(f"shape {array.shape}, expected {shape}")
     except (TypeError, ValueError) as error:
         message = f"{place}: {name} cannot be used: {error}; correct or remove the label"
         raise DataError(message) from error
+    return array
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise ValueError(reason)
 
 
 def _symmetric(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -96,14 +111,15 @@ def _symmetric(values: NDArray[np.float64]) -> NDArray[np.float64]:
         ValueError: the values are none.
     """
     matrix = symmetric_matrix(values)
+    if not np.isfinite(matrix).all():
+        return matrix  # check_structure says which label it is
     difference = np.abs(matrix - matrix.T)
     if (difference > 1e-3 * np.abs(matrix).max() + 1e-6).any():
         i, j = np.unravel_index(difference.argmax(), (3, 3))
-        message = (
+        _refuse(
             f"element {i},{j} is {matrix[i, j]:g} and {j},{i} is {matrix[j, i]:g}, "
             "expected a symmetric matrix"
         )
-        raise ValueError(message)
     return matrix
 
 
@@ -131,8 +147,7 @@ def _real_numbers(value: Any) -> NDArray[np.float64]:
         return array.astype(np.float64)
     if array.dtype.kind == "U" and str(value).strip("+-").lower() in ("nan", "inf", "infinity"):
         return np.array(float(value))  # the parser takes these for words
-    message = f"{value!r} is not a number, expected numbers"
-    raise ValueError(message)
+    _refuse(f"{shown(value)} is not a number, expected numbers")
 
 
 def _weight(info: Mapping[str, Any], key: str, place: str) -> float:
@@ -143,7 +158,7 @@ def _weight(info: Mapping[str, Any], key: str, place: str) -> float:
     except (TypeError, ValueError):
         weight = np.nan
     if not (np.isfinite(weight) and weight >= 0):
-        message = f"{place}: weight {key} is {info[key]!r}, expected a number ≥ 0; correct it"
+        message = f"{place}: weight {key} is {shown(info[key])}, expected a number ≥ 0; correct it"
         raise DataError(message)
     return weight
 
@@ -154,5 +169,5 @@ def _name(info: Mapping[str, Any], key: str, default: str | None, place: str) ->
         return value
     if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
         return str(value)
-    message = f"{place}: {key} is {value!r}, expected a name; correct or remove it"
+    message = f"{place}: {key} is {shown(value)}, expected a name; correct or remove it"
     raise DataError(message)

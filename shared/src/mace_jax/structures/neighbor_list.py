@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mace_jax.errors import DataError
-from mace_jax.structures.structure import Structure
+from mace_jax.structures.structure import Structure, check_cell
 
 
 class Edges(NamedTuple):
@@ -70,22 +70,16 @@ def neighbor_list(structure: Structure, r_max: float) -> Edges:
     """Return all pairs closer than ``r_max`` Å, both directions, periodic images included.
 
     Raises:
-        DataError: two atoms sit at the same place, or a periodic direction has no cell vector.
+        DataError: two atoms sit at the same place, or the periodic cell vectors are dependent.
     """
-    periodic, place = structure.pbc, structure.place
-    lengths = np.linalg.norm(structure.cell, axis=1)
-    if (periodic & (lengths == 0)).any():
-        message = (
-            f"{place}: periodic along cell vectors {np.flatnonzero(periodic & (lengths == 0))} "
-            "of zero length, expected a cell; set pbc or the lattice"
-        )
-        raise DataError(message)
+    check_cell(structure)
+    place = structure.place
     try:
         search = _neighbor_list_class()(cutoff=r_max, full_list=True)
         receivers, senders, shifts, distances = search.compute(
             points=structure.positions,
             box=structure.cell,
-            periodic=[bool(flag) for flag in periodic],
+            periodic=[bool(flag) for flag in structure.pbc],
             quantities="ijSd",
         )
     except RuntimeError as error:

@@ -92,6 +92,11 @@ def volumes(cells: NDArray[np.float64], pbc: NDArray[np.bool_]) -> NDArray[np.fl
     return np.where(pbc.any(axis=-1) & (found > 0), found, np.inf)
 
 
+def property_shape(name: str, n_atoms: int) -> tuple[int, ...]:
+    """Return the shape of label ``name`` of a structure of ``n_atoms``."""
+    return tuple(size if isinstance(size, int) else n_atoms for size in PROPERTY_SHAPES[name])
+
+
 def check_structure(structure: Structure) -> None:
     """Check that shapes agree, every number is finite, and a periodic cell has a volume.
 
@@ -111,15 +116,16 @@ def check_structure(structure: Structure) -> None:
             message = f"{place}: weight {weight} of {name}, expected a number ≥ 0; correct it"
             raise DataError(message)
     numbers = structure.atomic_numbers
-    bad = np.flatnonzero((numbers < 1) | (numbers > MAX_ATOMIC_NUMBER))
-    if bad.size:
+    bad = (numbers < 1) | (numbers > MAX_ATOMIC_NUMBER)
+    if bad.any():
+        atom = bad.argmax()
         message = (
-            f"{place}: atom {bad[0]}: atomic number {numbers[bad[0]]}, "
+            f"{place}: atom {atom}: atomic number {numbers[atom]}, "
             f"expected 1 to {MAX_ATOMIC_NUMBER}; correct the element"
         )
         raise DataError(message)
     for name, value in structure.properties.items():
-        shape = tuple(n if size == "n" else size for size in PROPERTY_SHAPES[name])
+        shape = property_shape(name, n)
         _check_array(value, shape, place, name, per_atom="n" in PROPERTY_SHAPES[name])
     for name, value in structure.inputs.items():
         _check_array(value, value.shape, place, name, per_atom=value.ndim > 0)
@@ -131,10 +137,10 @@ def check_cell(structure: Structure) -> None:
     Raises:
         DataError: one is zero, or they lie in a plane or on a line.
     """
+    if not structure.pbc.any():
+        return
     vectors = structure.cell[structure.pbc]
     lengths = np.sqrt((vectors * vectors).sum(axis=1))
-    if not len(vectors):
-        return
     along = ", ".join("abc"[i] for i in np.flatnonzero(structure.pbc))
     if not lengths.all():
         what = "a cell vector of zero length" if structure.cell.any() else "no cell"
