@@ -2,153 +2,33 @@
 
 import glob
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal
+from threading import Lock
+from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from mace_jax.artifacts.atomic_write import atomic_file
 from mace_jax.artifacts.dataset_attributes import (
     KIND,
-    check_one_layout,
     check_one_set,
+    one_layout,
     read_attributes,
-    write_attributes,
 )
-from mace_jax.artifacts.dataset_flat_layout import BLOCK, FlatFile, FlatWriter
-from mace_jax.artifacts.dataset_mace_layout import MaceFile, MaceWriter
+from mace_jax.artifacts.dataset_flat_layout import FlatFile
+from mace_jax.artifacts.dataset_mace_layout import MaceFile
+from mace_jax.artifacts.dataset_writer import DatasetWriter, Layout, write_dataset_file
 from mace_jax.artifacts.provenance import Input, files_sha256
-from mace_jax.artifacts.versioned import Document, check_document, tag
-from mace_jax.errors import ArtifactError, ConfigError
+from mace_jax.artifacts.versioned import Document, tag
+from mace_jax.errors import ArtifactError
 from mace_jax.structures.neighbor_list import PairList
 from mace_jax.structures.structure import Structure
 
+__all__ = ["SUFFIXES", "Dataset", "DatasetWriter", "Layout", "dataset_files", "write_dataset_file"]
+
 SUFFIXES = (".h5", ".hdf5")
-Layout = Literal["mace", "flat"]
-
-
-class DatasetWriter:
-    """Writes one HDF5 file of a dataset, structure by structure, in constant memory.
-
-    A context manager: the file appears, whole, when it is left without an error.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        provenance: dict[str, Any],
-        *,
-        layout: Layout = "mace",
-        n_in_set: int | None = None,
-        shard: tuple[int, int] = (0, 1),
-        r_max: float | None = None,
-    ) -> None:
-        """Say what is going to be written.
-
-        Args:
-            path: target.
-            provenance: record of ``make_provenance``.
-            layout: ``mace``, which Torch MACE reads, or ``flat``, which is smaller and faster.
-            n_in_set: structures in the whole set, if this is one of several files.
-            shard: (index of this file, number of files in the set).
-            r_max: cutoff of the pairs that are stored with the structures, Å; layout flat only.
-
-        Raises:
-            ArtifactError: the file would not be valid.
-            ConfigError: pairs in layout mace.
-        """
-        self.path = path
-        self.n_structures = 0
-        self._n_in_set = n_in_set
-        self._attributes: Document = {
-            "schema": tag(KIND),
-            "provenance": provenance,
-            "layout": layout,
-            "n_structures": 0,
-            "shard_index": shard[0],
-            "shard_count": shard[1],
-            **({} if r_max is None else {"r_max": float(r_max)}),
-        }
-        if layout == "mace" and r_max is not None:
-            message = f"{path}: layout mace has no place for pairs; choose layout flat"
-            raise ConfigError(message)
-        check_document(self._attributes, KIND, path)
-        self._structures: list[Structure] = []
-        self._pairs: list[PairList] = []
-
-    def write(
-        self, structures: Sequence[Structure], pairs: Sequence[PairList] | None = None
-    ) -> None:
-        """Append structures, and their pairs if the file stores pairs.
-
-        Raises:
-            ValueError: pairs are missing, or there are some that are not asked for.
-            DataError: a structure cannot be stored.
-        """
-        stored = "r_max" in self._attributes
-        if stored != (pairs is not None) or (pairs is not None and len(pairs) != len(structures)):
-            message = f"{self.path}: pairs of every structure with r_max, and only then"
-            raise ValueError(message)
-        self._structures += structures
-        self._pairs += pairs or ()
-        while len(self._structures) >= BLOCK:
-            self._write_block()
-
-    def _write_block(self) -> None:
-        pairs = self._pairs[:BLOCK] if "r_max" in self._attributes else None
-        self._layout.write(self._structures[:BLOCK], pairs)
-        del self._structures[:BLOCK], self._pairs[:BLOCK]
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        with atomic_file(self.path) as temporary, h5py.File(temporary, "w") as file:
-            if self._attributes["layout"] == "flat":
-                with_pairs = "r_max" in self._attributes
-                self._layout: Any = FlatWriter(file, with_pairs=with_pairs)
-            else:
-                self._layout = MaceWriter(file)
-            yield
-            if self._structures:
-                self._write_block()
-            self._layout.finish()
-            n = self._layout.n_structures
-            write_attributes(file, {**self._attributes, "n_structures": n})
-            if self._attributes["layout"] == "mace":
-                n_in_set = n if self._n_in_set is None else self._n_in_set
-                file.attrs["drop_last"] = n_in_set % 2 == 1
-
-    def __enter__(self) -> "DatasetWriter":
-        """Open a temporary file beside the target."""
-        self._context: AbstractContextManager[None] = self._writing()
-        self._context.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Finish the file and put it in its place; after an error remove it."""
-        self._context.__exit__(kind, error, traceback)
-
-
-def write_dataset_file(
-    path: Path,
-    structures: Sequence[Structure],
-    provenance: dict[str, Any],
-    *,
-    n_in_set: int | None = None,
-    shard: tuple[int, int] = (0, 1),
-    layout: Layout = "mace",
-) -> None:
-    """Write one HDF5 file of a dataset atomically; arguments as of ``DatasetWriter``."""
-    with DatasetWriter(path, provenance, layout=layout, n_in_set=n_in_set, shard=shard) as writer:
-        writer.write(structures)
+_STRIDE = 256  # structures that are read at once in iteration
 
 
 def dataset_files(path: Path) -> list[Path]:
@@ -181,7 +61,13 @@ class Dataset:
     Structure ``i`` keeps its number whatever the order of reading: files by name, then the order
     inside the file. Use it as a context manager, or call ``close``.
 
+    Threads may share a dataset; they take turns, as HDF5 lets one in at a time. A process needs its
+    own: pickling takes the path along and opens the files again. After a fork do the same by hand.
+
     Attributes:
+        path: what was given: a file, folder or glob.
+        paths: the files, in order.
+        layout: of all files, ``mace`` or ``flat``.
         r_max: cutoff of the pairs that are stored with the structures, Å; None unless every file
             has them at the same cutoff.
     """
@@ -198,6 +84,7 @@ class Dataset:
         self.path = Path(path)
         self.paths = dataset_files(self.path)
         self._sha256: str | None = None
+        self._lock = Lock()
         self._files: list[h5py.File] = []
         self._parts: list[MaceFile | FlatFile] = []
         try:
@@ -207,14 +94,14 @@ class Dataset:
             raise
         if self.path.is_dir():
             check_one_set(self.path, tags)
-        check_one_layout(self.path, [part.layout for part in self._parts])
+        self.layout = one_layout(self.path, [part.layout for part in self._parts])
         self._ends = np.cumsum([len(part) for part in self._parts])
         cutoffs = {part.r_max for part in self._parts}
         self.r_max = cutoffs.pop() if len(cutoffs) == 1 else None
 
     def _open(self, path: Path) -> Document | None:
         try:
-            file = h5py.File(path, "r")
+            file = h5py.File(path, "r", rdcc_nbytes=0)
         except OSError as error:
             message = f"{path}: not a complete HDF5 file ({error}); create it again"
             raise ArtifactError(message) from error
@@ -240,8 +127,8 @@ class Dataset:
 
     def __iter__(self) -> Iterator[Structure]:
         """Read all structures in order."""
-        for start in range(0, len(self), BLOCK):
-            yield from self.read(range(start, min(start + BLOCK, len(self))))
+        for start in range(0, len(self), _STRIDE):
+            yield from self.read(range(start, min(start + _STRIDE, len(self))))
 
     def read(self, indices: Sequence[int]) -> list[Structure]:
         """Read structures in the given order.
@@ -270,24 +157,27 @@ class Dataset:
         for part in np.unique(parts).tolist():
             places = np.flatnonzero(parts == part)
             start = self._ends[part] - len(self._parts[part])
-            items = read(self._parts[part], wanted[places] - start)
+            with self._lock:
+                items = read(self._parts[part], wanted[places] - start)
             for place, item in zip(places.tolist(), items, strict=True):
                 found[place] = item
         return found
 
-    def _checked(self, indices: Sequence[int]) -> NDArray[np.int64]:
-        wanted = np.asarray(indices, np.int64)
-        wanted = np.where(wanted < 0, wanted + len(self), wanted)
-        if wanted.size and not 0 <= wanted.min() <= wanted.max() < len(self):
-            message = f"{self.path}: index {wanted.max()}, expected below {len(self)}"
+    def _checked(self, indices: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int64]:
+        wanted = np.array(indices, np.int64)
+        wanted[wanted < 0] += len(self)
+        outside = wanted[(wanted < 0) | (wanted >= len(self))]
+        if outside.size:
+            message = f"{self.path}: structure {outside[0]}, expected a number below {len(self)}"
             raise IndexError(message)
         return wanted
 
     def place(self, index: int) -> str:
         """Return where structure ``index`` stands, for messages."""
-        (wanted,) = self._checked([index])
-        part = int(np.searchsorted(self._ends, wanted, side="right"))
-        return self._parts[part].place(int(wanted - self._ends[part]) + len(self._parts[part]))
+        number = int(self._checked([index])[0])
+        part = int(np.searchsorted(self._ends, number, side="right"))
+        start = int(self._ends[part]) - len(self._parts[part])
+        return self._parts[part].place(number - start)
 
     def sha256(self) -> str:
         """Return the digest of all files, which names the data a plan was made for.
@@ -306,6 +196,10 @@ class Dataset:
         """Close all files."""
         for file in self._files:
             file.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Take the path along and the digest, if it is known."""
+        return Dataset, (self.path,), {"_sha256": self._sha256}
 
     def __enter__(self) -> "Dataset":
         """Return the dataset itself."""

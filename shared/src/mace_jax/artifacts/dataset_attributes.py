@@ -67,13 +67,14 @@ def check_one_set(folder: Path, tags: Sequence[Document | None]) -> None:
         raise ArtifactError(message)
 
 
-def check_one_layout(path: Path, layouts: Sequence[str]) -> None:
-    """Check that all files have one layout.
+def one_layout(path: Path, layouts: Sequence[str]) -> str:
+    """Return the layout that all files have.
 
     Raises:
-        ArtifactError: they have not.
+        ArtifactError: they have several.
     """
-    if len(set(layouts)) > 1:
-        found = " and ".join(sorted(set(layouts)))
-        message = f"{path}: files of layouts {found}, expected one; create the set again"
+    first, *others = sorted(set(layouts))
+    if others:
+        message = f"{path}: files of layouts {first} and {others[0]}, expected one; convert some"
         raise ArtifactError(message)
+    return first

@@ -1,200 +1,148 @@
 """The flat layout: all structures of a file end to end in a few long arrays.
 
-A structure is a row of ``structures``, ``n_node`` rows of the arrays of atoms, and ``n_pair`` rows of
-``pairs``. Each label has its own array, which holds the values of the structures that have it and no
-others. Reading costs one access to each array for every run of neighbours in the file.
+A structure is a row of ``structures``, ``n_node`` rows of the arrays of atoms and ``n_pair`` rows
+of ``pairs``. Each label has an array of its own with the values of those structures that have it,
+and no others. So structures that follow each other cost one access to each array.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from mace_jax.artifacts.hdf5_rows import GrowingArrays, Rows, read_names, write_names
+from mace_jax.artifacts.hdf5_rows import Rows, read_names
 from mace_jax.artifacts.versioned import Document
 from mace_jax.elements import MAX_ATOMIC_NUMBER
-from mace_jax.errors import ArtifactError, DataError
+from mace_jax.errors import ArtifactError
 from mace_jax.structures.neighbor_list import PairList
 from mace_jax.structures.structure import PROPERTY_SHAPES, Structure, check_structure
 
-BLOCK = 256  # structures that are written at once
-
-_COUNT, _FLAG, _NUMBER, _REAL = (np.dtype(name) for name in ("<i4", "?", "u1", "<f8"))
-_STRUCTURE = np.dtype(
+COUNT, FLAG, NUMBER, REAL = (np.dtype(name) for name in ("<i4", "?", "u1", "<f8"))
+STRUCTURE = np.dtype(
     [
         ("cell", "<f8", (3, 3)),
         ("pbc", "?", (3,)),
         ("weight", "<f8"),
+        ("property_weights", "<f8", (len(PROPERTY_SHAPES),)),  # 0 where there is no label
         ("head", "<i4"),
         ("config_type", "<i4"),
-        ("property_weights", [(name, "<f8") for name in PROPERTY_SHAPES]),
     ]
 )
-_PAIR = np.dtype([("sender", "<u2"), ("receiver", "<u2"), ("shift", "i1", (3,))])
+_COLUMN = {name: column for column, name in enumerate(PROPERTY_SHAPES)}
+PAIR = np.dtype([("sender", "<u2"), ("receiver", "<u2"), ("shift", "i1", (3,))])
 
 
-def _per_atom(name: str) -> bool:
+def is_per_atom(name: str) -> bool:
+    """Return whether a label has a row for each atom, and not one for the structure."""
     return "n" in PROPERTY_SHAPES[name]
 
 
-def _row_shape(name: str) -> tuple[int, ...]:
+def row_shape(name: str) -> tuple[int, ...]:
+    """Return the shape of a row of a label."""
     return tuple(size for size in PROPERTY_SHAPES[name] if isinstance(size, int))
 
 
-class FlatWriter:
-    """Appends structures to an empty file, in blocks of ``BLOCK`` of which only the last is shorter."""
-
-    def __init__(self, file: h5py.File, *, with_pairs: bool) -> None:
-        """Write into ``file``; with pairs, every structure comes with its own."""
-        self._file = file
-        self._with_pairs = with_pairs
-        self._arrays: GrowingArrays | None = None
-        self._codes: dict[str, int] = {}
-        self._labels: set[str] = set()
-        self.n_structures = 0
-
-    def write(self, structures: Sequence[Structure], pairs: Sequence[PairList] | None) -> None:
-        """Append one block.
-
-        Raises:
-            DataError: a structure is impossible, or its pairs don't fit into the file's numbers.
-        """
-        for structure in structures:
-            check_structure(structure)
-        if self._arrays is None:
-            self._arrays = GrowingArrays(self._file, only_block=len(structures) < BLOCK)
-        append = self._arrays.append
-        append("n_node", np.array([len(s) for s in structures], _COUNT))
-        append("structures", self._table(structures))
-        append("atomic_numbers", _joined([s.atomic_numbers for s in structures], _NUMBER))
-        append("positions", _joined([s.positions for s in structures], _REAL, 3))
-        for name in PROPERTY_SHAPES:
-            self._append_label(name, structures, append)
-        if self._with_pairs:
-            assert pairs is not None
-            append("n_pair", np.array([len(p.senders) for p in pairs], _COUNT))
-            append(
-                "pairs",
-                _joined([_rows(p, s) for s, p in zip(structures, pairs, strict=True)], _PAIR),
-            )
-        self.n_structures += len(structures)
-
-    def _table(self, structures: Sequence[Structure]) -> NDArray[np.void]:
-        table = np.zeros(len(structures), _STRUCTURE)
-        for row, structure in zip(table, structures, strict=True):
-            row["cell"], row["pbc"], row["weight"] = structure.cell, structure.pbc, structure.weight
-            row["head"], row["config_type"] = (
-                self._code(structure.head),
-                self._code(structure.config_type),
-            )
-            for name in structure.properties:
-                row["property_weights"][name] = structure.property_weights.get(name, 1.0)
-        return table
-
-    def _code(self, name: str) -> int:
-        return self._codes.setdefault(name, len(self._codes))
-
-    def _append_label(self, name, structures, append) -> None:
-        present = np.array([name in s.properties for s in structures])
-        if name not in self._labels:
-            if not present.any():
-                return
-            self._labels.add(name)
-            present = np.concatenate([np.zeros(self.n_structures, bool), present])
-        append(f"properties/{name}/present", present)
-        values = [s.properties[name] for s in structures if name in s.properties]
-        if not _per_atom(name):
-            values = [value[None] for value in values]
-        append(f"properties/{name}/values", _joined(values, _REAL, *_row_shape(name)))
-
-    def finish(self) -> None:
-        """Write what is known at the end only: the names."""
-        if self._arrays is None:
-            self.write([], [])
-        write_names(self._file, "names", self._codes)
+def present_name(name: str) -> str:
+    """Return the name of the array that says which structures have a label."""
+    return f"properties/{name}/present"
 
 
-def _joined(arrays, dtype, *shape):
-    return np.concatenate([np.empty((0, *shape), dtype), *arrays], dtype=dtype, casting="unsafe")
-
-
-def _rows(pairs: PairList, structure: Structure) -> NDArray[np.void]:
-    rows = np.empty(len(pairs.senders), _PAIR)
-    for name, values in zip(_PAIR.names or (), pairs, strict=True):
-        info = np.iinfo(rows[name].dtype)
-        if values.size and not info.min <= values.min() <= values.max() <= info.max:
-            message = (
-                f"{structure.place}: {name}s of pairs from {values.min()} to {values.max()}, expected "
-                f"{info.min} to {info.max}; write the dataset without pairs"
-            )
-            raise DataError(message)
-        rows[name] = values
-    return rows
+def values_name(name: str) -> str:
+    """Return the name of the array of a label's values."""
+    return f"properties/{name}/values"
 
 
 class _Ragged(NamedTuple):
-    """An array with some rows for each structure: ``offsets[i]:offsets[i + 1]``."""
+    """An array with some rows for each structure: from ``offsets[i]`` to ``offsets[i + 1]``."""
 
     rows: Rows
     offsets: NDArray[np.int64]
 
-    def read(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray:
-        return self.rows.read(self.offsets[first], self.offsets[last + 1])
+    def read(self, numbers: NDArray[np.int64]) -> "_Read":
+        """Return the rows of ascending structures."""
+        first, last = _runs(numbers)
+        rows = self.rows.read(self.offsets[first], self.offsets[last + 1])
+        counts = self.offsets[numbers + 1] - self.offsets[numbers]
+        return _Read(rows, _offsets(counts).tolist())
+
+
+class _Read(NamedTuple):
+    """Rows of some structures: from ``offsets[k]`` to ``offsets[k + 1]``."""
+
+    rows: NDArray[Any]
+    offsets: list[int]
+
+    def of(self, k: int) -> slice:
+        return slice(self.offsets[k], self.offsets[k + 1])
 
 
 class FlatFile:
-    """The structures of one file, by number."""
+    """The structures of one file, by number; not for several threads at once."""
 
     layout = "flat"
 
     def __init__(self, file: h5py.File, attributes: Document) -> None:
-        """Read how many atoms and pairs each structure has, and check the arrays against that.
+        """Read how many atoms and pairs each structure has, and check all arrays against that.
+
+        Args:
+            file: open for reading.
+            attributes: what the file says about itself.
 
         Raises:
             ArtifactError: an array is missing, of another kind, too long or too short.
         """
         self._file = file
-        self._len = attributes["n_structures"]
+        self._len: int = attributes["n_structures"]
         self.r_max: float | None = attributes.get("r_max")
-        self._n_node = self._counts("n_node", 1)
-        atoms = _offsets(self._n_node)
         self._names = read_names(file, "names")
-        self._structures = Rows(file, "structures", _STRUCTURE)
-        self._structures.require_length(self._len)
-        self._atomic_numbers = self._ragged("atomic_numbers", atoms, _NUMBER)
-        self._positions = self._ragged("positions", atoms, _REAL, 3)
-        self._labels = {
-            name: self._label(name) for name in PROPERTY_SHAPES if f"properties/{name}" in file
+        self._structures = self._of_length(self._len, "structures", STRUCTURE)
+        n_node = self._counts("n_node", 1)
+        atoms = _offsets(n_node)
+        self._atomic_numbers = self._ragged(atoms, "atomic_numbers", NUMBER)
+        self._positions = self._ragged(atoms, "positions", REAL, 3)
+        self._labels: Mapping[str, _Ragged] = {
+            name: self._label(name, atoms) for name in self._label_names()
         }
         if self.r_max is not None:
-            self._n_pair = self._counts("n_pair", 0)
-            self._pairs = self._ragged("pairs", _offsets(self._n_pair), _PAIR)
+            self._pairs = self._ragged(_offsets(self._counts("n_pair", 0)), "pairs", PAIR)
+
+    def _of_length(self, length: int, name: str, dtype: np.dtype[Any], *shape: int) -> Rows:
+        rows = Rows(self._file, name, dtype, *shape)
+        rows.require_length(length)
+        return rows
 
     def _counts(self, name: str, minimum: int) -> NDArray[np.int32]:
-        rows = Rows(self._file, name, _COUNT)
-        rows.require_length(self._len)
-        counts = rows.read_all()
+        counts = self._of_length(self._len, name, COUNT).read_all()
         bad = np.flatnonzero(counts < minimum)
         if bad.size:
-            message = (
-                f"{self.place(int(bad[0]))}: {name} {counts[bad[0]]}, expected at least {minimum}; "
-                "create the dataset again"
-            )
-            raise ArtifactError(message)
+            raise self._damaged(bad[0], f"{name} {counts[bad[0]]}, expected at least {minimum}")
         return counts
 
-    def _ragged(self, name: str, offsets, dtype, *shape: int) -> _Ragged:
-        rows = Rows(self._file, name, dtype, *shape)
-        rows.require_length(int(offsets[-1]))
-        return _Ragged(rows, offsets)
+    def _ragged(
+        self, offsets: NDArray[np.int64], name: str, dtype: np.dtype[Any], *shape: int
+    ) -> _Ragged:
+        return _Ragged(self._of_length(int(offsets[-1]), name, dtype, *shape), offsets)
 
-    def _label(self, name: str) -> _Ragged:
-        present = Rows(self._file, f"properties/{name}/present", _FLAG)
-        present.require_length(self._len)
-        counts = present.read_all() * (self._n_node if _per_atom(name) else 1)
-        return self._ragged(f"properties/{name}/values", _offsets(counts), _REAL, *_row_shape(name))
+    def _label_names(self) -> list[str]:
+        names = list(self._file["properties"]) if "properties" in self._file else []
+        unknown = set(names) - set(PROPERTY_SHAPES)
+        if unknown:
+            message = (
+                f"{self._file.filename}: properties {sorted(unknown)}, expected some of "
+                f"{sorted(PROPERTY_SHAPES)}; create the dataset again"
+            )
+            raise ArtifactError(message)
+        return names
+
+    def _label(self, name: str, atoms: NDArray[np.int64]) -> _Ragged:
+        present = self._of_length(self._len, present_name(name), FLAG).read_all()
+        if present.all() and is_per_atom(name):
+            offsets = atoms
+        else:
+            offsets = _offsets(present * np.diff(atoms) if is_per_atom(name) else present)
+        return self._ragged(offsets, values_name(name), REAL, *row_shape(name))
 
     def __len__(self) -> int:
         """Return the number of structures."""
@@ -204,6 +152,9 @@ class FlatFile:
         """Return where structure ``number`` stands, for messages."""
         return f"{self._file.filename}: structure {number}"
 
+    def _damaged(self, number: int, what: str) -> ArtifactError:
+        return ArtifactError(f"{self.place(int(number))}: {what}; create the dataset again")
+
     def read(self, numbers: NDArray[np.int64]) -> list[Structure]:
         """Read structures in the given order.
 
@@ -211,54 +162,55 @@ class FlatFile:
             ArtifactError, DataError: one is damaged or holds an impossible number.
         """
         unique, inverse = np.unique(numbers, return_inverse=True)
-        first, last = _runs(unique)
+        structures = self._read_ascending(unique)
+        return [structures[k] for k in inverse.tolist()]
+
+    def _read_ascending(self, numbers: NDArray[np.int64]) -> list[Structure]:
+        first, last = _runs(numbers)
         table = self._structures.read(first, last + 1)
-        codes = np.stack([table["head"], table["config_type"]], axis=1)
-        self._check_codes(codes, unique)
-        z = self._atomic_numbers.read(first, last).astype(np.int64)
-        x = self._positions.read(first, last)
-        values = {name: label.read(first, last) for name, label in self._labels.items()}
-        ends = {n: np.cumsum(np.diff(l.offsets)[unique]) for n, l in self._labels.items()}
-        atoms = _offsets(self._n_node[unique])
-        found = []
-        for k, number in enumerate(unique.tolist()):
-            a, b = atoms[k], atoms[k + 1]
-            properties, weights = {}, {}
-            for name, label in self._labels.items():
-                n = int(label.offsets[number + 1] - label.offsets[number])
-                if n:
-                    stop = ends[name][k]
-                    properties[name] = (
-                        values[name][stop - n : stop]
-                        if _per_atom(name)
-                        else values[name][stop - 1, ...]
-                    )
-                    weights[name] = float(table["property_weights"][name][k])
-            found.append(
+        block = _Block(
+            table,
+            self._atomic_numbers.read(numbers),
+            self._positions.read(numbers),
+            {name: label.read(numbers) for name, label in self._labels.items()},
+        )
+        self._check_names(table, numbers)
+        cells, pbc = np.ascontiguousarray(table["cell"]), table["pbc"].view(np.uint8) != 0
+        atomic_numbers = block.atomic_numbers.rows.astype(np.int64)
+        weights, heads, groups = (
+            table[name].tolist() for name in ("weight", "head", "config_type")
+        )
+        structures = []
+        for k, number in enumerate(numbers.tolist()):
+            atoms = block.positions.of(k)
+            properties, property_weights = block.labels_of(k)
+            structures.append(
                 Structure(
-                    z[a:b],
-                    x[a:b],
-                    table["cell"][k],
-                    table["pbc"][k],
+                    atomic_numbers[atoms],
+                    block.positions.rows[atoms],
+                    cells[k],
+                    pbc[k],
                     properties,
-                    weights,
-                    float(table["weight"][k]),
-                    self._names[codes[k, 1]],
-                    self._names[codes[k, 0]],
+                    property_weights,
+                    weights[k],
+                    self._names[groups[k]],
+                    self._names[heads[k]],
                     self.place(number),
                 )
             )
-            check_structure(found[-1])
-        return [found[k] for k in inverse.tolist()]
+        if not block.is_sound():
+            for structure in structures:
+                check_structure(structure)
+        return structures
 
-    def _check_codes(self, codes, numbers) -> None:
-        bad = np.flatnonzero(((codes < 0) | (codes >= len(self._names))).any(axis=1))
-        if bad.size:
-            message = (
-                f"{self.place(int(numbers[bad[0]]))}: names {codes[bad[0]].tolist()}, expected numbers "
-                f"below {len(self._names)}; create the dataset again"
-            )
-            raise ArtifactError(message)
+    def _check_names(self, table: NDArray[np.void], numbers: NDArray[np.int64]) -> None:
+        for column in ("head", "config_type"):
+            bad = np.flatnonzero((table[column] < 0) | (table[column] >= len(self._names)))
+            if bad.size:
+                found = f"{column} is name {table[column][bad[0]]}"
+                raise self._damaged(
+                    numbers[bad[0]], f"{found}, expected 0 to {len(self._names) - 1}"
+                )
 
     def read_pairs(self, numbers: NDArray[np.int64]) -> list[PairList]:
         """Read the pairs of structures in the given order.
@@ -267,31 +219,60 @@ class FlatFile:
             ArtifactError: a pair names an atom that is not there.
         """
         unique, inverse = np.unique(numbers, return_inverse=True)
-        rows = self._pairs.read(*_runs(unique))
-        n_node = np.repeat(self._n_node[unique], self._n_pair[unique])
-        bad = np.flatnonzero((rows["sender"] >= n_node) | (rows["receiver"] >= n_node))
-        ends = np.cumsum(self._n_pair[unique])
-        if bad.size:
-            number = int(unique[np.searchsorted(ends, bad[0], side="right")])
-            message = (
-                f"{self.place(number)}: a pair of atoms {rows['sender'][bad[0]]} and "
-                f"{rows['receiver'][bad[0]]}, expected numbers below {n_node[bad[0]]}; "
-                "create the dataset again"
-            )
-            raise ArtifactError(message)
-        columns = [rows[name].astype(np.int32) for name in ("sender", "receiver", "shift")]
-        parts = [np.split(column, ends[:-1]) for column in columns]
-        found = [PairList(*part) for part in zip(*parts, strict=True)]
+        pairs = self._pairs.read(unique)
+        self._check_pairs(pairs, unique)
+        columns = [pairs.rows[name].astype(np.int32) for name in ("sender", "receiver", "shift")]
+        found = [PairList(*(column[pairs.of(k)] for column in columns)) for k in range(len(unique))]
         return [found[k] for k in inverse.tolist()]
 
+    def _check_pairs(self, pairs: "_Read", numbers: NDArray[np.int64]) -> None:
+        atoms = self._positions.offsets
+        n_node = np.repeat(atoms[numbers + 1] - atoms[numbers], np.diff(pairs.offsets))
+        bad = np.flatnonzero(np.maximum(pairs.rows["sender"], pairs.rows["receiver"]) >= n_node)
+        if bad.size:
+            owner = np.searchsorted(pairs.offsets, bad[0], side="right") - 1
+            sender, receiver, _ = pairs.rows[bad[0]]
+            found = f"a pair of atoms {sender} and {receiver}"
+            raise self._damaged(numbers[owner], f"{found}, expected below {n_node[bad[0]]}")
 
-def _offsets(counts: NDArray) -> NDArray[np.int64]:
+
+class _Block(NamedTuple):
+    """What was read of some structures at once."""
+
+    table: NDArray[np.void]
+    atomic_numbers: _Read
+    positions: _Read
+    labels: Mapping[str, _Read]
+
+    def labels_of(self, k: int) -> tuple[dict[str, NDArray[np.float64]], dict[str, float]]:
+        """Return the labels of structure ``k`` and their weights."""
+        properties = {}
+        for name, label in self.labels.items():
+            rows = label.of(k)
+            if rows.stop > rows.start:
+                properties[name] = label.rows[rows if is_per_atom(name) else (rows.start, ...)]
+        row = self.table["property_weights"][k]
+        return properties, {name: float(row[_COLUMN[name]]) for name in properties}
+
+    def is_sound(self) -> bool:
+        """Check all numbers at once; one by one takes longer than reading them."""
+        weights = (self.table["weight"], self.table["property_weights"])
+        labels = (label.rows for label in self.labels.values())
+        return (
+            all(np.isfinite(reals).all() for reals in (self.positions.rows, self.table["cell"]))
+            and all(np.isfinite(reals).all() for reals in labels)
+            and all(np.isfinite(reals).all() and (reals >= 0).all() for reals in weights)
+            and bool((self.atomic_numbers.rows - 1 < MAX_ATOMIC_NUMBER).all())  # 0 wraps to 255
+        )
+
+
+def _offsets(counts: NDArray[Any]) -> NDArray[np.int64]:
     offsets = np.zeros(len(counts) + 1, np.int64)
     np.cumsum(counts, out=offsets[1:])
     return offsets
 
 
 def _runs(numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return first and last of each run of consecutive numbers."""
+    """Return the first and the last of each run of consecutive numbers."""
     breaks = np.flatnonzero(np.diff(numbers) != 1)
     return numbers[np.concatenate([[0], breaks + 1])], numbers[np.concatenate([breaks, [-1]])]

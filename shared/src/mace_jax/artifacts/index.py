@@ -112,7 +112,7 @@ def index_row(
 
 
 def hill_formula(atomic_numbers: NDArray[np.int64]) -> str:
-    """Return a formula in Hill's order: C, H, then the others by symbol; without C all by symbol."""
+    """Return a formula in Hill's order: C and H first, the others by symbol; without C all so."""
     counts = np.bincount(atomic_numbers)
     elements = {SYMBOLS[number]: int(counts[number]) for number in np.flatnonzero(counts)}
     first = ("C", "H") if "C" in elements else ()
@@ -267,8 +267,11 @@ def _read_metadata(file: pq.ParquetFile, path: Path) -> Document:
     metadata = check_document(metadata, KIND, path)
     found = file.schema_arrow.remove_metadata()
     if not found.equals(_SCHEMA):
-        message = f"{path}: columns {found.names} of types {found.types}, expected {_SCHEMA.types}"
-        raise ArtifactError(f"{message}; create it with mace-jax-preprocess")
+        message = (
+            f"{path}: columns {_described(found)}, expected {_described(_SCHEMA)}; "
+            "create it with mace-jax-preprocess"
+        )
+        raise ArtifactError(message)
     if file.metadata.num_rows != metadata["n_structures"]:
         message = (
             f"{path}: holds {file.metadata.num_rows} rows, expected {metadata['n_structures']}; "
@@ -278,6 +281,10 @@ def _read_metadata(file: pq.ParquetFile, path: Path) -> Document:
     return metadata
 
 
+def _described(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name} {field.type}" for field in schema)
+
+
 def _check_counts(table: pa.Table, path: Path) -> None:
     """Check that every atom has its number of neighbors, and that they add up."""
     if not {"n_atoms", "n_neighbors"} <= set(table.column_names):
@@ -285,8 +292,12 @@ def _check_counts(table: pa.Table, path: Path) -> None:
     lengths = pc.list_value_length(table["n_neighbors"])
     wrong = np.flatnonzero(lengths.to_numpy() != table["n_atoms"].to_numpy())
     if wrong.size:
-        message = f"{path}: row {wrong[0]}: n_neighbors of {lengths[int(wrong[0])]} atoms, expected"
-        raise ArtifactError(f"{message} {table['n_atoms'][int(wrong[0])]}; create it again")
+        row = int(wrong[0])
+        message = (
+            f"{path}: row {row}: n_neighbors of {lengths[row]} atoms, expected "
+            f"{table['n_atoms'][row]}; create it again"
+        )
+        raise ArtifactError(message)
 
 
 def merge_indices(
