@@ -150,7 +150,7 @@ def plan_cost(sizes: GraphSizes, batches: Batches, shape: NDArray[np.int64]) -> 
     n_edge, n_node = batches.sums(sizes.n_edge), batches.sums(sizes.n_node)
     members = [shape == index for index in range(int(shape.max()) + 1)]
     return sum(
-        int(some.sum() * shape_cost(n_edge[some].max(), n_node[some].max())) for some in members
+        int(some.sum() * shape_cost(n_edge[some].max(), n_node[some].max() + 1)) for some in members
     )
 
 

@@ -89,7 +89,7 @@ class _Trials:
         n_edge, n_node = batches.sums(self.sizes.n_edge), batches.sums(self.sizes.n_node)
         ordinary = self.kind[batches.ids[batches.offsets[:-1]]] == 0
         most = [sizes[ordinary].max(initial=1) for sizes in (n_edge, n_node)]
-        return len(batches), int(shape_cost(*most))
+        return len(batches), int(shape_cost(most[0], most[1] + 1))
 
 
 def _choose(trials: _Trials, shares: Sequence[float]) -> list[Limits]:
