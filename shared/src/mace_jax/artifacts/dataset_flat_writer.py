@@ -22,7 +22,7 @@ from mace_jax.artifacts.dataset_flat_layout import (
 from mace_jax.artifacts.hdf5_rows import GrowingArrays, write_names
 from mace_jax.errors import DataError
 from mace_jax.structures.neighbor_list import PairList
-from mace_jax.structures.structure import PROPERTY_SHAPES, Structure, check_structure
+from mace_jax.structures.structure import PROPERTY_SHAPES, Structure
 
 BLOCK = 256  # structures that are written at once
 
@@ -40,13 +40,11 @@ class FlatWriter:
         self.n_structures = 0
 
     def write(self, structures: Sequence[Structure], pairs: Sequence[PairList]) -> None:
-        """Append ``BLOCK`` structures, or the last ones of the file.
+        """Append ``BLOCK`` checked structures, or the last ones of the file.
 
         Raises:
-            DataError: a structure is impossible, or its pairs are.
+            DataError: pairs of a structure are impossible.
         """
-        for structure in structures:
-            check_structure(structure)
         if self._arrays is None:
             self._arrays = GrowingArrays(self._file, only_block=len(structures) < BLOCK)
         append = self._arrays.append

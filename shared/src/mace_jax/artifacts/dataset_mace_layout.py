@@ -17,13 +17,15 @@ from numpy.typing import NDArray
 from mace_jax.artifacts.hdf5_items import (
     create_group,
     limit_metadata_cache,
+    read_array,
     read_if_present,
     read_item,
+    read_text,
     write_array,
     write_text,
 )
 from mace_jax.artifacts.versioned import Document
-from mace_jax.errors import ArtifactError, DataError
+from mace_jax.errors import ArtifactError
 from mace_jax.structures.structure import PROPERTY_SHAPES, Structure, check_structure
 from mace_jax.units import symmetric_matrix
 
@@ -45,18 +47,10 @@ class MaceWriter:
         self.n_structures = 0
 
     def write(self, structures: Sequence[Structure]) -> None:
-        """Append structures.
-
-        Raises:
-            DataError: one cannot be stored.
-        """
+        """Append checked structures."""
         for structure in structures:
             group = create_group(self._batch, f"{_CONFIG}{self.n_structures}")
-            try:
-                _write_structure(group, structure)
-            except ValueError as error:
-                message = f"{structure.place}: {error}; correct the structure"
-                raise DataError(message) from error
+            _write_structure(group, structure)
             self.n_structures += 1
 
     def finish(self, n_in_set: int | None) -> None:
@@ -190,42 +184,48 @@ def _number(name: str) -> int:
 
 
 def _read_structure(group: h5g.GroupID, place: str) -> Structure:
-    properties, weights = _read_labels(group)
-    numbers = read_item(group, "atomic_numbers")
-    if numbers.dtype != np.int64:
-        message = f"atomic_numbers of type {numbers.dtype}, expected integers"
+    labels, label_weights = h5g.open(group, b"properties"), h5g.open(group, b"property_weights")
+    properties = _read_labels(labels)
+    weights = {name: _read_number(label_weights, name) for name in properties}
+    atomic_numbers = read_array(group, "atomic_numbers")
+    if atomic_numbers.dtype != np.int64:
+        message = f"atomic_numbers of type {atomic_numbers.dtype}, expected integers"
         raise TypeError(message)
-    head = read_if_present(h5g.open(group, b"properties"), "head")
+    cell, pbc = read_item(group, "cell"), read_item(group, "pbc")
     return Structure(
-        numbers,
-        _real(read_item(group, "positions")),
-        _real(_or_zeros(read_item(group, "cell"), 3, 3)),
-        _or_zeros(read_item(group, "pbc"), 3).astype(bool),
+        atomic_numbers,
+        _real(read_array(group, "positions")),
+        np.zeros((3, 3)) if _is_missing(cell) else _real(cell),
+        np.zeros(3, bool) if _is_missing(pbc) else np.asarray(pbc, bool),
         properties,
         weights,
-        float(read_item(group, "weight")),
-        _text(read_item(group, "config_type")) or "Default",
-        "Default" if _text(head) in ("", _MISSING) else _text(head),
+        _read_number(group, "weight"),
+        read_text(group, "config_type") or "Default",
+        _read_head(labels),
         place,
     )
 
 
-def _read_labels(group: h5g.GroupID) -> tuple[dict[str, NDArray[np.float64]], dict[str, float]]:
-    properties, weights = {}, {}
-    labels, label_weights = h5g.open(group, b"properties"), h5g.open(group, b"property_weights")
+def _read_labels(group: h5g.GroupID) -> dict[str, NDArray[np.float64]]:
+    properties = {}
     for name in PROPERTY_SHAPES:
-        value = read_if_present(labels, name)
-        if value is None or (isinstance(value, str) and value == _MISSING):
-            continue
-        value = _real(value)
-        properties[name] = symmetric_matrix(value) if name in _MATRICES else value
-        weights[name] = float(read_item(label_weights, name))
-    return properties, weights
+        value = read_if_present(group, name)
+        if value is not None and not _is_missing(value):
+            properties[name] = symmetric_matrix(value) if name in _MATRICES else _real(value)
+    return properties
 
 
-def _or_zeros(value: NDArray[Any] | str, *shape: int) -> NDArray[Any]:
-    return np.zeros(shape) if isinstance(value, str) and value == _MISSING else np.asarray(value)
+def _read_head(group: h5g.GroupID) -> str:
+    head = read_if_present(group, "head")
+    if not (head is None or isinstance(head, str)):
+        message = "head is no text"
+        raise TypeError(message)
+    return "Default" if head in (None, "", _MISSING) else head
 
 
-def _text(value: NDArray[Any] | str | None) -> str:
-    return value if isinstance(value, str) else ""
+def _read_number(group: h5g.GroupID, name: str) -> float:
+    return float(read_array(group, name).item())
+
+
+def _is_missing(value: NDArray[Any] | str) -> bool:
+    return isinstance(value, str) and value == _MISSING

@@ -13,9 +13,9 @@ from mace_jax.artifacts.dataset_attributes import KIND, write_attributes
 from mace_jax.artifacts.dataset_flat_writer import BLOCK, FlatWriter
 from mace_jax.artifacts.dataset_mace_layout import MaceWriter
 from mace_jax.artifacts.versioned import Document, check_document, tag
-from mace_jax.errors import ConfigError
+from mace_jax.errors import ConfigError, DataError
 from mace_jax.structures.neighbor_list import PairList
-from mace_jax.structures.structure import Structure
+from mace_jax.structures.structure import Structure, check_structure
 
 Layout = Literal["mace", "flat"]
 _FORMAT = ("v108", "v110")  # of HDF5 itself: smaller than the earliest, and read everywhere
@@ -96,6 +96,9 @@ class DatasetWriter:
 
     def _write_block(self) -> None:
         structures, pairs = self._structures[:BLOCK], self._pairs[:BLOCK]
+        for structure in structures:
+            check_structure(structure)
+            _check_names(structure)
         if isinstance(self._layout, FlatWriter):
             self._layout.write(structures, pairs)
         else:
@@ -133,6 +136,17 @@ class DatasetWriter:
     ) -> None:
         """Finish the file and put it in its place; after an error remove it."""
         self._context.__exit__(kind, error, traceback)
+
+
+def _check_names(structure: Structure) -> None:
+    for what in ("config_type", "head"):
+        name = getattr(structure, what)
+        if "\0" in name or any("\ud800" <= character <= "\udfff" for character in name):
+            message = (
+                f"{structure.place}: {what} {name!r}, expected text of Unicode characters other "
+                "than zero; correct it"
+            )
+            raise DataError(message)
 
 
 def write_dataset_file(

@@ -43,14 +43,7 @@ def write_array(group: h5g.GroupID, name: str, value: NDArray[Any]) -> None:
 
 
 def write_text(group: h5g.GroupID, name: str, text: str) -> None:
-    """Write a text.
-
-    Raises:
-        ValueError: it cannot be stored: it holds a zero character, or half a surrogate pair.
-    """
-    if "\0" in text:
-        message = f"text {text!r} holds a zero character"
-        raise ValueError(message)
+    """Write a text."""
     value = np.array(text.encode(), object)
     item = h5d.create(group, name.encode(), _TEXT, _SCALAR, _COMPACT)
     item.write(h5s.ALL, h5s.ALL, value, _PYTHON_TEXT)
@@ -79,6 +72,24 @@ def read_item(group: h5g.GroupID, name: str) -> NDArray[Any] | str:
     raise TypeError(message)
 
 
+def read_array(group: h5g.GroupID, name: str) -> NDArray[Any]:
+    """Read an item that must be an array; errors as of ``read_item``."""
+    value = read_item(group, name)
+    if isinstance(value, str):
+        message = f"{name} is the text {value!r}, expected numbers"
+        raise TypeError(message)
+    return value
+
+
+def read_text(group: h5g.GroupID, name: str) -> str:
+    """Read an item that must be a text; errors as of ``read_item``."""
+    value = read_item(group, name)
+    if not isinstance(value, str):
+        message = f"{name} is an array of {value.dtype}, expected a text"
+        raise TypeError(message)
+    return value
+
+
 def read_if_present(group: h5g.GroupID, name: str) -> NDArray[Any] | str | None:
     """Read an item, or return None if there is none of that name; errors as of ``read_item``."""
     try:
@@ -96,12 +107,16 @@ def _read(item: h5d.DatasetID, dtype: np.dtype[Any], kind: h5t.TypeID) -> NDArra
 
 
 def _read_text(item: h5d.DatasetID, kind: h5t.TypeStringID) -> str:
+    shape = item.get_space().shape
+    if shape != ():
+        message = f"texts of shape {shape}, expected one text"
+        raise ValueError(message)
     if kind.is_variable_str():
         value = np.empty((), object)
-        item.read(_SCALAR, h5s.ALL, value, _PYTHON_TEXT)
+        item.read(_SCALAR, _SCALAR, value, _PYTHON_TEXT)
     else:
         value = np.empty((), f"S{kind.get_size()}")
-        item.read(_SCALAR, h5s.ALL, value, kind)
+        item.read(_SCALAR, _SCALAR, value, kind)
     return value[()].decode()
 
 
