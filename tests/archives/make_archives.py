@@ -10,7 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from mace_jax.artifacts.batch_plan import BatchPlan, Caps, PlanReport, write_batch_plan
+from mace_jax.artifacts.batch_plan import (
+    BatchPlan,
+    Caps,
+    PlannedDataset,
+    PlanReport,
+    Waste,
+    write_batch_plan,
+)
+from mace_jax.artifacts.batches import Batches
 from mace_jax.artifacts.dataset import write_dataset_file
 from mace_jax.artifacts.metrics import MetricsLog
 from mace_jax.artifacts.model_bundle import (
@@ -96,15 +104,43 @@ STRUCTURES = [
 
 STATISTICS = Statistics((1, 8), {1: -13.625, 8: -432.25}, 12.5, -3.75, 1.125, 5.0)
 
+_REPORT = PlanReport(
+    4,
+    4,
+    1,
+    0.25,
+    0.5,
+    0.5,
+    40,
+    {"id": 1, "n_node": 2, "n_edge": 40},
+    (Waste(2, 0.25, 0.5, 0.125), Waste(2, 0.5, 0.25, 0.0)),
+)
+
 PLAN = BatchPlan(
-    dataset_name="train",
-    dataset_sha256=DIGEST,
-    n_structures=3,
+    datasets=(PlannedDataset("train", DIGEST, 3), PlannedDataset("more", DIGEST[::-1], 2)),
     r_max=5.0,
     seed=3,
-    caps=Caps.enclosing(7, 52, 3),
-    batches=((2, 0), (1,)),
-    report=PlanReport(3, 2, 1, 0.25, 0.5, 0.5, 40, {"id": 1, "n_node": 2, "n_edge": 40}),
+    processes=2,
+    shapes=(Caps.enclosing(9, 70, 3), Caps.enclosing(7, 52, 2)),
+    shape_counts=(2, 2),
+    batches=Batches.from_lists([[2, 0], [1], [4], []]),
+    skipped=(3,),
+    report=_REPORT,
+)
+
+# What the file of version 2 holds.
+PLAN_2 = BatchPlan(
+    datasets=PLAN.datasets[:1],
+    r_max=5.0,
+    seed=3,
+    processes=1,
+    shapes=(Caps.enclosing(7, 52, 3),),
+    shape_counts=(2,),
+    batches=Batches.from_lists([[2, 0], [1]]),
+    skipped=(),
+    report=replace(
+        _REPORT, n_graphs=3, n_batches=2, graph_waste=0.5, shapes=(Waste(2, 0.25, 0.5, 0.5),)
+    ),
 )
 
 # What the file of version 2 holds; read, it says that plain jax computes.
@@ -332,6 +368,10 @@ def _write_network(path: Path) -> None:
         write_model_bundle(path, network_bundle(), PROVENANCE)
 
 
+def _write_large_plan(path: Path) -> None:
+    write_batch_plan(path, PLAN, PROVENANCE, most_in_json=0)
+
+
 def _write_network_predictions(path: Path) -> None:
     import jax
 
@@ -347,6 +387,7 @@ WRITERS = {
     "train.h5": ("dataset", lambda path: write_dataset_file(path, STRUCTURES, PROVENANCE)),
     "statistics.json": ("statistics", lambda path: write_statistics(path, STATISTICS, PROVENANCE)),
     "train.plan.json": ("batch_plan", lambda path: write_batch_plan(path, PLAN, PROVENANCE)),
+    "large.plan.json": ("batch_plan", _write_large_plan),
     "run.config.json": (
         "train_config",
         lambda path: write_train_config(path, TRAIN_CONFIG, PROVENANCE),

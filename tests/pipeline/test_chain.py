@@ -237,7 +237,7 @@ def test_quick_start_from_xyz_makes_everything_itself(chain, frames, tmp_path, i
     with Dataset(run / "tiny.data" / "train") as dataset:
         assert len(dataset) == N_TRAIN
         plan = read_batch_plan(run / "tiny.train.plan.json")
-        assert plan.dataset_sha256 == dataset.sha256()
+        assert plan.datasets[0].sha256 == dataset.sha256()
     assert plan.batches == read_batch_plan(chain / "train.plan.json").batches
     statistics = read_statistics(run / "tiny.statistics.json")
     assert statistics == read_statistics(chain / "data" / "statistics.json")

@@ -231,7 +231,8 @@ def _check_batches(plan: BatchPlan, path: Path) -> None:
     planned, skipped = plan.batches.ids, np.array(plan.skipped, np.int64)
     ids = np.sort(np.concatenate([planned, skipped]))
     if not np.array_equal(ids, np.arange(plan.n_structures)):
-        found = f"{len(planned)} graphs planned and {len(skipped)} skipped"
+        found = f"{len(planned)} graphs planned"
+        found += f" and {len(skipped)} skipped" if len(skipped) else ""
         raise _damaged(path, "batches", found, f"each of {plan.n_structures} once")
     empty = np.flatnonzero(plan.batches.n_graph == 0)
     if plan.processes == 1 and len(empty):

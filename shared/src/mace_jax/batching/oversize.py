@@ -21,13 +21,14 @@ class Room(NamedTuple):
 
     Attributes:
         cap: edges of ordinary batches.
-        larger: edges of batches that open with a larger graph, ascending.
+        larger: edges of batches that open with a larger graph, ascending; ways to choose them,
+            which differ in how many there are, and the preferred one first.
         n_shapes: padded shapes, at most.
         skipped: ids of graphs that find none, ascending.
     """
 
     cap: int
-    larger: tuple[int, ...]
+    larger: tuple[tuple[int, ...], ...]
     n_shapes: int
     skipped: NDArray[np.int64]
 
@@ -56,7 +57,7 @@ def place_large_graphs(
     """
     large = np.flatnonzero(sizes.n_edge > cap)
     if not large.size:
-        return Room(cap, (), n_shapes, large)
+        return Room(cap, ((),), n_shapes, large)
     largest = int(large[sizes.n_edge[large].argmax()])
     most = int(sizes.n_edge[largest])
     found = f"{_place(datasets, largest)}: has {most} edges, more than the cap of {cap}"
@@ -65,13 +66,14 @@ def place_large_graphs(
         raise DataError(message)
     if oversize == "skip":
         log.warning("%s; %d graphs are skipped: %s", found, len(large), _some(large))
-        return Room(cap, (), n_shapes, large)
+        return Room(cap, ((),), n_shapes, large)
     if oversize == "raise" and n_shapes == 1:
         log.warning("%s; the cap is raised to %d", found, most)
-        return Room(most, (), 1, large[:0])
+        return Room(most, ((),), 1, large[:0])
     log.warning("%s; %d graphs get a larger shape", found, len(large))
     n_shapes += oversize == "own-shape"
-    return Room(cap, _larger_caps(sizes, large, n_shapes - 1), n_shapes, large[:0])
+    several, one = (_larger_caps(sizes, large, n_caps) for n_caps in (n_shapes - 1, 1))
+    return Room(cap, (several, one), n_shapes, large[:0])
 
 
 def _some(graphs: NDArray[np.int64], most: int = 20) -> str:

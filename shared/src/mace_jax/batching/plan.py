@@ -2,18 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mace_jax.artifacts.batch_plan import BatchPlan
+from mace_jax.artifacts.batches import Batches
 from mace_jax.artifacts.dataset import Dataset
 from mace_jax.batching.graph_sizes import GraphSizes, SizedDataset, size_dataset
-from mace_jax.batching.oversize import Oversize, place_large_graphs
+from mace_jax.batching.oversize import Oversize, Room, place_large_graphs
 from mace_jax.batching.plan_report import lower_bound, report_waste
 from mace_jax.batching.process_groups import group_batches
-from mace_jax.batching.shape_classes import choose_shapes, padded_shapes
+from mace_jax.batching.shape_classes import choose_shapes, padded_shapes, plan_cost
 from mace_jax.batching.tight_packing import AT_MOST, NEAR, pack_graphs
 from mace_jax.tracking import Track, track_silently
+
+# What smaller batches may cost more.
+_WORTH = 1.01
 
 
 @dataclass(frozen=True)
@@ -73,15 +79,7 @@ def plan_sized(datasets: Sequence[SizedDataset], settings: PlanSettings) -> Batc
     room = place_large_graphs(
         datasets, sizes, settings.n_edge, settings.n_shapes, settings.oversize
     )
-    packed = pack_graphs(
-        sizes,
-        room.cap,
-        settings.seed,
-        shares=NEAR if settings.near else AT_MOST,
-        larger=room.larger,
-        graphs=np.delete(np.arange(len(sizes.n_edge)), room.skipped),
-    )
-    shape = choose_shapes(sizes, packed, room.n_shapes)
+    packed, shape, larger = _pack(sizes, room, settings)
     batches, shape = group_batches(packed, shape, sizes.n_edge, settings.processes)
     shapes = padded_shapes(sizes, batches, shape)
     return BatchPlan(
@@ -98,9 +96,32 @@ def plan_sized(datasets: Sequence[SizedDataset], settings: PlanSettings) -> Batc
             batches,
             shapes,
             shape,
-            n_batches_lower_bound=lower_bound(
-                sizes, packed, room.cap, room.larger, near=settings.near
-            ),
+            n_batches_lower_bound=lower_bound(sizes, packed, room.cap, larger, near=settings.near),
             requested_n_edge=settings.n_edge,
         ),
     )
+
+
+class _Packing(NamedTuple):
+    """Batches, the shape of each, and the edge caps of those that open with a larger graph."""
+
+    batches: Batches
+    shape: NDArray[np.int64]
+    larger: tuple[int, ...]
+
+
+def _pack(sizes: GraphSizes, room: Room, settings: PlanSettings) -> _Packing:
+    """Pack all graphs that find room, in the cheaper way if there are two.
+
+    With several caps for larger graphs batches stay small, with one cap they fill better.
+    """
+    graphs = np.delete(np.arange(len(sizes.n_edge)), room.skipped)
+    shares = NEAR if settings.near else AT_MOST
+    packings = []
+    for larger in dict.fromkeys(room.larger):
+        batches = pack_graphs(
+            sizes, room.cap, settings.seed, shares=shares, larger=larger, graphs=graphs
+        )
+        packings.append(_Packing(batches, choose_shapes(sizes, batches, room.n_shapes), larger))
+    costs = [plan_cost(sizes, packing.batches, packing.shape) for packing in packings]
+    return packings[0] if costs[0] <= _WORTH * costs[-1] else packings[-1]

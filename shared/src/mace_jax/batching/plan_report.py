@@ -57,7 +57,7 @@ def report_waste(
         shape: which one each batch has, ``[n_batch]``.
         n_batches_lower_bound, requested_n_edge: for the report.
     """
-    graphs = batches.ids
+    graphs = np.sort(batches.ids)
     used = np.stack([batches.sums(sizes.n_edge), batches.sums(sizes.n_node), batches.n_graph], 1)
     padded = np.array([(caps.n_edge, caps.n_node, caps.n_graph) for caps in shapes])[shape]
     largest = int(graphs[sizes.n_edge[graphs].argmax()])

@@ -145,6 +145,15 @@ def _range_costs(
     return cost
 
 
+def plan_cost(sizes: GraphSizes, batches: Batches, shape: NDArray[np.int64]) -> int:
+    """Return what all batches cost if they are padded to their shapes, in edges."""
+    n_edge, n_node = batches.sums(sizes.n_edge), batches.sums(sizes.n_node)
+    members = [shape == index for index in range(int(shape.max()) + 1)]
+    return sum(
+        int(some.sum() * shape_cost(n_edge[some].max(), n_node[some].max() + 1)) for some in members
+    )
+
+
 def shape_cost(n_edge: NDArray[np.int64], n_node: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return what batches of these shapes cost, in edges."""
     return n_edge + NODE_COST * n_node

@@ -63,17 +63,19 @@ class _Trials:
         order: NDArray[np.int64],
     ) -> None:
         self.sizes, self.kind, self.caps, self.order = sizes, kind, caps, order
-        self.n_edge, self.n_node = sizes.n_edge[order], sizes.n_node[order]
-        members = [kind[order] == index for index in range(len(caps))]
-        self.most_edges = int(self.n_edge[members[0]].max(initial=1))
-        self.most_nodes = [int(self.n_node[member].max(initial=1)) for member in members]
+        kinds, n_edge, n_node = kind[order], sizes.n_edge[order], sizes.n_node[order]
+        self.most_nodes = [int(n_node[kinds == i].max(initial=1)) for i in range(len(caps))]
+        ordinary = kinds == 0 if (kinds == 0).any() else kinds > 0
+        self.n_graph = int(ordinary.sum())
+        self.edges, self.nodes = int(n_edge[ordinary].sum()), int(n_node[ordinary].sum())
+        self.most_edges = int(n_edge[kinds == 0].max(initial=1))
 
     def limits(self, share: float, room: float) -> list[Limits]:
         """Return the limits of every kind of batch; those of larger ones grow with their edges."""
         n_edge = max(math.ceil(share * self.caps[0]), self.most_edges)
-        batches = max(int(self.n_edge.sum()) / n_edge, 1e-9)
-        n_node = max(math.ceil(room * int(self.n_node.sum()) / batches), self.most_nodes[0])
-        n_graph = max(math.ceil(2 * len(self.order) / batches), 1)
+        batches = max(self.edges / n_edge, 1e-9)
+        n_node = max(math.ceil(room * self.nodes / batches), self.most_nodes[0])
+        n_graph = max(math.ceil(2 * self.n_graph / batches), 1)
         larger = [
             Limits(cap, max(n_node * cap // n_edge, most), n_graph * cap // n_edge)
             for cap, most in zip(self.caps[1:], self.most_nodes[1:], strict=True)
@@ -87,7 +89,7 @@ class _Trials:
         n_edge, n_node = batches.sums(self.sizes.n_edge), batches.sums(self.sizes.n_node)
         ordinary = self.kind[batches.ids[batches.offsets[:-1]]] == 0
         most = [sizes[ordinary].max(initial=1) for sizes in (n_edge, n_node)]
-        return len(batches), int(shape_cost(*most))
+        return len(batches), int(shape_cost(most[0], most[1] + 1))
 
 
 def _choose(trials: _Trials, shares: Sequence[float]) -> list[Limits]:
