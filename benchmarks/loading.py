@@ -21,7 +21,7 @@ from ase import Atoms
 from mace_jax.artifacts.dataset import Dataset
 from mace_jax.artifacts.dataset_writer import DatasetWriter
 from mace_jax.artifacts.provenance import make_provenance
-from mace_jax.batching.graph_batch import GraphBuilder
+from mace_jax.batching.graph import GraphBuilder
 from mace_jax.batching.graph_sizes import size_dataset
 from mace_jax.batching.graph_source import DatasetGraphs
 from mace_jax.batching.loader import PlannedLoader
