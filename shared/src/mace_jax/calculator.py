@@ -23,7 +23,8 @@ from mace_jax.architecture import model_inputs, predicts_energy
 from mace_jax.artifacts.batch_plan import Caps
 from mace_jax.artifacts.batches import Batches
 from mace_jax.artifacts.model_bundle import ModelBundle, read_model_bundle
-from mace_jax.batching.graph_batch import Graph, GraphBatch, pad_batch
+from mace_jax.batching.graph import Graph
+from mace_jax.batching.graph_batch import GraphBatch, pad_batch
 from mace_jax.batching.graph_sizes import GraphSizes
 from mace_jax.batching.neighbor_table import n_rows
 from mace_jax.batching.shape_classes import padded_caps

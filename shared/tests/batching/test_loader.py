@@ -14,7 +14,8 @@ from mace_jax.artifacts.batch_plan import BatchPlan, Caps, PlannedDataset, PlanR
 from mace_jax.artifacts.batches import Batches
 from mace_jax.artifacts.dataset import Dataset, DatasetWriter
 from mace_jax.batching.cursor import Cursor
-from mace_jax.batching.graph_batch import GraphBuilder, batch_bytes, pad_batch
+from mace_jax.batching.graph import GraphBuilder
+from mace_jax.batching.graph_batch import batch_bytes, pad_batch
 from mace_jax.batching.graph_source import DatasetGraphs
 from mace_jax.batching.loader import PlannedLoader
 from mace_jax.errors import ArtifactError, DataError, IncompatibleError

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mace_jax.artifacts.dataset import Dataset
-from mace_jax.batching.graph_batch import Graph, GraphBuilder
+from mace_jax.batching.graph import Graph, GraphBuilder
 
 Ids = Sequence[int] | NDArray[np.integer]
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from mace_jax.artifacts.batch_plan import BatchPlan, Caps
 from mace_jax.batching.cursor import Cursor, plan_digest, require_cursor_fits
-from mace_jax.batching.graph_batch import Graph, GraphBatch, batch_bytes, pad_batch
+from mace_jax.batching.graph import Graph
+from mace_jax.batching.graph_batch import GraphBatch, batch_bytes, pad_batch
 from mace_jax.batching.graph_source import GraphSource, Ids
 from mace_jax.batching.process_groups import epoch_order
 from mace_jax.batching.workers import Workers

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from mace_jax.artifacts.model_bundle import ModelBundle
 from mace_jax.artifacts.predictions import SHAPES, Predictions
-from mace_jax.batching.graph_batch import Graph, GraphBatch, pad_batch
+from mace_jax.batching.graph import Graph
+from mace_jax.batching.graph_batch import GraphBatch, pad_batch
 from mace_jax.batching.graph_sizes import GraphSizes
 from mace_jax.batching.shape_classes import padded_caps
 from mace_jax.batching.tight_packing import pack_graphs

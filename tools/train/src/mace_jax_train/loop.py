@@ -124,7 +124,7 @@ def _train_epoch(
     """Step through all batches; each report is read one step late, so the device never waits."""
     errors: list[BatchErrors] = []
     pending: tuple[int, StepReport] | None = None
-    for index, batch in _on_device(loader.epoch(config.flags.seed, epoch)):
+    for index, batch in on_device(loader.epoch(config.flags.seed, epoch)):
         state, report = train_step(state, batch)
         if pending:
             errors.append(_finite(*pending, epoch))
@@ -134,7 +134,7 @@ def _train_epoch(
     return state, errors
 
 
-def _on_device(batches: Iterable[tuple[int, GraphBatch]]) -> Iterator[tuple[int, GraphBatch]]:
+def on_device(batches: Iterable[tuple[int, GraphBatch]]) -> Iterator[tuple[int, GraphBatch]]:
     """Send every batch to the device while the one before it is computed."""
     sent = ((index, jax.device_put(batch)) for index, batch in batches)
     ahead = next(sent, None)
@@ -162,7 +162,7 @@ def _finite(index: int, report: StepReport, epoch: int) -> BatchErrors:
 def _evaluate(run: Run, eval_step: EvalStep, parameters: nnx.State, split: str, epoch: int) -> Row:
     """Return the metrics of a split as a row of the metrics file."""
     started = time.perf_counter()
-    batches = _on_device(run.loaders[split].in_order())
+    batches = on_device(run.loaders[split].in_order())
     errors = [jax.device_get(eval_step(parameters, batch)) for _, batch in batches]
     row = _row(
         "eval_test" if split == "test" else split,
