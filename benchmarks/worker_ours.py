@@ -16,12 +16,15 @@ from dynamics import Dynamics
 from jax import Array
 from protocol import serve
 
-from mace_jax.artifacts.batch_plan import BatchPlan, PlanReport
+from mace_jax.artifacts.batch_plan import BatchPlan, PlannedDataset
+from mace_jax.artifacts.batches import Batches
 from mace_jax.artifacts.model_bundle import read_model_bundle
 from mace_jax.artifacts.train_config import LossConfig, OptimizerConfig
 from mace_jax.batching.graph_batch import GraphBatch
+from mace_jax.batching.graph_sizes import GraphSizes
 from mace_jax.batching.loader import PlannedLoader
-from mace_jax.batching.plan import GraphSizes, padded_caps
+from mace_jax.batching.plan_report import report_waste
+from mace_jax.batching.shape_classes import padded_shapes
 from mace_jax.calculator import MACECalculator
 from mace_jax.model.computing import computing
 from mace_jax.model.energy_forces import energy_and_forces
@@ -47,8 +50,10 @@ class _Batches:
         self.network, self.parameters = split_trainable(load_model(bundle, network))
         builder = graph_builder(bundle)
         graphs = [builder.build(_structure(atoms)) for atoms in systems.structures(**structures)]
-        plan = _plan([graph.pairs.n_neighbors for graph in graphs], batch)
-        self.loader = PlannedLoader(graphs, plan, dtype)
+        plan = _plan([graph.n_neighbors for graph in graphs], batch)
+        self.loader = PlannedLoader(
+            lambda ids: [graphs[index] for index in ids], plan, dtype, cache_bytes=1 << 30
+        )
         self.batches = self._endless()
 
     def _endless(self) -> Iterator[GraphBatch]:
@@ -82,12 +87,22 @@ def _structure(atoms: Atoms) -> Structure:
 def _plan(n_neighbors: list[Any], batch: int) -> BatchPlan:
     """Return the plan of batches of ``batch`` graphs in file order."""
     n = len(n_neighbors)
-    batches = tuple(tuple(range(start, start + batch)) for start in range(0, n, batch))
-    sizes = GraphSizes(n_neighbors)
-    caps = padded_caps(sizes, batches)
-    waste = 1 - sizes.n_edge.sum() / (len(batches) * caps.n_edge)
-    report = PlanReport(n, len(batches), len(batches), waste, 0.0, 0.0, caps.n_edge, {})
-    return BatchPlan("benchmark", "", n, systems.R_MAX, 0, caps, batches, report)
+    batches = Batches.from_lists(
+        range(start, min(start + batch, n)) for start in range(0, n, batch)
+    )
+    sizes = GraphSizes.from_lists(n_neighbors)
+    shape = np.zeros(len(batches), np.int64)
+    shapes = padded_shapes(sizes, batches, shape)
+    waste = report_waste(
+        sizes,
+        batches,
+        shapes,
+        shape,
+        n_batches_lower_bound=len(batches),
+        requested_n_edge=shapes[0].n_edge,
+    )
+    data = PlannedDataset("benchmark", "", n)
+    return BatchPlan((data,), systems.R_MAX, 0, 1, shapes, (len(batches),), batches, (), waste)
 
 
 class Train(_Batches):

@@ -13,6 +13,7 @@ from mace_jax_schemas import current_version, kinds, load_schema
 RELEASED = {
     ("batch_plan", 1): "bc4cad3585b0e7dc9b8785c45d600f158ef5c88ed45a0e1c046cf599e0cad33b",
     ("batch_plan", 2): "27ecf77d727eb2e30a1ab7e7fb928507c99ba0379422eea08248f7fdf08257b0",
+    ("batch_plan", 3): "b0374d9fac8b902892cbc49cdca7f0b54736b2324a34034f75eae6afd71d64e9",
     ("dataset", 1): "8615be8b71fbe08ec007ade1b2e11ff43a603d5c920589e0cda770d25425683d",
     ("metrics", 1): "183235ae81840eb9c20280df187bc2ff2cbfa8b9e74efad3c62f35c1ea546a89",
     ("model_bundle", 1): "cb7a671e76390d6b29418d873b61e8dc3d7508a25c9bfeea42e9b9a1508f5b6c",
@@ -21,9 +22,11 @@ RELEASED = {
     ("predictions", 2): "9d3465017a9ebaafc18dd08dd9a11d2779f297f2db5d7a73a2e980b722632259",
     ("provenance", 1): "bf1d4a2f2185c0c81c507c074b8d0fe6e894c4bec8f2d0605f7b1b15303b6796",
     ("statistics", 1): "e13b899ceee21335beeaafd2630796f23bb00bd598da526bcfd3ae4cbfde1f9d",
+    ("statistics", 2): "bd58048150de73d8103a6b2a32e22c8e6423731fa1a15c8352bb535c06ba85ed",
     ("train_config", 1): "022ca506323e405dc2b87b791bb1f4b7c2b463dd0d4e088bb0f6799b84fd3532",
     ("train_config", 2): "540de7a54c3bc910490caa6a446b0e04733b0a78fc321b59814668a11ca75f0a",
     ("train_config", 3): "c292f70e5b3e66e182fdb25e1f108910869b92c1f33f48286a9f647d8d41b688",
+    ("training_sums", 1): "d69bd122173b6d1d2fcdb0344515846d14952cebba1ca232bf020f67ca24b020",
 }
 ALL = [(kind, version) for kind in kinds() for version in range(1, current_version(kind) + 1)]
 

@@ -10,7 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from mace_jax.artifacts.batch_plan import BatchPlan, Caps, PlanReport, write_batch_plan
+from mace_jax.artifacts.batch_plan import (
+    BatchPlan,
+    Caps,
+    PlannedDataset,
+    PlanReport,
+    Waste,
+    write_batch_plan,
+)
+from mace_jax.artifacts.batches import Batches
 from mace_jax.artifacts.dataset import write_dataset_file
 from mace_jax.artifacts.metrics import MetricsLog
 from mace_jax.artifacts.model_bundle import (
@@ -32,8 +40,10 @@ from mace_jax.artifacts.train_config import (
     TrainSection,
     write_train_config,
 )
-from mace_jax.structures.statistics import Statistics
+from mace_jax.artifacts.training_sums import write_training_sums
+from mace_jax.structures.statistics import HeadStatistics, Statistics
 from mace_jax.structures.structure import PROPERTY_SHAPES, Structure
+from mace_jax.structures.training_sums import TrainingSums
 from mace_jax_schemas import current_version
 
 HERE = Path(__file__).parent
@@ -94,17 +104,86 @@ STRUCTURES = [
     ),
 ]
 
-STATISTICS = Statistics((1, 8), {1: -13.625, 8: -432.25}, 12.5, -3.75, 1.125, 5.0)
+# What the file of version 1 holds: nothing of heads, nor of the spread of the energies.
+STATISTICS_1 = Statistics((1, 8), {1: -13.625, 8: -432.25}, 12.5, -3.75, 1.125, 5.0)
+STATISTICS = replace(
+    STATISTICS_1,
+    energy_std=0.625,
+    heads={
+        "pbe": HeadStatistics({1: -13.625, 8: -432.25}, -3.5, 1.25, 0.5),
+        "r2scan": HeadStatistics({1: -13.625, 8: -432.25}, -4.0, 1.0, None),
+    },
+)
+
+# Made up, not summed: how a factor is rounded depends on the machine.
+SUMS = TrainingSums.from_json(
+    {
+        "r_max": 5.0,
+        "isolated_atoms": {"pbe": {"1": -13.625}},
+        "heads": {
+            "pbe": {
+                "n_structures": 4,
+                "labels": {"energy": 3, "forces": 1},
+                "n_edges": 12,
+                "n_receivers": 6,
+                "n_atoms": {"1": 4, "8": 2, "26": 1},
+                "n_structures_with": {"1": 2, "8": 2, "26": 1},
+                "n_force_components": 9,
+                "force_squares": "57/4",
+                "energy_per_atom": "-25/2",
+                "shares": {
+                    "1": "6004799503160661/4503599627370496",
+                    "8": "6004799503160661/9007199254740992",
+                    "26": "1",
+                },
+                "rows": {
+                    "n_rows": 3,
+                    "elements": [1, 8, 26],
+                    "total": [[-2.75, -1.5, 0.0, 20.0], [0.0, 0.0, -1.0, 8.0]],
+                    "per_atom": [[-1.75, -1.25, -0.5, -0.5, 8.0], [0.0, 0.5, 0.25, -0.75, 3.0]],
+                },
+            }
+        },
+    }
+)
+
+_REPORT = PlanReport(
+    4,
+    4,
+    1,
+    0.25,
+    0.5,
+    0.5,
+    40,
+    {"id": 1, "n_node": 2, "n_edge": 40},
+    (Waste(2, 0.25, 0.5, 0.125), Waste(2, 0.5, 0.25, 0.0)),
+)
 
 PLAN = BatchPlan(
-    dataset_name="train",
-    dataset_sha256=DIGEST,
-    n_structures=3,
+    datasets=(PlannedDataset("train", DIGEST, 3), PlannedDataset("more", DIGEST[::-1], 2)),
     r_max=5.0,
     seed=3,
-    caps=Caps.enclosing(7, 52, 3),
-    batches=((2, 0), (1,)),
-    report=PlanReport(3, 2, 1, 0.25, 0.5, 0.5, 40, {"id": 1, "n_node": 2, "n_edge": 40}),
+    processes=2,
+    shapes=(Caps.enclosing(9, 70, 3), Caps.enclosing(7, 52, 2)),
+    shape_counts=(2, 2),
+    batches=Batches.from_lists([[2, 0], [1], [4], []]),
+    skipped=(3,),
+    report=_REPORT,
+)
+
+# What the file of version 2 holds.
+PLAN_2 = BatchPlan(
+    datasets=PLAN.datasets[:1],
+    r_max=5.0,
+    seed=3,
+    processes=1,
+    shapes=(Caps.enclosing(7, 52, 3),),
+    shape_counts=(2,),
+    batches=Batches.from_lists([[2, 0], [1]]),
+    skipped=(),
+    report=replace(
+        _REPORT, n_graphs=3, n_batches=2, graph_waste=0.5, shapes=(Waste(2, 0.25, 0.5, 0.5),)
+    ),
 )
 
 # What the file of version 2 holds; read, it says that plain jax computes.
@@ -332,6 +411,10 @@ def _write_network(path: Path) -> None:
         write_model_bundle(path, network_bundle(), PROVENANCE)
 
 
+def _write_large_plan(path: Path) -> None:
+    write_batch_plan(path, PLAN, PROVENANCE, most_in_json=0)
+
+
 def _write_network_predictions(path: Path) -> None:
     import jax
 
@@ -346,7 +429,12 @@ def _write_network_predictions(path: Path) -> None:
 WRITERS = {
     "train.h5": ("dataset", lambda path: write_dataset_file(path, STRUCTURES, PROVENANCE)),
     "statistics.json": ("statistics", lambda path: write_statistics(path, STATISTICS, PROVENANCE)),
+    "train.sums.json": (
+        "training_sums",
+        lambda path: write_training_sums(path, SUMS, PROVENANCE),
+    ),
     "train.plan.json": ("batch_plan", lambda path: write_batch_plan(path, PLAN, PROVENANCE)),
+    "large.plan.json": ("batch_plan", _write_large_plan),
     "run.config.json": (
         "train_config",
         lambda path: write_train_config(path, TRAIN_CONFIG, PROVENANCE),

@@ -357,6 +357,8 @@ CASES = [
     ),
     plan("foreign group", "", "train_0.h5: .*config_", prepare=in_hdf5(add_foreign_group)),
     plan("no edges allowed", "--n-edge 0", "n-edge", code=2),
+    plan("two caps", "--target-edges 100", "2 of --n-edge, --target-edges and --max-", code=2),
+    plan("too large", "--n-edge 9 --oversize error", "train_0.h5: .*edges, more than the cap of 9"),
     plan("cutoff infinite", "--r-max inf", "inf", code=2),
     train("truncated HDF5", "", "not a complete HDF5", prepare=cut("data/train/train_0.h5", 0.6)),
     train(
@@ -372,10 +374,10 @@ CASES = [
         prepare=json_value("train.plan.json", "batches", value=[[0, 1]]),
     ),
     train(
-        "plan without caps",
+        "plan without shapes",
         "",
-        "train.plan.json: at /caps",
-        prepare=json_value("train.plan.json", "caps", value={}),
+        "train.plan.json: at /shapes",
+        prepare=json_value("train.plan.json", "shapes", value=[]),
     ),
     train(
         "plan for other data",
@@ -584,7 +586,7 @@ def test_graph_larger_than_n_edge_raises_the_cap_and_is_named(workspace, invoke)
     assert summary["requested_n_edge"] == 10
     (warning,) = [line for line in outcome.err.splitlines() if line.startswith("warning: ")]
     assert re.search(rf"train_0.h5: config_batch_0/config_{largest['id']}\b", warning)
-    assert f"{largest['n_edge']} edges, more than --n-edge 10" in warning
+    assert f"{largest['n_edge']} edges, more than the cap of 10" in warning
     plan = json.loads(Path("o.plan.json").read_text())
     assert sorted(itertools.chain(*plan["batches"])) == list(range(12))
 

@@ -237,7 +237,7 @@ def test_quick_start_from_xyz_makes_everything_itself(chain, frames, tmp_path, i
     with Dataset(run / "tiny.data" / "train") as dataset:
         assert len(dataset) == N_TRAIN
         plan = read_batch_plan(run / "tiny.train.plan.json")
-        assert plan.dataset_sha256 == dataset.sha256()
+        assert plan.datasets[0].sha256 == dataset.sha256()
     assert plan.batches == read_batch_plan(chain / "train.plan.json").batches
     statistics = read_statistics(run / "tiny.statistics.json")
     assert statistics == read_statistics(chain / "data" / "statistics.json")
@@ -268,7 +268,7 @@ def test_dry_run_tells_shapes_and_memory_and_leaves_nothing(chain, frames, tmp_p
     assert list(tmp_path.rglob("*")) == [scratch]
     summary = json.loads(outcome.out)["summary"]
     plan = read_batch_plan(chain / "train.plan.json")
-    assert summary["caps"]["train"] == vars(plan.caps)
+    assert summary["shapes"]["train"] == [vars(caps) for caps in plan.shapes]
     assert summary["steps_per_epoch"] == len(plan.batches)
     assert summary["structures"] == {"train": N_TRAIN, "valid": N_VALID}
     assert summary["step_memory_bytes"] > 10_000

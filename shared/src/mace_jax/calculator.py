@@ -21,10 +21,13 @@ from numpy.typing import NDArray
 
 from mace_jax.architecture import model_inputs, predicts_energy
 from mace_jax.artifacts.batch_plan import Caps
+from mace_jax.artifacts.batches import Batches
 from mace_jax.artifacts.model_bundle import ModelBundle, read_model_bundle
-from mace_jax.batching.graph_batch import Graph, GraphBatch, pad_batch
+from mace_jax.batching.graph import Graph
+from mace_jax.batching.graph_batch import GraphBatch, pad_batch
+from mace_jax.batching.graph_sizes import GraphSizes
 from mace_jax.batching.neighbor_table import n_rows
-from mace_jax.batching.plan import GraphSizes, padded_caps
+from mace_jax.batching.shape_classes import padded_caps
 from mace_jax.errors import ConfigError, DataError
 from mace_jax.model.energy_forces import pair_vectors
 from mace_jax.model.load import graph_builder, load_model
@@ -338,7 +341,7 @@ def _room(graph: Graph, r_max: float, last: Caps | None) -> Caps:
         r_max: cutoff of its pairs, Å.
         last: what the atoms had before; kept if the graph fits, and else made larger.
     """
-    neighbors = graph.pairs.n_neighbors
+    neighbors = graph.n_neighbors
     if last is not None and _fits(neighbors, last):
         return last
     expected = _FIRST_ROOM * neighbors
@@ -346,8 +349,8 @@ def _room(graph: Graph, r_max: float, last: Caps | None) -> Caps:
         expected = _LATER_ROOM * np.maximum(neighbors, _DENSE * 4 / 3 * np.pi * r_max**3)
     if not graph.structure.pbc.any():
         expected = np.minimum(expected, len(neighbors) - 1)
-    sizes = GraphSizes([np.ceil(expected).astype(np.int64)])
-    caps = padded_caps(sizes, [[0]])
+    sizes = GraphSizes.from_lists([np.ceil(expected).astype(np.int64)])
+    caps = padded_caps(sizes, Batches.from_lists([[0]]))
     return caps if last is None else Caps(*map(max, astuple(caps), astuple(last)))
 
 

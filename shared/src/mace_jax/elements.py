@@ -8,13 +8,24 @@ from numpy.typing import ArrayLike, NDArray
 from mace_jax.errors import DataError
 
 MAX_ATOMIC_NUMBER = 118
+# By atomic number; X is none.
+# fmt: off
+SYMBOLS = (
+    "X", "H", "He", "Li", "Be", "B", "C", "N", "O", "F", "Ne", "Na", "Mg", "Al", "Si", "P", "S",
+    "Cl", "Ar", "K", "Ca", "Sc", "Ti", "V", "Cr", "Mn", "Fe", "Co", "Ni", "Cu", "Zn", "Ga", "Ge",
+    "As", "Se", "Br", "Kr", "Rb", "Sr", "Y", "Zr", "Nb", "Mo", "Tc", "Ru", "Rh", "Pd", "Ag", "Cd",
+    "In", "Sn", "Sb", "Te", "I", "Xe", "Cs", "Ba", "La", "Ce", "Pr", "Nd", "Pm", "Sm", "Eu", "Gd",
+    "Tb", "Dy", "Ho", "Er", "Tm", "Yb", "Lu", "Hf", "Ta", "W", "Re", "Os", "Ir", "Pt", "Au", "Hg",
+    "Tl", "Pb", "Bi", "Po", "At", "Rn", "Fr", "Ra", "Ac", "Th", "Pa", "U", "Np", "Pu", "Am", "Cm",
+    "Bk", "Cf", "Es", "Fm", "Md", "No", "Lr", "Rf", "Db", "Sg", "Bh", "Hs", "Mt", "Ds", "Rg", "Cn",
+    "Nh", "Fl", "Mc", "Lv", "Ts", "Og",
+)
+# fmt: on
 
 
 def symbol(atomic_number: int) -> str:
     """Return the chemical symbol of ``atomic_number``."""
-    from ase.data import chemical_symbols
-
-    return chemical_symbols[atomic_number]
+    return SYMBOLS[atomic_number]
 
 
 def sorted_elements(atomic_numbers: Iterable[int]) -> tuple[int, ...]:

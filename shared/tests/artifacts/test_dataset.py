@@ -1,5 +1,9 @@
+import dataclasses
 import json
+import pickle
 import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import h5py
@@ -9,8 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from mace_jax.artifacts.dataset import Dataset, dataset_files, write_dataset_file
-from mace_jax.errors import ArtifactError, DataError
+from mace_jax.artifacts.dataset import (
+    Dataset,
+    DatasetWriter,
+    dataset_files,
+    write_dataset_file,
+)
+from mace_jax.errors import ArtifactError, ConfigError, DataError
+from mace_jax.structures.neighbor_list import PairList, neighbor_list, pair_list
 from mace_jax.structures.structure import PROPERTY_SHAPES, Structure
 
 PROVENANCE = {"tool": "t", "tool_version": "0", "command": [], "seed": None, "inputs": []}
@@ -71,16 +81,268 @@ def path(tmp_path, water, crystal):
     return write(tmp_path / "train.h5", [water, crystal])
 
 
-# --- round trip and layout
+LAYOUTS = pytest.mark.parametrize("layout", ["mace", "flat"])
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.lists(random_structures(), min_size=1, max_size=3))
-def test_what_is_written_is_read(structures):
+# --- round trip
+
+
+def write_files(folder, structures, layout, n_files):
+    """Write several files, each a contiguous part of the structures, which may be empty."""
+    bounds = [len(structures) * i // n_files for i in range(n_files + 1)]
+    for index in range(n_files):
+        part = structures[bounds[index] : bounds[index + 1]]
+        write(folder / f"train_{index}.h5", part, layout=layout, shard=(index, n_files))
+    return folder
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(random_structures(), min_size=1, max_size=5),
+    st.sampled_from(["mace", "flat"]),
+    st.integers(1, 3),
+    st.data(),
+)
+def test_what_is_written_is_read_in_any_order(structures, layout, n_files, data):
+    number = st.integers(-len(structures), len(structures) - 1)
+    order = data.draw(st.lists(number, max_size=8))
     with tempfile.TemporaryDirectory() as folder:
-        path = write(Path(folder) / "a.h5", structures)
-        for found, expected in zip(read(path), structures, strict=True):
+        write_files(Path(folder), structures, layout, n_files)
+        with Dataset(Path(folder)) as dataset:
+            assert len(dataset) == len(structures)
+            for found, expected in zip(dataset, structures, strict=True):
+                assert_equal(found, expected)
+            for found, index in zip(dataset.read(order), order, strict=True):
+                assert_equal(found, structures[index])
+                assert found.place == dataset.place(index)
+                assert_equal(dataset[index], structures[index])
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(random_structures(), min_size=1, max_size=4))
+def test_conversion_between_layouts_changes_nothing(structures):
+    with tempfile.TemporaryDirectory() as folder:
+        first = write(Path(folder) / "a.h5", structures, layout="flat")
+        mace = write(Path(folder) / "b.h5", read(first), layout="mace")
+        again = write(Path(folder) / "c.h5", read(mace), layout="flat")
+        assert again.read_bytes() == first.read_bytes()
+        for found, expected in zip(read(mace), structures, strict=True):
             assert_equal(found, expected)
+
+
+@LAYOUTS
+def test_an_empty_file_is_a_dataset_of_no_structures(tmp_path, layout):
+    with Dataset(write(tmp_path / "a.h5", [], layout=layout)) as dataset:
+        assert len(dataset) == 0
+        assert list(dataset) == dataset.read([]) == []
+        with pytest.raises(IndexError, match=r"a\.h5: structure 0, expected a number below 0"):
+            dataset[0]
+
+
+@LAYOUTS
+@pytest.mark.parametrize("index", [2, -3])
+def test_an_index_beyond_the_end(tmp_path, water, layout, index):
+    path = write(tmp_path / "a.h5", [water, water], layout=layout)
+    with Dataset(path) as dataset, pytest.raises(IndexError, match="number below 2"):
+        dataset.read([0, index])
+
+
+# --- streaming
+
+
+def many(water, n):
+    return [dataclasses.replace(water, weight=float(index)) for index in range(n)]
+
+
+@LAYOUTS
+@pytest.mark.parametrize("portion", [1, 100, 256, 300])
+def test_bytes_do_not_depend_on_the_portions_of_writing(tmp_path, water, layout, portion):
+    structures = many(water, 300)
+    whole = write(tmp_path / "whole.h5", structures, layout=layout)
+    with DatasetWriter(tmp_path / "parts.h5", PROVENANCE, layout=layout) as writer:
+        for start in range(0, len(structures), portion):
+            writer.write(structures[start : start + portion])
+            assert not writer.path.exists()
+        assert writer.n_structures == 300
+    assert writer.path.read_bytes() == whole.read_bytes()
+    assert [structure.weight for structure in read(whole)] == list(range(300))
+
+
+@LAYOUTS
+def test_a_label_may_appear_late(tmp_path, water, layout):
+    late = dataclasses.replace(water, properties={**water.properties, "dipole": np.arange(3.0)})
+    structures = [*[water] * 300, late, water]
+    found = read(write(tmp_path / "a.h5", structures, layout=layout))
+    assert ["dipole" in s.properties for s in found] == [False] * 300 + [True, False]
+    np.testing.assert_array_equal(found[300].properties["dipole"], [0, 1, 2])
+
+
+@LAYOUTS
+@pytest.mark.parametrize("n", [1, 300])
+@pytest.mark.parametrize(
+    ("broken", "what"),
+    [
+        ({"config_type": "a\0b"}, r"config_type 'a\\x00b', expected text"),
+        ({"head": "\ud800"}, r"head '\\ud800', expected text"),
+        ({"positions": np.full((3, 3), np.nan)}, "positions of atom 0 is nan"),
+        ({"properties": {"forces": np.zeros((2, 3))}}, "forces: shape"),
+    ],
+)
+def test_a_failed_write_leaves_the_old_file(tmp_path, water, layout, n, broken, what):
+    path = write(tmp_path / "train.h5", [water], layout=layout)
+    before = path.read_bytes()
+    broken = dataclasses.replace(water, **broken, place="a.xyz: frame 3")
+    with pytest.raises(DataError, match=rf"a\.xyz: frame 3: {what}"):
+        write(path, [*[water] * n, broken, *[water] * n], layout=layout)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["train.h5"]
+
+
+def go_on_after_an_error(path, structures, layout):
+    with DatasetWriter(path, PROVENANCE, layout=layout) as writer:
+        with pytest.raises(DataError, match="positions"):
+            writer.write(structures)
+        writer.write(structures[:1])
+
+
+@LAYOUTS
+def test_who_goes_on_after_an_error_gets_no_file(tmp_path, water, layout):
+    broken = dataclasses.replace(water, positions=np.full((3, 3), np.nan))
+    with pytest.raises(DataError, match="positions"):
+        go_on_after_an_error(tmp_path / "a.h5", [water, broken] * 128, layout)
+    assert not list(tmp_path.iterdir())
+
+
+@LAYOUTS
+def test_equal_content_gives_equal_bytes(tmp_path, water, crystal, layout):
+    first = write(tmp_path / "a.h5", [water, crystal], layout=layout)
+    time.sleep(1.1)  # HDF5 can store whole seconds
+    again = write(tmp_path / "b.h5", [water, crystal], layout=layout)
+    assert first.read_bytes() == again.read_bytes()
+
+
+# --- pairs
+
+
+def pairs_of(structures, r_max=4.0):
+    return [pair_list(neighbor_list(structure, r_max)) for structure in structures]
+
+
+def write_pairs(path, structures, r_max=4.0, **kwargs):
+    with DatasetWriter(path, PROVENANCE, layout="flat", r_max=r_max, **kwargs) as writer:
+        writer.write(structures, pairs_of(structures, r_max))
+    return path
+
+
+def atom():
+    return Structure(np.array([18]), np.zeros((1, 3)), np.zeros((3, 3)), np.zeros(3, dtype=bool))
+
+
+def test_pairs_are_stored_and_read_in_any_order(tmp_path, water, crystal):
+    structures = [water, atom(), crystal] * 100
+    expected = pairs_of(structures)
+    assert [len(pairs.senders) for pairs in expected[:2]] == [3, 0]
+    assert expected[2].shifts.any()
+    with Dataset(write_pairs(tmp_path / "a.h5", structures)) as dataset:
+        assert dataset.r_max == 4.0
+        for order in (range(300), [7], [2, 1, 1, 299, 0], [1, 4]):
+            for found, index in zip(dataset.read_pairs(order), order, strict=True):
+                for array, wanted in zip(found, expected[index], strict=True):
+                    np.testing.assert_array_equal(array, wanted)
+                    assert (array.dtype, array.shape) == (np.int32, wanted.shape)
+
+
+def test_cutoffs_that_differ_are_no_cutoff(tmp_path, water):
+    write_pairs(tmp_path / "a_0.h5", [water], 4.0, shard=(0, 2))
+    write_pairs(tmp_path / "a_1.h5", [water], 5.0, shard=(1, 2))
+    with Dataset(tmp_path) as dataset:
+        assert dataset.r_max is None
+        with pytest.raises(ArtifactError, match="stores no pairs"):
+            dataset.read_pairs([0])
+
+
+@LAYOUTS
+def test_no_pairs(tmp_path, water, layout):
+    with Dataset(write(tmp_path / "a.h5", [water], layout=layout)) as dataset:
+        assert dataset.r_max is None
+        with pytest.raises(ArtifactError, match=r"a\.h5: stores no pairs"):
+            dataset.read_pairs([0])
+
+
+def test_layout_mace_has_no_place_for_pairs(tmp_path):
+    with pytest.raises(ConfigError, match="choose layout flat"):
+        DatasetWriter(tmp_path / "a.h5", PROVENANCE, r_max=4.0)
+
+
+@pytest.mark.parametrize(("r_max", "n_pairs"), [(4.0, None), (4.0, 1), (None, 2)])
+def test_pairs_and_structures_must_match(tmp_path, water, r_max, n_pairs):
+    with (
+        pytest.raises(ValueError, match="pairs of every structure"),
+        DatasetWriter(tmp_path / "a.h5", PROVENANCE, layout="flat", r_max=r_max) as writer,
+    ):
+        writer.write([water, water], None if n_pairs is None else pairs_of([water] * n_pairs))
+
+
+@pytest.mark.parametrize(
+    ("senders", "receivers", "shifts"),
+    [
+        ([0], [1], [0, 128, 0]),
+        ([0], [1], [0, 0, -129]),
+        ([3], [1], [0, 0, 0]),
+        ([0], [-1], [0] * 3),
+    ],
+)
+def test_pairs_that_do_not_fit_are_refused_and_never_wrapped(
+    tmp_path, water, senders, receivers, shifts
+):
+    pairs = PairList(*(np.array(x, np.int32) for x in (senders, receivers, [shifts])))
+    named = dataclasses.replace(water, place="a.xyz: frame 7")
+    with (
+        pytest.raises(DataError, match=r"a\.xyz: frame 7: a pair of atoms"),
+        DatasetWriter(tmp_path / "a.h5", PROVENANCE, layout="flat", r_max=4.0) as writer,
+    ):
+        writer.write([water, named], [pairs_of([water])[0], pairs])
+    assert not list(tmp_path.iterdir())
+
+
+def test_shifts_at_the_edge_fit(tmp_path, crystal):
+    shifts = np.array([[-128, 127, 0]], np.int32)
+    pairs = PairList(np.zeros(1, np.int32), np.ones(1, np.int32), shifts)
+    with DatasetWriter(tmp_path / "a.h5", PROVENANCE, layout="flat", r_max=4.0) as writer:
+        writer.write([crystal], [pairs])
+    with Dataset(writer.path) as dataset:
+        np.testing.assert_array_equal(dataset.read_pairs([0])[0].shifts, shifts)
+
+
+# --- threads and processes
+
+
+def weights_of(dataset, start):
+    return [structure.weight for structure in dataset.read(range(start, start + 50))]
+
+
+@LAYOUTS
+def test_threads_share_a_dataset(tmp_path, water, layout):
+    path = write(tmp_path / "a.h5", many(water, 100), layout=layout)
+    with Dataset(path) as dataset, ThreadPoolExecutor(4) as pool:
+        starts = [0, 30, 50, 10] * 3
+        results = pool.map(lambda start: weights_of(dataset, start), starts)
+        for start, found in zip(starts, results, strict=True):
+            assert found == list(range(start, start + 50))
+
+
+@LAYOUTS
+def test_a_process_opens_its_own(tmp_path, water, layout):
+    path = write(tmp_path / "a.h5", many(water, 60), layout=layout)
+    with Dataset(path) as dataset:
+        digest = dataset.sha256()
+        with pickle.loads(pickle.dumps(dataset)) as copy:
+            assert weights_of(copy, 0) == list(range(50))
+            path.unlink()  # the digest came along
+            assert copy.sha256() == digest
+
+
+# --- the tree of Torch MACE
 
 
 def test_the_tree_is_torch_maces_and_nothing_extra(path):
@@ -100,7 +362,7 @@ def test_the_tree_is_torch_maces_and_nothing_extra(path):
         assert config["pbc"].dtype == np.bool_
         assert config["weight"].dtype == np.float64
         assert config["positions"].chunks is None
-        assert json.loads(file.attrs["schema"]) == {"kind": "dataset", "version": 1}
+        assert json.loads(file.attrs["schema"]) == {"kind": "dataset", "version": 2}
         assert json.loads(file.attrs["provenance"]) == PROVENANCE
 
 
@@ -109,21 +371,6 @@ def test_drop_last_says_whether_the_whole_set_is_odd(tmp_path, water, n_in_set, 
     path = write(tmp_path / "a.h5", [water, water], n_in_set=n_in_set)
     with h5py.File(path) as file:
         assert file.attrs["drop_last"] == drop_last
-
-
-def test_structures_are_in_numeric_order(tmp_path, water):
-    import dataclasses
-
-    many = [dataclasses.replace(water, weight=float(index)) for index in range(12)]
-    found = read(write(tmp_path / "a.h5", many))
-    assert [structure.weight for structure in found] == list(range(12))
-
-
-def test_equal_content_gives_equal_bytes(tmp_path, path, water, crystal):
-    import time
-
-    time.sleep(1.1)  # HDF5 can store whole seconds
-    assert path.read_bytes() == write(tmp_path / "b.h5", [water, crystal]).read_bytes()
 
 
 # --- several files
@@ -312,7 +559,7 @@ def test_a_damaged_structure_is_named(path, name, value):
     [
         ("schema", "{"),
         ("schema", 3),
-        ("schema", json.dumps({"kind": "dataset", "version": 2})),
+        ("schema", json.dumps({"kind": "dataset", "version": 3})),
         ("schema", json.dumps({"kind": "batch_plan", "version": 1})),
         ("provenance", "{}"),
         ("layout", "flat"),
@@ -357,12 +604,3 @@ def test_a_batch_that_is_no_group_is_refused(tmp_path):
         file["config_batch_0"] = 1.0
     with pytest.raises(ArtifactError, match=r"a\.h5"):
         Dataset(path)
-
-
-def test_a_failed_write_leaves_the_old_file(path, water):
-    before = path.read_bytes()
-    broken = Structure(water.atomic_numbers, water.positions, water.cell, water.pbc, config_type=3)
-    with pytest.raises(TypeError):
-        write(path, [water, broken])
-    assert path.read_bytes() == before
-    assert [file.name for file in path.parent.iterdir()] == ["train.h5"]

@@ -1,10 +1,11 @@
 import json
+from dataclasses import replace
 
 import pytest
 
 from mace_jax.artifacts.statistics import read_statistics, statistics_input, write_statistics
 from mace_jax.errors import ArtifactError
-from mace_jax.structures.statistics import Statistics
+from mace_jax.structures.statistics import HeadStatistics, Statistics
 
 STATISTICS = Statistics((1, 8), {1: -13.587222780835477, 8: -432.25}, 12.5, -3.75, 1.125, 5.0)
 TORCH = {
@@ -25,6 +26,16 @@ def path(tmp_path):
 def test_round_trip(path, provenance):
     write_statistics(path, STATISTICS, provenance)
     assert read_statistics(path) == STATISTICS
+
+
+def test_round_trip_of_heads(path, provenance):
+    heads = {
+        "pbe": HeadStatistics({1: -13.6}, -3.5, 1.5, 0.25),
+        "scan": HeadStatistics({1: -13.5, 8: -430.0}, -4.0, 1.0, None),
+    }
+    statistics = replace(STATISTICS, atomic_energies={}, energy_std=0.125, heads=heads)
+    write_statistics(path, statistics, provenance)
+    assert read_statistics(path) == statistics
 
 
 def test_torch_mace_can_read_ours(path, provenance):
@@ -62,6 +73,8 @@ def test_torchs_untagged_form(path, changes):
         {"atomic_energies": "{1: low}"},
         {"atomic_energies": "__import__('os')"},
         {"extra": 1},
+        {"energy_std": -1.0},
+        {"heads": {"pbe": {"mean": 1.0}}},
     ],
 )
 def test_damaged_values_are_refused(path, provenance, changes):
@@ -90,4 +103,4 @@ def test_every_truncation_is_refused(path, provenance):
 def test_as_an_input(path, provenance):
     write_statistics(path, STATISTICS, provenance)
     entry = statistics_input(path).to_json()
-    assert (entry["kind"], entry["version"]) == ("statistics", 1)
+    assert (entry["kind"], entry["version"]) == ("statistics", 2)

@@ -12,7 +12,7 @@ from mace_jax_schemas import kinds, load_schema
 @pytest.fixture
 def document(provenance):
     return {
-        "schema": {"kind": "statistics", "version": 1},
+        "schema": {"kind": "statistics", "version": 2},
         "provenance": provenance,
         "atomic_energies": "{1: -13.6}",
         "avg_num_neighbors": 4.0,
@@ -20,6 +20,8 @@ def document(provenance):
         "std": 2.0,
         "atomic_numbers": "[1]",
         "r_max": 5.0,
+        "energy_std": None,
+        "heads": {},
     }
 
 
@@ -32,7 +34,7 @@ def version_three(monkeypatch):
     """Pretend that statistics are at version 3: v2 adds `note`, v3 calls it `remark`."""
 
     def schema(kind, version):
-        found = copy.deepcopy(load_schema(kind, 1))
+        found = copy.deepcopy(load_schema(kind, 2 if kind == "statistics" else 1))
         if kind == "statistics":
             found["properties"]["schema"]["properties"]["version"]["const"] = version
             name = {2: "note", 3: "remark"}.get(version)
@@ -85,8 +87,8 @@ def test_another_kind(document, tmp_path):
 
 
 def test_a_newer_version_says_upgrade(document, tmp_path):
-    document["schema"]["version"] = 2
-    message = "statistics version 2, expected at most 1; upgrade mace-jax-shared"
+    document["schema"]["version"] = 3
+    message = "statistics version 3, expected at most 2; upgrade mace-jax-shared"
     with pytest.raises(ArtifactError, match=message):
         check(document, tmp_path)
 
@@ -94,7 +96,7 @@ def test_a_newer_version_says_upgrade(document, tmp_path):
 @pytest.mark.parametrize("version", [0, -1])
 def test_an_older_version_says_create_again(document, tmp_path, version):
     document["schema"]["version"] = version
-    with pytest.raises(ArtifactError, match="expected 1; create it with mace-jax-preprocess"):
+    with pytest.raises(ArtifactError, match="expected 2; create it with mace-jax-preprocess"):
         check(document, tmp_path)
 
 
@@ -141,6 +143,7 @@ def test_the_version_before_is_validated_before_it_is_upgraded(version_three, do
 
 
 def test_two_versions_before_is_refused(version_three, document, tmp_path):
+    document["schema"]["version"] = 1
     with pytest.raises(ArtifactError, match="version 1, expected 3; create it with"):
         check(document, tmp_path)
 

@@ -1,87 +1,362 @@
-import dataclasses
+"""The loader against structures read one by one, for plans and workers of every kind."""
+
+import multiprocessing
+import pickle
+import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from mace_jax.artifacts.dataset import Dataset, write_dataset_file
-from mace_jax.batching.graph_batch import GraphBuilder
-from mace_jax.batching.loader import PlannedLoader, load_graphs
-from mace_jax.batching.plan import plan_batches
-from mace_jax.errors import DataError
+from mace_jax.artifacts.batch_plan import BatchPlan, Caps, PlannedDataset, PlanReport
+from mace_jax.artifacts.batches import Batches
+from mace_jax.artifacts.dataset import Dataset, DatasetWriter
+from mace_jax.batching.cursor import Cursor
+from mace_jax.batching.graph import GraphBuilder
+from mace_jax.batching.graph_batch import batch_bytes, pad_batch
+from mace_jax.batching.graph_source import DatasetGraphs
+from mace_jax.batching.loader import PlannedLoader
+from mace_jax.errors import ArtifactError, DataError, IncompatibleError
+from mace_jax.structures.neighbor_list import neighbor_list, pair_list
+from mace_jax.structures.structure import Structure
 
-BUILDER = GraphBuilder(4.0, (1, 8), ("Default",), {"Default": {1: -1.0, 8: -2.0}})
+R_MAX = 3.0
+BUILDER = GraphBuilder(R_MAX, (1, 8), ("Default",), {"Default": {1: -1.0, 8: -2.0}})
+N = 24
+N_WORKERS = (0, 1, 2, 4)
 
 
-@pytest.fixture
-def dataset(tmp_path, water, provenance):
-    path = tmp_path / "train.h5"
-    many = [
-        dataclasses.replace(water, properties={"energy": np.array(float(index))})
-        for index in range(30)
+def structure(index):
+    """A molecule or crystal whose energy says which one it is."""
+    rng = np.random.default_rng(index)
+    n = int(rng.integers(1, 6))
+    numbers = rng.choice([1, 8], n)
+    cell = np.diag([3.0 * n, 4.0, 4.0]) + rng.uniform(-0.3, 0.3, (3, 3))
+    positions = np.arange(n)[:, None] * [1.3, 0.2, 0.0] + rng.uniform(-0.3, 0.3, (n, 3))
+    labels = {"energy": np.array(float(index))}
+    if index % 3:
+        labels["forces"] = rng.normal(size=(n, 3))
+    return Structure(numbers, positions, cell, rng.random(3) < 0.3, labels)
+
+
+STRUCTURES = [structure(index) for index in range(N)]
+GRAPHS = BUILDER.build_all(STRUCTURES)
+N_NODE = np.array([len(graph.structure) for graph in GRAPHS])
+N_EDGE = np.array([graph.n_neighbors.sum() for graph in GRAPHS])
+
+
+def write(path, structures, layout):
+    provenance = {"tool": "tests", "tool_version": "0", "command": [], "seed": 0, "inputs": []}
+    stored = layout == "flat"
+    pairs = [pair_list(neighbor_list(s, R_MAX)) for s in structures] if stored else None
+    with DatasetWriter(path, provenance, layout=layout, r_max=R_MAX if stored else None) as writer:
+        writer.write(structures, pairs)
+    return path
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory):
+    """The same structures in both layouts, and in two files of different layouts."""
+    folder = tmp_path_factory.mktemp("data")
+    return {
+        "mace": [write(folder / "mace.h5", STRUCTURES, "mace")],
+        "flat": [write(folder / "flat.h5", STRUCTURES, "flat")],
+        "two": [
+            write(folder / "first.h5", STRUCTURES[:7], "mace"),
+            write(folder / "second.h5", STRUCTURES[7:], "flat"),
+        ],
+    }
+
+
+@pytest.fixture(scope="module", params=["mace", "flat", "two"])
+def source(request, paths):
+    datasets = [Dataset(path) for path in paths[request.param]]
+    yield DatasetGraphs(datasets, BUILDER)
+    for dataset in datasets:
+        dataset.close()
+
+
+def make_plan(batches, shape_counts=None, processes=1, skipped=()):
+    shape_counts = shape_counts or (len(batches),)
+    shapes, start = [], 0
+    for count in shape_counts:
+        of_shape = [np.array(batch, int) for batch in batches[start : start + count]]
+        start += count
+        shapes.append(
+            Caps.enclosing(
+                max(int(N_NODE[batch].sum()) for batch in of_shape) + 1,
+                max(int(N_EDGE[batch].sum()) for batch in of_shape) + 2,
+                max(map(len, of_shape)) + 1,
+            )
+        )
+    report = PlanReport(N, len(batches), len(batches), 0.0, 0.0, 0.0, 1, {}, ())
+    return BatchPlan(
+        datasets=(PlannedDataset("data", "0" * 64, N),),
+        r_max=R_MAX,
+        seed=0,
+        processes=processes,
+        shapes=tuple(shapes),
+        shape_counts=tuple(shape_counts),
+        batches=Batches.from_lists(batches),
+        skipped=tuple(skipped),
+        report=report,
+    )
+
+
+@st.composite
+def plans(draw):
+    """Plans of several shapes and processes, with graphs that are skipped and empty batches."""
+    order = draw(st.permutations(range(N)))
+    n_skipped = draw(st.integers(0, 5))
+    processes = draw(st.integers(1, 3))
+    n_batches = processes * draw(st.integers(1, 5))
+    cuts = sorted(
+        draw(
+            st.lists(st.integers(0, N - n_skipped), min_size=n_batches - 1, max_size=n_batches - 1)
+        )
+    )
+    batches = [order[a:b] for a, b in zip([0, *cuts], [*cuts, N - n_skipped], strict=True)]
+    if processes == 1:
+        batches = [batch for batch in batches if batch]
+    first = processes * draw(st.integers(0, len(batches) // processes - 1))
+    counts = (first, len(batches) - first) if first else (len(batches),)
+    return make_plan(batches, counts, processes, order[N - n_skipped :])
+
+
+PLAN = make_plan(
+    [[3, 1, 4], [15, 9, 2, 6], [5], [0, 7, 8], [10, 11, 12], list(range(16, 24)), [13, 14]], (3, 4)
+)
+
+
+def content(batch):
+    return pickle.dumps(batch)
+
+
+def expected(plan, index):
+    """Return batch ``index`` of a plan from graphs in memory."""
+    caps = plan.shapes[plan.shape[index]]
+    return pad_batch([GRAPHS[graph] for graph in plan.batches[index]], caps, "float32")
+
+
+def taken(loader, batches):
+    return [(index, content(batch)) for index, batch in batches]
+
+
+def read_everywhere(ids):
+    return [GRAPHS[index] for index in ids]
+
+
+@settings(max_examples=40, deadline=None)
+@given(plans(), st.integers(0, 3), st.integers(0, 3))
+def test_every_graph_once_an_epoch_for_all_shapes_and_processes(plan, seed, epoch):
+    whole = PlannedLoader(read_everywhere, plan, "float64")
+    parts = [
+        PlannedLoader(read_everywhere, plan, "float64", process=process)
+        for process in range(plan.processes)
     ]
-    write_dataset_file(path, many, provenance)
-    with Dataset(path) as dataset:
-        yield dataset
+    planned = sorted(set(range(N)) - set(plan.skipped))
+    for loaders in ([whole], parts):
+        epochs = [list(loader.epoch(seed, epoch)) for loader in loaders]
+        assert [len(batches) for batches in epochs] == [len(loader) for loader in loaders]
+        batches = [batch for batches in epochs for _, batch in batches]
+        energies = np.concatenate([batch.energy[batch.graph_mask] for batch in batches])
+        atoms = sum(int(batch.node_mask.sum()) for batch in batches)
+        assert sorted(energies.tolist()) == sorted(GRAPHS[g].interaction_energy for g in planned)
+        assert atoms == N_NODE[planned].sum()
+    for step in zip(*[part.epoch(seed, epoch) for part in parts], strict=True):
+        assert len({batch.positions.shape for _, batch in step}) == 1
 
 
-@pytest.fixture
-def loader(dataset):
-    plan = plan_batches(dataset, 4.0, 12)
-    assert len(plan.batches) > 10
-    return PlannedLoader(load_graphs(dataset, BUILDER, "reading"), plan, "float64")
-
-
-def order(loader, seed, epoch):
-    return [index for index, _ in loader.epoch(seed, epoch)]
-
-
-def test_each_batch_once_an_epoch(loader):
-    assert sorted(order(loader, 0, 0)) == list(range(len(loader)))
-
-
-def test_the_order_is_a_function_of_seed_and_epoch_only(loader, dataset):
-    first = order(loader, 3, 7)
-    np.random.default_rng().random(5)
-    other = PlannedLoader(load_graphs(dataset, BUILDER, "again"), loader.plan, "float32")
-    assert order(loader, 3, 7) == first == order(other, 3, 7)
-
-
-def test_epochs_and_seeds_differ(loader):
-    orders = {tuple(order(loader, seed, epoch)) for seed in range(3) for epoch in range(3)}
-    assert len(orders) == 9
-
-
-def test_a_batch_holds_the_graphs_of_the_plan(loader):
-    for index, batch in loader.epoch(0, 0):
-        expected = [graph - (-2.0 - 1.0 - 1.0) for graph in loader.plan.batches[index]]
-        assert batch.energy[batch.graph_mask].tolist() == expected
-
-
-def test_every_batch_has_the_shape_of_the_plan(loader):
-    caps = loader.plan.caps
-    for _, batch in loader.in_order():
+@settings(max_examples=20, deadline=None)
+@given(plans())
+def test_a_batch_has_its_own_shape_and_the_graphs_of_the_plan(plan):
+    for index, batch in PlannedLoader(read_everywhere, plan, "float32").in_order():
+        assert content(batch) == content(expected(plan, index))
+        caps = plan.shapes[plan.shape[index]]
         assert batch.positions.shape == (caps.n_node, 3)
-        assert batch.pair_senders.shape == (caps.n_edge // 2,)
-        assert batch.table.row_node.shape == (caps.n_row,)
+        assert batch.pair_senders.shape == (caps.n_pair,)
         assert batch.table.slot_pair.shape == (caps.n_row, caps.n_neighbor)
         assert batch.graph_mask.shape == (caps.n_graph,)
         assert not batch.graph_mask[-1]
         assert not batch.node_mask[-1]
 
 
-def test_in_order_is_the_order_of_the_plan(loader):
-    assert [index for index, _ in loader.in_order()] == list(range(len(loader)))
+def test_stored_pairs_and_searched_ones_give_the_same_bits(source):
+    loader = PlannedLoader(source, PLAN, "float32")
+    assert [index for index, _ in loader.in_order()] == list(range(len(PLAN.batches)))
+    for index, batch in loader.in_order():
+        assert content(batch) == content(expected(PLAN, index))
 
 
-def test_loading_names_a_bad_structure_and_shows_its_progress(dataset):
-    seen = []
+def test_one_covering_shape_for_all(source):
+    loader = PlannedLoader(source, PLAN, "float32", PLAN.caps)
+    assert len(PLAN.shapes) == 2
+    assert loader.shapes == (PLAN.caps,)
+    assert {batch.positions.shape for _, batch in loader.in_order()} == {(PLAN.caps.n_node, 3)}
+    assert len(list(loader.one_of_each_shape())) == 1
 
-    def track(items, description, total):
-        for item in items:
-            seen.append((description, total))
-            yield item
 
-    load_graphs(dataset, BUILDER, "reading", track)
-    assert seen == [("reading", 30)] * 30
-    with pytest.raises(DataError, match=r"train\.h5: config_batch_0/config_0: unknown element"):
-        load_graphs(dataset, BUILDER._replace(elements=(8,)), "reading")
+def test_one_batch_of_each_shape():
+    loader = PlannedLoader(read_everywhere, PLAN, "float32")
+    shapes = [batch.positions.shape[0] for batch in loader.one_of_each_shape()]
+    assert shapes == [caps.n_node for caps in PLAN.shapes]
+
+
+@pytest.mark.parametrize("n_workers", N_WORKERS)
+def test_any_number_of_workers_gives_the_same_batches(source, n_workers):
+    alone = PlannedLoader(source, PLAN, "float32")
+    with PlannedLoader(source, PLAN, "float32", n_workers=n_workers) as loader:
+        for epoch in range(2):
+            assert taken(loader, loader.epoch(1, epoch)) == taken(alone, alone.epoch(1, epoch))
+        assert taken(loader, loader.in_order()) == taken(alone, alone.in_order())
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 10_000, 1 << 30])
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_batches_that_are_kept_are_the_same(source, n_workers, cache_bytes):
+    alone = PlannedLoader(source, PLAN, "float32")
+    settings = {"n_workers": n_workers, "cache_bytes": cache_bytes}
+    with PlannedLoader(source, PLAN, "float32", **settings) as loader:
+        for epoch in range(3):
+            assert taken(loader, loader.epoch(1, epoch)) == taken(alone, alone.epoch(1, epoch))
+
+
+def test_the_memory_of_a_batch_is_that_of_its_arrays():
+    batch = expected(PLAN, 0)
+    told = batch._replace(inputs={"charge": np.zeros(99)})
+    assert batch_bytes(told) == batch_bytes(batch) + 8 * 99
+    assert len(content(batch)) - 5000 < batch_bytes(batch) < len(content(batch))
+
+
+def test_no_more_is_kept_than_there_is_room_for():
+    read = []
+
+    def reading(ids):
+        read.append(tuple(ids))
+        return read_everywhere(ids)
+
+    sizes = [batch_bytes(expected(PLAN, index)) for index in range(len(PLAN.batches))]
+    for room, again in ((0, 7), (sizes[0] + sizes[1], 5), (sum(sizes), 0)):
+        loader = PlannedLoader(reading, PLAN, "float32", cache_bytes=room)
+        list(loader.in_order())
+        read.clear()
+        list(loader.in_order())
+        assert len(read) == again
+
+
+def test_the_order_is_a_function_of_seed_and_epoch_only():
+    loader = PlannedLoader(read_everywhere, PLAN, "float32")
+
+    def order(seed, epoch):
+        return tuple(index for index, _ in loader.epoch(seed, epoch))
+
+    assert order(3, 7) == order(3, 7)
+    assert len({order(seed, epoch) for seed in range(3) for epoch in range(3)}) == 9
+
+
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_an_epoch_goes_on_from_every_place(source, n_workers):
+    with PlannedLoader(source, PLAN, "float32", n_workers=n_workers) as loader:
+        whole = taken(loader, loader.epoch(5, 2))
+        for done in range(len(whole) + 1):
+            cursor = Cursor(*pickle.loads(pickle.dumps(tuple(loader.cursor(2, done)))))
+            assert taken(loader, loader.resume(5, cursor)) == whole[done:]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"batches": PLAN.batches.select(np.array([1, 0, 2, 3, 4, 5, 6]))},
+        {"shape_counts": (4, 3)},
+        {"r_max": 2.9},
+        {"datasets": (PlannedDataset("data", "1" * 64, N),)},
+    ],
+)
+def test_a_cursor_of_another_plan_is_refused(other):
+    loader = PlannedLoader(read_everywhere, PLAN, "float32")
+    cursor = PlannedLoader(read_everywhere, replace(PLAN, **other), "float32").cursor(1, 2)
+    with pytest.raises(IncompatibleError, match=r"^cursor: of the plan .* continue with"):
+        loader.resume(0, cursor)
+    renamed = replace(PLAN, datasets=(PlannedDataset("renamed", "0" * 64, N),), seed=8)
+    same = PlannedLoader(read_everywhere, renamed, "float32").cursor(1, 2)
+    assert len(list(loader.resume(0, same))) == len(loader) - 2
+
+
+@pytest.mark.parametrize("done", [-1, 8])
+def test_a_cursor_beyond_the_epoch_is_refused(done):
+    loader = PlannedLoader(read_everywhere, PLAN, "float32")
+    with pytest.raises(IncompatibleError, match=rf"^cursor: {done} batches done, expected 0 to 7"):
+        loader.resume(0, loader.cursor(0, done))
+
+
+def test_the_order_of_the_dataset(source):
+    loader = PlannedLoader(source, PLAN, "float64")
+    in_plan = np.concatenate([b.energy[b.graph_mask] for _, b in loader.in_order()])
+    energies = [graph.interaction_energy for graph in GRAPHS]
+    assert in_plan.tolist() != energies
+    assert in_plan[loader.dataset_order()].tolist() == energies
+    graphs = list(loader.in_dataset_order())
+    assert [graph.interaction_energy for graph in graphs] == energies
+    few = make_plan([[9, 3], [20, 1]], skipped=set(range(N)) - {9, 3, 20, 1})
+    loader = PlannedLoader(source, few, "float64")
+    in_plan = np.concatenate([b.energy[b.graph_mask] for _, b in loader.in_order()])
+    expected = [energies[graph] for graph in (1, 3, 9, 20)]
+    assert in_plan[loader.dataset_order()].tolist() == expected
+    assert [graph.interaction_energy for graph in loader.in_dataset_order()] == expected
+
+
+@pytest.mark.parametrize("n_workers", [0, 1, 2])
+def test_a_structure_that_does_not_fit_is_named(source, n_workers):
+    strict = DatasetGraphs(source.datasets, BUILDER._replace(elements=(8,)))
+    with (
+        PlannedLoader(strict, PLAN, "float32", n_workers=n_workers) as loader,
+        pytest.raises(DataError, match=r"\.h5: .*: unknown element H \(1\), expected one of"),
+    ):
+        list(loader.epoch(0, 0))
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_a_file_that_is_gone_is_named(tmp_path, n_workers):
+    path = write(tmp_path / "train.h5", STRUCTURES, "flat")
+    with Dataset(path) as dataset:
+        source = DatasetGraphs([dataset], BUILDER)
+        moved = DatasetGraphs([dataset], BUILDER, [tmp_path / "moved.h5"])
+        path.rename(tmp_path / "moved.h5")
+        with (
+            PlannedLoader(source, PLAN, "float32", n_workers=n_workers) as loader,
+            pytest.raises(ArtifactError, match=r"train\.h5: no HDF5 file there"),
+        ):
+            list(loader.epoch(0, 0))
+        with PlannedLoader(moved, PLAN, "float32", n_workers=n_workers) as loader:
+            assert len(list(loader.epoch(0, 0))) == len(PLAN.batches)
+
+
+def test_nothing_is_left_running(source):
+    processes, threads = multiprocessing.active_children(), threading.active_count()
+    with PlannedLoader(source, PLAN, "float32", n_workers=2) as loader:
+        for _ in loader.epoch(0, 0):
+            break
+        assert len(multiprocessing.active_children()) > len(processes)
+        assert len(list(loader.epoch(0, 1))) == len(PLAN.batches)
+    assert multiprocessing.active_children() == processes
+    assert threading.active_count() == threads
+
+
+def test_pairs_of_another_cutoff_are_not_used(paths):
+    wider = BUILDER._replace(r_max=4.0)
+    with Dataset(paths["flat"][0]) as dataset:
+        assert dataset.r_max == R_MAX
+        found = DatasetGraphs([dataset], wider)(range(N))
+    for graph, expected in zip(found, wider.build_all(STRUCTURES), strict=True):
+        for one, other in zip(graph.pairs, expected.pairs, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_graphs_come_in_the_order_they_are_asked_for(source):
+    wanted = [9, 3, 22, 0, 3]
+    for index, graph in zip(wanted, source(wanted), strict=True):
+        assert graph.interaction_energy == GRAPHS[index].interaction_energy
+        np.testing.assert_array_equal(graph.species, GRAPHS[index].species)
+    assert source([]) == []

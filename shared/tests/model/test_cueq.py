@@ -13,7 +13,8 @@ from numpy.testing import assert_allclose
 
 from mace_jax.architecture import Path
 from mace_jax.artifacts.batch_plan import Caps
-from mace_jax.batching.graph_batch import GraphBuilder, pad_batch
+from mace_jax.batching.graph import GraphBuilder
+from mace_jax.batching.graph_batch import pad_batch
 from mace_jax.equivariance.irreps import SCALAR, VECTOR, Irrep, Irreps, products
 from mace_jax.errors import ConfigError
 from mace_jax.model.backend import CUEQ, DENSE

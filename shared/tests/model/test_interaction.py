@@ -11,7 +11,8 @@ from numpy.testing import assert_allclose
 from mace_jax.architecture import Path
 from mace_jax.artifacts.batch_plan import Caps
 from mace_jax.artifacts.model_bundle import InteractionName
-from mace_jax.batching.graph_batch import GraphBuilder, pad_batch
+from mace_jax.batching.graph import GraphBuilder
+from mace_jax.batching.graph_batch import pad_batch
 from mace_jax.equivariance.irreps import SCALAR, VECTOR, Irrep
 from mace_jax.equivariance.wigner_3j import wigner_3j
 from mace_jax.errors import ConfigError
@@ -33,7 +34,7 @@ CHANNELS = [path.channels for path in PATHS]
 def batch(request, crystal):
     """A crystal, whose atoms have several images of each other as neighbours, and padding."""
     graph = GraphBuilder(3.2, (1, 6, 8), ("Default",), {}).build(crystal)
-    n_neighbor, n_edge = request.param, int(graph.pairs.n_neighbors.sum())
+    n_neighbor, n_edge = request.param, int(graph.n_neighbors.sum())
     n_row = 5 if n_neighbor == 40 else 5 + n_edge
     batch = pad_batch([graph], Caps(5, n_edge + 4, 2, n_neighbor, n_row), "float64")
     assert (~batch.pair_mask).sum() == 2

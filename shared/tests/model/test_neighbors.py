@@ -9,7 +9,8 @@ import pytest
 from numpy.testing import assert_allclose
 
 from mace_jax.artifacts.batch_plan import Caps
-from mace_jax.batching.graph_batch import GraphBuilder, pad_batch
+from mace_jax.batching.graph import GraphBuilder
+from mace_jax.batching.graph_batch import pad_batch
 from mace_jax.model import neighbors
 
 PARTNERS = {
@@ -33,7 +34,7 @@ def batch(request, molecule, crystal):
     """Two structures; what padding and empty slots point at is arbitrary."""
     builder = GraphBuilder(3.2, (1, 6, 8), ("Default",), {})
     graphs = [builder.build(structure) for structure in (molecule, crystal)]
-    n_neighbor, n_edge = request.param, sum(int(g.pairs.n_neighbors.sum()) for g in graphs)
+    n_neighbor, n_edge = request.param, sum(int(g.n_neighbors.sum()) for g in graphs)
     n_row = 10 if n_neighbor == 60 else 12 + n_edge
     caps = Caps(10, n_edge + 6, 3, n_neighbor, n_row)
     batch = pad_batch(graphs, caps, "float64")

@@ -6,7 +6,8 @@ import pytest
 from numpy.testing import assert_allclose
 
 from mace_jax.artifacts.batch_plan import Caps
-from mace_jax.batching.graph_batch import GraphBuilder, pad_batch
+from mace_jax.batching.graph import GraphBuilder
+from mace_jax.batching.graph_batch import pad_batch
 from mace_jax.model.pair_repulsion import ZBLBasis
 from mace_jax.structures.structure import Structure
 

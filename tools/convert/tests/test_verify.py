@@ -10,7 +10,7 @@ import pytest
 from mace_jax.architecture import model_inputs
 from mace_jax.artifacts.model_bundle import read_model_bundle, write_model_bundle
 from mace_jax.artifacts.provenance import make_provenance
-from mace_jax.batching.graph_batch import model_input
+from mace_jax.batching.graph import model_input
 from mace_jax.errors import CheckFailedError
 from mace_jax.model.predict import predict
 from mace_jax_convert import verify

@@ -160,7 +160,9 @@ def test_isolated_atoms_leave_the_training_set_and_win_over_E0s(preprocess, fold
         assert [len(structure) for structure in dataset] == [1, 3]
     statistics = read_statistics(Path("data/statistics.json"))
     assert statistics.atomic_energies == {1: -13.5, 8: -430.0}
-    assert "isolated atom of element 8: E0 -430.000000 eV" in capfd.readouterr().err
+    log = capfd.readouterr().err
+    assert "train: isolated atoms of head Default give E0s only: H, O\n" in log
+    assert "Default  O            -430.000000  isolated atom           5\n" in log
 
 
 def test_isolated_atom_of_one_element_wins_and_the_rest_is_given(preprocess, folder):
@@ -198,10 +200,10 @@ def test_statistics_by_hand(preprocess, folder):
     assert document["std"] == pytest.approx(np.sqrt(np.mean(forces**2)))
 
 
-def test_element_that_does_not_occur_gets_a_warning(preprocess, capfd):
+def test_no_average_of_an_element_that_does_not_occur(preprocess, capfd):
     arguments = ["--compute_statistics", "--E0s", "average", "--atomic_numbers", "1,6,8"]
-    assert preprocess(*arguments) == 0
-    assert "warning: E0 of element 6 is 0 eV" in capfd.readouterr().err
+    assert preprocess(*arguments) == 1
+    assert "E0s 'average': all heads: no E0 for C (6)" in capfd.readouterr().err
 
 
 def test_config_type_weights_multiply_those_of_the_frame(preprocess, folder):
@@ -358,7 +360,9 @@ def test_prefix_of_upstream_with_a_slash(preprocess, folder):
     with pytest.raises(SystemExit) as stopped:
         main(["--train_file", "train.xyz", "--h5_prefix", "other/nested/"])
     assert stopped.value.code == 0
-    assert sorted(path.name for path in Path("other/nested").iterdir()) == ["train", "val"]
+    assert sorted(path.name for path in Path("other/nested").iterdir()) == [
+        *("index", "train", "val")
+    ]
 
 
 def test_other_splits_are_untouched_when_a_later_one_is_bad(preprocess, folder):

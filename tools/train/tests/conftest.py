@@ -6,6 +6,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from ase import Atoms
+from ase.io import write
 from jax.experimental.compilation_cache import compilation_cache
 
 from mace_jax.artifacts.dataset import write_dataset_file
@@ -82,6 +84,19 @@ def data(tmp_path_factory) -> dict[str, str]:
         f"{split}_path": write_dataset(folder / f"{split}.h5", random_molecules(n, seed))
         for seed, (split, n) in enumerate(sizes.items())
     }
+
+
+@pytest.fixture(scope="session")
+def train_xyz(tmp_path_factory) -> str:
+    """Path of the training set as extxyz."""
+    frames = []
+    for structure in random_molecules(12, 0):
+        frames.append(Atoms(structure.atomic_numbers, structure.positions))
+        frames[-1].info["REF_energy"] = float(structure.properties["energy"])
+        frames[-1].arrays["REF_forces"] = structure.properties["forces"]
+    path = tmp_path_factory.mktemp("xyz") / "train.xyz"
+    write(path, frames)
+    return str(path)
 
 
 MakeConfig = Callable[..., TrainConfig]

@@ -1,6 +1,8 @@
 """Whole runs of a tiny network: what they write, when they stop, and that they repeat."""
 
 import logging
+import multiprocessing
+from contextlib import closing
 from dataclasses import replace
 
 import jax
@@ -9,6 +11,7 @@ import pytest
 
 from mace_jax.artifacts.metrics import read_metrics
 from mace_jax.artifacts.model_bundle import read_model_bundle
+from mace_jax.batching.loader import PlannedLoader
 from mace_jax.errors import DataError, DivergedError
 from mace_jax.model.load import load_model, parameter_table, split_trainable
 from mace_jax.structures.structure import Structure
@@ -106,6 +109,22 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(first, run_once)
     other, _, _ = run_once(1)
     three = parameters_of(other, "_last.msgpack")
     assert {name for name in one if (one[name] == three[name]).all()} == CONSTANTS
+
+
+def test_workers_change_no_bit_and_find_data_that_have_been_moved(make_config, tmp_path, train_xyz):
+    """What was prepared in a temporary folder is where it belongs when the workers open it."""
+    files = RunFiles(tmp_path / "run", "run")
+    config = make_config(datasets={"train_path": train_xyz})
+    found = []
+    for n_workers in (0, 2):
+        with files.staged() as staged:
+            run = prepare_run(config, staged, track_silently, n_workers)
+        with closing(run):
+            train(run, files, track_silently)
+        found.append(parameters_of(files, "_last.msgpack"))
+    for name, value in found[0].items():
+        np.testing.assert_array_equal(value, found[1][name])
+    assert not multiprocessing.active_children()
 
 
 @pytest.fixture(scope="module")
@@ -224,10 +243,15 @@ def test_a_step_that_is_not_finite_stops_the_run_and_keeps_the_best(make_config,
     run, files = prepare(make_config(optimizer={"max_epochs": 5}))
     loader = run.loaders["train"]
 
+    def spoiled(ids):
+        graphs = loader.graphs(ids)
+        graphs[0] = graphs[0]._replace(interaction_energy=np.nan if 0 in ids else 1.0)
+        return graphs
+
     def spoil_before_epoch_2(epochs, description, total):
         for epoch in epochs:
             if epoch == 2:
-                loader.graphs[0] = loader.graphs[0]._replace(interaction_energy=np.nan)
+                run.loaders["train"] = PlannedLoader(spoiled, loader.plan, "float32")
             yield epoch
 
     (index,) = (i for i, batch in enumerate(loader.plan.batches) if 0 in batch)

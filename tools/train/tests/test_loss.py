@@ -9,7 +9,8 @@ from numpy.testing import assert_allclose
 
 from mace_jax.artifacts.batch_plan import Caps
 from mace_jax.artifacts.train_config import LossConfig
-from mace_jax.batching.graph_batch import GraphBuilder, pad_batch
+from mace_jax.batching.graph import GraphBuilder
+from mace_jax.batching.graph_batch import pad_batch
 from mace_jax.model.energy_forces import EnergyForces
 from mace_jax.structures.structure import Structure
 from mace_jax_train.error_metrics import batch_errors, metrics

@@ -1,60 +1,45 @@
 """HDF5 datasets: a file, or a folder or glob of files that are read as one list of structures."""
 
 import glob
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import h5py
+import numpy as np
+from numpy.typing import NDArray
 
-from mace_jax.artifacts.atomic_write import atomic_file
-from mace_jax.artifacts.dataset_mace_layout import (
-    read_structure,
-    structure_paths,
-    write_structures,
+from mace_jax.artifacts.dataset_attributes import (
+    KIND,
+    check_one_set,
+    one_layout,
+    read_attributes,
 )
+from mace_jax.artifacts.dataset_flat_layout import FlatFile
+from mace_jax.artifacts.dataset_mace_layout import MaceFile
+from mace_jax.artifacts.dataset_writer import DatasetWriter, Layout, write_dataset_file
 from mace_jax.artifacts.provenance import Input, files_sha256
-from mace_jax.artifacts.versioned import check_document, tag
+from mace_jax.artifacts.versioned import Document, tag
 from mace_jax.errors import ArtifactError
-from mace_jax.structures.structure import Structure, check_structure
+from mace_jax.structures.neighbor_list import PairList
+from mace_jax.structures.structure import Structure
+
+__all__ = ["SUFFIXES", "Dataset", "DatasetWriter", "Layout", "dataset_files", "write_dataset_file"]
 
 SUFFIXES = (".h5", ".hdf5")
-KIND = "dataset"
+_STRIDE = 256  # structures that are read at once in iteration
 
 
-def write_dataset_file(
-    path: Path,
-    structures: list[Structure],
-    provenance: dict[str, Any],
-    *,
-    n_in_set: int | None = None,
-    shard: tuple[int, int] = (0, 1),
-) -> None:
-    """Write one HDF5 file of a dataset atomically.
+def renumber_file(path: Path, shard: tuple[int, int], n_in_set: int) -> None:
+    """Make a file one of another set; arguments as of ``DatasetWriter``.
 
-    Args:
-        path: target.
-        structures: the structures of this file.
-        provenance: record of ``make_provenance``.
-        n_in_set: structures in the whole set, if this is one of several files.
-        shard: (index of this file, number of files in the set).
+    The file is changed in place, so it should be a copy that nobody knows of yet.
     """
-    attributes = {
-        "schema": tag(KIND),
-        "provenance": provenance,
-        "layout": "mace",
-        "n_structures": len(structures),
-        "shard_index": shard[0],
-        "shard_count": shard[1],
-    }
-    check_document(attributes, KIND, path)
-    n_in_set = len(structures) if n_in_set is None else n_in_set
-    with atomic_file(path) as temporary, h5py.File(temporary, "w", track_order=False) as file:
-        write_structures(file, structures, drop_last=n_in_set % 2 == 1)
-        for name, value in attributes.items():
-            file.attrs[name] = json.dumps(value) if isinstance(value, dict) else value
+    with h5py.File(path, "r+") as file:
+        file.attrs["shard_index"], file.attrs["shard_count"] = shard
+        if "drop_last" in file.attrs:
+            file.attrs["drop_last"] = n_in_set % 2 == 1
 
 
 def dataset_files(path: Path) -> list[Path]:
@@ -82,10 +67,20 @@ def _natural_key(path: Path) -> tuple[str, int, str]:
 
 
 class Dataset:
-    """Random access to the structures of one or several HDF5 files.
+    """Random access to the structures of one or several HDF5 files, whatever their layout.
 
     Structure ``i`` keeps its number whatever the order of reading: files by name, then the order
     inside the file. Use it as a context manager, or call ``close``.
+
+    Threads may share a dataset; they take turns, as HDF5 lets one in at a time. A process needs its
+    own: pickling takes the path along and opens the files again. After a fork do the same by hand.
+
+    Attributes:
+        path: what was given: a file, folder or glob.
+        paths: the files, in order.
+        layout: of all files, ``mace`` or ``flat``.
+        r_max: cutoff of the pairs that are stored with the structures, Å; None unless every file
+            has them at the same cutoff.
     """
 
     def __init__(self, path: Path) -> None:
@@ -100,37 +95,38 @@ class Dataset:
         self.path = Path(path)
         self.paths = dataset_files(self.path)
         self._sha256: str | None = None
+        self._lock = Lock()
         self._files: list[h5py.File] = []
-        self._index: list[tuple[h5py.File, str]] = []
+        self._parts: list[MaceFile | FlatFile] = []
         try:
             tags = [self._open(file) for file in self.paths]
         except BaseException:
             self.close()
             raise
         if self.path.is_dir():
-            _check_shards(self.path, tags)
+            check_one_set(self.path, tags)
+        self.layout = one_layout(self.path, [part.layout for part in self._parts])
+        self._ends = np.cumsum([len(part) for part in self._parts])
+        cutoffs = {part.r_max for part in self._parts}
+        self.r_max = cutoffs.pop() if len(cutoffs) == 1 else None
 
-    def _open(self, path: Path) -> dict[str, Any] | None:
+    def _open(self, path: Path) -> Document | None:
         try:
-            file = h5py.File(path, "r")
+            file = h5py.File(path, "r", rdcc_nbytes=0)
         except OSError as error:
             message = f"{path}: not a complete HDF5 file ({error}); create it again"
             raise ArtifactError(message) from error
         self._files.append(file)
-        attributes = _read_attributes(file, path)
-        groups = structure_paths(file)
-        if attributes and attributes["n_structures"] != len(groups):
-            message = (
-                f"{path}: holds {len(groups)} structures, expected "
-                f"{attributes['n_structures']}; create it again"
-            )
-            raise ArtifactError(message)
-        self._index += [(file, group) for group in groups]
+        attributes = read_attributes(file, path)
+        if attributes and attributes["layout"] == "flat":
+            self._parts.append(FlatFile(file, attributes))
+        else:
+            self._parts.append(MaceFile(file, attributes))
         return attributes
 
     def __len__(self) -> int:
         """Return the number of structures."""
-        return len(self._index)
+        return int(self._ends[-1])
 
     def __getitem__(self, index: int) -> Structure:
         """Read structure ``index``.
@@ -138,19 +134,61 @@ class Dataset:
         Raises:
             ArtifactError, DataError: it is damaged or holds an impossible number.
         """
-        file, group = self._index[index]
-        structure = replace(read_structure(file, group), place=self.place(index))
-        check_structure(structure)
-        return structure
+        return self.read([index])[0]
 
     def __iter__(self) -> Iterator[Structure]:
         """Read all structures in order."""
-        return (self[index] for index in range(len(self)))
+        for start in range(0, len(self), _STRIDE):
+            yield from self.read(range(start, min(start + _STRIDE, len(self))))
+
+    def read(self, indices: Sequence[int]) -> list[Structure]:
+        """Read structures in the given order.
+
+        Raises:
+            ArtifactError, DataError: one is damaged or holds an impossible number.
+        """
+        return self._collect(indices, lambda part, numbers: part.read(numbers))
+
+    def read_pairs(self, indices: Sequence[int]) -> list[PairList]:
+        """Read the stored pairs of structures in the given order.
+
+        Raises:
+            ArtifactError: they are damaged, or not stored at one cutoff.
+        """
+        if self.r_max is None:
+            message = f"{self.path}: stores no pairs, expected some; create it with --store-edges"
+            raise ArtifactError(message)
+        return self._collect(indices, lambda part, numbers: part.read_pairs(numbers))
+
+    def _collect(self, indices: Sequence[int], read: Any) -> list[Any]:
+        """Read from each file what lies there, and put it in the order of ``indices``."""
+        wanted = self._checked(indices)
+        parts = np.searchsorted(self._ends, wanted, side="right")
+        found: list[Any] = [None] * len(wanted)
+        for part in np.unique(parts).tolist():
+            places = np.flatnonzero(parts == part)
+            start = self._ends[part] - len(self._parts[part])
+            with self._lock:
+                items = read(self._parts[part], wanted[places] - start)
+            for place, item in zip(places.tolist(), items, strict=True):
+                found[place] = item
+        return found
+
+    def _checked(self, indices: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int64]:
+        wanted = np.array(indices, np.int64)
+        wanted[wanted < 0] += len(self)
+        outside = wanted[(wanted < 0) | (wanted >= len(self))]
+        if outside.size:
+            message = f"{self.path}: structure {outside[0]}, expected a number below {len(self)}"
+            raise IndexError(message)
+        return wanted
 
     def place(self, index: int) -> str:
         """Return where structure ``index`` stands, for messages."""
-        file, group = self._index[index]
-        return f"{file.filename}: {group}"
+        number = int(self._checked([index])[0])
+        part = int(np.searchsorted(self._ends, number, side="right"))
+        start = int(self._ends[part]) - len(self._parts[part])
+        return self._parts[part].place(number - start)
 
     def sha256(self) -> str:
         """Return the digest of all files, which names the data a plan was made for.
@@ -170,6 +208,10 @@ class Dataset:
         for file in self._files:
             file.close()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Take the path along and the digest, if it is known."""
+        return Dataset, (self.path,), {"_sha256": self._sha256}
+
     def __enter__(self) -> "Dataset":
         """Return the dataset itself."""
         return self
@@ -177,38 +219,3 @@ class Dataset:
     def __exit__(self, *exception: object) -> None:
         """Close all files."""
         self.close()
-
-
-def _read_attributes(file: h5py.File, path: Path) -> dict[str, Any] | None:
-    """Return the checked root attributes; None for a file written by Torch MACE, which has none."""
-    if "schema" not in file.attrs:
-        return None
-    try:
-        attributes = {
-            "schema": json.loads(file.attrs["schema"]),
-            "provenance": json.loads(file.attrs["provenance"]),
-            "layout": str(file.attrs["layout"]),
-            **{
-                name: int(file.attrs[name])
-                for name in ("n_structures", "shard_index", "shard_count")
-            },
-        }
-    except (KeyError, ValueError, TypeError) as error:
-        message = f"{path}: root attributes: {error}; create it again with mace-jax-preprocess"
-        raise ArtifactError(message) from error
-    return check_document(attributes, KIND, path)
-
-
-def _check_shards(folder: Path, tags: Sequence[dict[str, Any] | None]) -> None:
-    known = [attributes for attributes in tags if attributes]
-    if not known:
-        return
-    count = known[0]["shard_count"]
-    found = sorted(attributes["shard_index"] for attributes in known)
-    counts = {attributes["shard_count"] for attributes in known}
-    if len(known) != len(tags) or len(counts) > 1 or found != list(range(count)):
-        message = (
-            f"{folder}: holds shards {found} of {count}, expected all of one set and nothing else; "
-            "copy the missing files or create the set again"
-        )
-        raise ArtifactError(message)

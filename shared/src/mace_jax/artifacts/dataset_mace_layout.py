@@ -5,124 +5,227 @@ properties/…, property_weights/…}``. mace-torch 0.3.16 ``HDF5Dataset`` reads
 and the other way round. A missing property is the text ``None`` with weight 0.
 """
 
-from typing import Any
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
+from h5py import h5g
 from numpy.typing import NDArray
 
+from mace_jax.artifacts.hdf5_items import (
+    create_group,
+    limit_metadata_cache,
+    read_array,
+    read_if_present,
+    read_item,
+    read_text,
+    write_array,
+    write_text,
+)
+from mace_jax.artifacts.versioned import Document
 from mace_jax.errors import ArtifactError
-from mace_jax.structures.structure import PROPERTY_SHAPES, Structure
+from mace_jax.structures.structure import PROPERTY_SHAPES, Structure, check_structure
 from mace_jax.units import symmetric_matrix
 
-_BATCH = "config_batch_0"
+_BATCH, _CONFIG = "config_batch_", "config_"
 _MISSING = "None"
-_TEXT = h5py.string_dtype()
+_MATRICES = {name for name, shape in PROPERTY_SHAPES.items() if shape == (3, 3)}
+# What h5py, numpy and the checks below raise on items that are damaged or not what they should be.
+_UNREADABLE = (KeyError, ValueError, TypeError, AttributeError, OSError, RuntimeError, MemoryError)
 
 
-def write_structures(file: h5py.File, structures: list[Structure], *, drop_last: bool) -> None:
-    """Write ``structures`` into an empty file.
+class MaceWriter:
+    """Appends structures to an empty file."""
 
-    Args:
-        file: open for writing.
-        structures: in the order they are read back.
-        drop_last: Torch MACE's flag: whether the whole set has an odd number of structures.
-    """
-    file.attrs["drop_last"] = drop_last
-    batch = file.create_group(_BATCH)
-    for index, structure in enumerate(structures):
-        _write_structure(batch.create_group(f"config_{index}"), structure)
+    def __init__(self, file: h5py.File) -> None:
+        """Create the one batch that holds all structures of the file."""
+        limit_metadata_cache(file)
+        self._file = file
+        self._batch = create_group(file.id, f"{_BATCH}0")
+        self.n_structures = 0
+
+    def write(self, structures: Sequence[Structure]) -> None:
+        """Append checked structures."""
+        for structure in structures:
+            group = create_group(self._batch, f"{_CONFIG}{self.n_structures}")
+            _write_structure(group, structure)
+            self.n_structures += 1
+
+    def finish(self, n_in_set: int | None) -> None:
+        """Write Torch MACE's flag: whether the whole set has an odd number of structures."""
+        n_in_set = self.n_structures if n_in_set is None else n_in_set
+        self._file.attrs["drop_last"] = n_in_set % 2 == 1
 
 
-def _write_structure(group: h5py.Group, structure: Structure) -> None:
-    group["atomic_numbers"] = structure.atomic_numbers.astype(np.int64)
-    group["positions"] = structure.positions
-    group["cell"] = structure.cell
-    group["pbc"] = structure.pbc
-    group["weight"] = np.float64(structure.weight)
-    group.create_dataset("config_type", data=structure.config_type, dtype=_TEXT)
-    properties = group.create_group("properties")
-    weights = group.create_group("property_weights")
+def _write_structure(group: h5g.GroupID, structure: Structure) -> None:
+    write_array(group, "atomic_numbers", np.asarray(structure.atomic_numbers, "<i8", order="C"))
+    write_array(group, "positions", _real(structure.positions))
+    write_array(group, "cell", _real(structure.cell))
+    write_array(group, "pbc", np.asarray(structure.pbc, "?", order="C"))
+    write_array(group, "weight", _real(structure.weight))
+    write_text(group, "config_type", structure.config_type)
+    properties = create_group(group, "properties")
+    weights = create_group(group, "property_weights")
     for name in PROPERTY_SHAPES:
+        weight = 0.0
         if name in structure.properties:
-            properties[name] = structure.properties[name]
-            weights[name] = np.float64(structure.property_weights.get(name, 1.0))
+            write_array(properties, name, _real(structure.properties[name]))
+            weight = structure.property_weights.get(name, 1.0)
         else:
-            properties.create_dataset(name, data=_MISSING, dtype=_TEXT)
-            weights[name] = np.float64(0.0)
-    properties.create_dataset("head", data=structure.head, dtype=_TEXT)
-    weights["head"] = np.float64(1.0)
+            write_text(properties, name, _MISSING)
+        write_array(weights, name, _real(weight))
+    write_text(properties, "head", structure.head)
+    write_array(weights, "head", _real(1.0))
 
 
-def structure_paths(file: h5py.File) -> list[str]:
-    """Return the path of each structure's group, in numeric order.
-
-    Raises:
-        ArtifactError: the tree is not Torch MACE's.
-    """
-    paths = []
-    try:
-        batches = [name for name in file if name.startswith("config_batch_")]
-        for batch in sorted(batches, key=_number):
-            paths += [f"{batch}/{config}" for config in sorted(file[batch], key=_number)]
-    except (KeyError, ValueError, IndexError, TypeError, RuntimeError):
-        paths = []  # names without numbers, or no groups: not a MACE tree
-    if not paths:
-        message = (
-            f"{file.filename}: holds no config_batch_*/config_* groups, expected a MACE dataset; "
-            "create it with mace-jax-preprocess"
-        )
-        raise ArtifactError(message)
-    return paths
+def _real(value: Any) -> NDArray[np.float64]:
+    return np.asarray(value, "<f8", order="C")
 
 
-def read_structure(file: h5py.File, path: str) -> Structure:
-    """Read the structure of group ``path``.
+class _Batch(NamedTuple):
+    """A group ``config_batch_<i>`` and the numbers ``j`` of its structures, ascending."""
 
-    Raises:
-        ArtifactError: an item is missing or has an impossible shape.
-    """
-    group = file[path]
-    try:
-        properties: dict[str, NDArray[np.float64]] = {}
-        weights: dict[str, float] = {}
-        for name, item in group["properties"].items():
-            value = item[()]
-            if name not in PROPERTY_SHAPES or _text(value) == _MISSING:
-                continue
-            value = np.asarray(value, dtype=np.float64)
-            if name in ("stress", "virials", "polarizability"):
-                value = symmetric_matrix(value)
-            properties[name] = value
-            weights[name] = float(group["property_weights"][name][()])
-        return Structure(
-            group["atomic_numbers"][()].astype(np.int64),
-            group["positions"][()].astype(np.float64),
-            _array_or_default(group["cell"][()], np.zeros((3, 3))),
-            _array_or_default(group["pbc"][()], np.zeros(3)).astype(bool),
-            properties,
-            weights,
-            float(group["weight"][()]),
-            _text(group["config_type"][()]) or "Default",
-            _head(group),
-        )
-    except (KeyError, ValueError, TypeError, AttributeError, OSError, RuntimeError) as error:
-        message = f"{file.filename}: {path}: {error}; create the dataset again"
-        raise ArtifactError(message) from error
+    name: str
+    group: h5g.GroupID
+    numbers: range | NDArray[np.int64]
 
 
-def _head(group: h5py.Group) -> str:
-    head = _text(group["properties"]["head"][()]) if "head" in group["properties"] else ""
-    return head if head and head != _MISSING else "Default"
+class MaceFile:
+    """The structures of one file, by number; not for several threads at once."""
+
+    layout = "mace"
+    r_max = None
+
+    def __init__(self, file: h5py.File, attributes: Document | None) -> None:
+        """Find the structures.
+
+        Args:
+            file: open for reading.
+            attributes: what the file says about itself; None if Torch MACE wrote it.
+
+        Raises:
+            ArtifactError: the tree is not Torch MACE's, or holds another number of structures than
+                the file says.
+        """
+        limit_metadata_cache(file)
+        self._name = file.filename
+        try:
+            self._batches = [_own_batch(file)] if attributes else _listed_batches(file)
+        except _UNREADABLE:  # names without numbers, or no groups: not a MACE tree
+            self._batches = []
+        if not (self._batches and (attributes or any(len(b.numbers) for b in self._batches))):
+            message = (
+                f"{self._name}: holds no {_BATCH}*/{_CONFIG}* groups, expected a MACE dataset; "
+                "create it with mace-jax-preprocess"
+            )
+            raise ArtifactError(message)
+        self._ends = np.cumsum([len(batch.numbers) for batch in self._batches]).tolist()
+        if attributes and attributes["n_structures"] != len(self):
+            message = (
+                f"{self._name}: holds {len(self)} structures, expected "
+                f"{attributes['n_structures']}; create it again"
+            )
+            raise ArtifactError(message)
+
+    def __len__(self) -> int:
+        """Return the number of structures."""
+        return self._ends[-1]
+
+    def _find(self, number: int) -> tuple[_Batch, str]:
+        index = bisect_right(self._ends, number)
+        batch = self._batches[index]
+        return batch, f"{_CONFIG}{batch.numbers[number - self._ends[index]]}"
+
+    def place(self, number: int) -> str:
+        """Return where structure ``number`` stands, for messages."""
+        batch, config = self._find(number)
+        return f"{self._name}: {batch.name}/{config}"
+
+    def read(self, numbers: NDArray[np.int64]) -> list[Structure]:
+        """Read structures in the given order.
+
+        Raises:
+            ArtifactError, DataError: one is damaged or holds an impossible number.
+        """
+        return [self._read(number) for number in numbers.tolist()]
+
+    def _read(self, number: int) -> Structure:
+        batch, config = self._find(number)
+        place = f"{self._name}: {batch.name}/{config}"
+        try:
+            structure = _read_structure(h5g.open(batch.group, config.encode()), place)
+        except _UNREADABLE as error:
+            message = f"{place}: {error}; create the dataset again"
+            raise ArtifactError(message) from error
+        check_structure(structure)
+        return structure
 
 
-def _array_or_default(value: Any, default: NDArray[Any]) -> NDArray[Any]:
-    return default if _text(value) == _MISSING else np.asarray(value)
+def _own_batch(file: h5py.File) -> _Batch:
+    """Return the batch of a file of ours, whose structures are counted and not listed."""
+    group = h5g.open(file.id, f"{_BATCH}0".encode())
+    return _Batch(f"{_BATCH}0", group, range(group.get_num_objs()))
 
 
-def _text(value: Any) -> str | None:
-    return value.decode() if isinstance(value, bytes) else None
+def _listed_batches(file: h5py.File) -> list[_Batch]:
+    names = [name for name in file if name.startswith(_BATCH)]
+    return [_listed_batch(file, name) for name in sorted(names, key=_number)]
+
+
+def _listed_batch(file: h5py.File, name: str) -> _Batch:
+    numbers = np.fromiter((_number(config) for config in file[name]), np.int64)
+    return _Batch(name, h5g.open(file.id, name.encode()), np.sort(numbers))
 
 
 def _number(name: str) -> int:
-    return int(name.rsplit("_", 1)[1])
+    return int(name.rpartition("_")[2])
+
+
+def _read_structure(group: h5g.GroupID, place: str) -> Structure:
+    labels, label_weights = h5g.open(group, b"properties"), h5g.open(group, b"property_weights")
+    properties = _read_labels(labels)
+    weights = {name: _read_number(label_weights, name) for name in properties}
+    atomic_numbers = read_array(group, "atomic_numbers")
+    if atomic_numbers.dtype != np.int64:
+        message = f"atomic_numbers of type {atomic_numbers.dtype}, expected integers"
+        raise TypeError(message)
+    cell, pbc = read_item(group, "cell"), read_item(group, "pbc")
+    return Structure(
+        atomic_numbers,
+        _real(read_array(group, "positions")),
+        np.zeros((3, 3)) if _is_missing(cell) else _real(cell),
+        np.zeros(3, bool) if _is_missing(pbc) else np.asarray(pbc, bool),
+        properties,
+        weights,
+        _read_number(group, "weight"),
+        read_text(group, "config_type") or "Default",
+        _read_head(labels),
+        place,
+    )
+
+
+def _read_labels(group: h5g.GroupID) -> dict[str, NDArray[np.float64]]:
+    properties = {}
+    for name in PROPERTY_SHAPES:
+        value = read_if_present(group, name)
+        if value is not None and not _is_missing(value):
+            properties[name] = symmetric_matrix(value) if name in _MATRICES else _real(value)
+    return properties
+
+
+def _read_head(group: h5g.GroupID) -> str:
+    head = read_if_present(group, "head")
+    if not (head is None or isinstance(head, str)):
+        message = "head is no text"
+        raise TypeError(message)
+    return "Default" if head in (None, "", _MISSING) else head
+
+
+def _read_number(group: h5g.GroupID, name: str) -> float:
+    return float(read_array(group, name).item())
+
+
+def _is_missing(value: NDArray[Any] | str) -> bool:
+    return isinstance(value, str) and value == _MISSING

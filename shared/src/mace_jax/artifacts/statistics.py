@@ -8,7 +8,7 @@ from typing import Any
 from mace_jax.artifacts.provenance import Input, file_sha256
 from mace_jax.artifacts.versioned import Document, check_document, read_json, tag, write_json
 from mace_jax.errors import ArtifactError
-from mace_jax.structures.statistics import Statistics
+from mace_jax.structures.statistics import HeadStatistics, Statistics
 
 KIND = "statistics"
 _NUMPY_SCALAR = re.compile(r"np\.float64\(([^()]*)\)")
@@ -25,6 +25,8 @@ def write_statistics(path: Path, statistics: Statistics, provenance: dict[str, A
         "std": statistics.std,
         "atomic_numbers": repr(list(statistics.atomic_numbers)),
         "r_max": statistics.r_max,
+        "energy_std": statistics.energy_std,
+        "heads": {head: _head_to_json(found) for head, found in statistics.heads.items()},
     }
     write_json(path, document, KIND)
 
@@ -49,6 +51,8 @@ def read_statistics(path: Path) -> Statistics:
             mean=float(document["mean"]),
             std=float(document["std"]),
             r_max=float(document["r_max"]),
+            energy_std=document["energy_std"],
+            heads={head: _head_from_json(found) for head, found in document["heads"].items()},
         )
     except (ValueError, SyntaxError, AttributeError, TypeError) as error:
         message = (
@@ -56,6 +60,16 @@ def read_statistics(path: Path) -> Statistics:
             f"({error}); create the file with mace-jax-preprocess"
         )
         raise ArtifactError(message) from error
+
+
+def _head_to_json(statistics: HeadStatistics) -> Document:
+    energies = {str(number): energy for number, energy in statistics.atomic_energies.items()}
+    return {**vars(statistics), "atomic_energies": energies}
+
+
+def _head_from_json(document: Document) -> HeadStatistics:
+    energies = {int(number): float(e) for number, e in document["atomic_energies"].items()}
+    return HeadStatistics(**{**document, "atomic_energies": energies})
 
 
 def _torch_statistics_to_v1(document: Document) -> Document:
@@ -75,7 +89,8 @@ def _torch_statistics_to_v1(document: Document) -> Document:
         for name in ("atomic_energies", "atomic_numbers")
         if name in document
     }
-    return {"schema": tag(KIND), "provenance": provenance, **document, **texts}
+    schema = {"kind": KIND, "version": 1}
+    return {"schema": schema, "provenance": provenance, **document, **texts}
 
 
 def statistics_training_digest(path: Path) -> str | None:

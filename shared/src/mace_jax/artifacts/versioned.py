@@ -6,7 +6,6 @@ is refused, and so is an older one. Validation is by the JSON schemas of ``mace_
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,9 @@ Document = dict[str, Any]
 
 MADE_BY = {
     "dataset": "mace-jax-preprocess",
+    "index": "mace-jax-preprocess",
     "statistics": "mace-jax-preprocess",
+    "training_sums": "mace-jax-preprocess",
     "batch_plan": "mace-jax-plan-batches",
     "train_config": "mace-jax-train",
     "model_bundle": "mace-jax-train or mace-jax-from-torch",
@@ -52,6 +53,11 @@ def _model_bundle_v1_to_v2(header: Document) -> Document:
     return {**_of_version(header, 2), "model": model, "parity": None}
 
 
+def _statistics_v1_to_v2(statistics: Document) -> Document:
+    """Version 2 knows heads and the spread of the energies."""
+    return {**_of_version(statistics, 2), "energy_std": None, "heads": {}}
+
+
 def _train_config_v2_to_v3(config: Document) -> Document:
     """Version 3 can have cuequivariance compute."""
     backend = {"backend": "dense", "cueq_conv_fusion": True, "cueq_optimize_all": True}
@@ -63,11 +69,26 @@ def _predictions_v1_to_v2(metadata: Document) -> Document:
     return _of_version(metadata, 2)
 
 
-def _batch_plan_v1_to_v2(plan: Document) -> Document:
-    """Version 2 says how neighbours are laid out; any layout that is large enough will do."""
-    from mace_jax.artifacts.batch_plan import Caps
+def _batch_plan_v2_to_v3(plan: Document) -> Document:
+    """Version 3 has several datasets, shapes and processes, and may skip graphs."""
+    kept = {name: item for name, item in plan.items() if name not in ("dataset", "caps")}
+    wastes = ("n_batches", "edge_waste", "node_waste", "graph_waste")
+    return {
+        **_of_version(kept, 3),
+        "datasets": [plan["dataset"]],
+        "processes": 1,
+        "shapes": [{"n_batches": len(plan["batches"]), **plan["caps"]}],
+        "skipped": [],
+        "report": {
+            **plan["report"],
+            "shapes": [{name: plan["report"][name] for name in wastes}],
+        },
+    }
 
-    return {**_of_version(plan, 2), "caps": asdict(Caps.enclosing(**plan["caps"]))}
+
+def _dataset_v1_to_v2(attributes: Document) -> Document:
+    """Version 2 has the flat layout, too."""
+    return _of_version(attributes, 2)
 
 
 def _of_version(document: Document, version: int) -> Document:
@@ -76,9 +97,11 @@ def _of_version(document: Document, version: int) -> Document:
 
 # (kind, version n) -> function that turns a document of version n into version n + 1
 MIGRATIONS: Mapping[tuple[str, int], Callable[[Document], Document]] = {
-    ("batch_plan", 1): _batch_plan_v1_to_v2,
+    ("batch_plan", 2): _batch_plan_v2_to_v3,
+    ("dataset", 1): _dataset_v1_to_v2,
     ("model_bundle", 1): _model_bundle_v1_to_v2,
     ("predictions", 1): _predictions_v1_to_v2,
+    ("statistics", 1): _statistics_v1_to_v2,
     ("train_config", 2): _train_config_v2_to_v3,
 }
 

@@ -1,56 +1,166 @@
 """Batches in the order of a plan: the same for every process, worker and machine."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from types import TracebackType
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mace_jax.artifacts.batch_plan import BatchPlan, Caps
-from mace_jax.artifacts.dataset import Dataset
-from mace_jax.batching.graph_batch import Graph, GraphBatch, GraphBuilder, pad_batch
-from mace_jax.tracking import Track, track_silently
+from mace_jax.batching.cursor import Cursor, plan_digest, require_cursor_fits
+from mace_jax.batching.graph import Graph
+from mace_jax.batching.graph_batch import GraphBatch, batch_bytes, pad_batch
+from mace_jax.batching.graph_source import GraphSource, Ids
+from mace_jax.batching.process_groups import epoch_order
+from mace_jax.batching.workers import Workers
 
-
-def load_graphs(
-    dataset: Dataset, builder: GraphBuilder, description: str, track: Track = track_silently
-) -> list[Graph]:
-    """Read a whole dataset and find the edges of every structure, once for all epochs."""
-    structures = track(dataset, description, len(dataset))
-    return [builder.build(structure) for structure in structures]
+# Graphs that are read at once where no plan says which belong together.
+_BLOCK = 256
 
 
 class PlannedLoader:
-    """The batches of a plan, in an order that depends on (plan, seed, epoch) only."""
+    """The batches of a plan, in an order that depends on (plan, seed, epoch) only.
+
+    Every batch is yielded with its index; ``plan.batches[index]`` are the graphs that it holds. Use
+    a loader as a context manager, or call ``close``, if it has workers.
+    """
 
     def __init__(
-        self, graphs: Sequence[Graph], plan: BatchPlan, dtype: str, caps: Caps | None = None
+        self,
+        graphs: GraphSource,
+        plan: BatchPlan,
+        dtype: str,
+        caps: Caps | None = None,
+        *,
+        process: int | None = None,
+        n_workers: int = 0,
+        cache_bytes: int = 0,
     ) -> None:
-        """Keep the graphs in memory; batches are padded as they are asked for.
+        """Read nothing yet.
 
         Args:
-            graphs: of the plan's dataset.
+            graphs: of the plan's datasets.
             plan: which graphs share a batch.
             dtype: of the floating-point arrays.
-            caps: a padded shape that is larger than the plan's own.
+            caps: a padded shape for all batches, at least ``plan.caps``; by default each has that
+                of the plan.
+            process: the one of the plan's processes whose batches are wanted; by default all.
+            n_workers: processes that make batches ahead; 0 makes them when they are asked for.
+            cache_bytes: how much memory may be used to keep batches for later epochs.
         """
         self.graphs = graphs
         self.plan = plan
-        self.dtype = dtype
-        self.caps = caps or plan.caps
+        self.shapes = (caps,) if caps else plan.shapes
+        self._shape = np.zeros_like(plan.shape) if caps else plan.shape
+        self._process = process
+        self._cache: dict[int, GraphBatch] = {}
+        self._room = cache_bytes
+        self._workers = Workers(_BatchMaker(graphs, dtype), n_workers)
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch."""
-        return len(self.plan.batches)
+        return len(self._own())
+
+    def epoch(self, seed: int, epoch: int, done: int = 0) -> Iterator[tuple[int, GraphBatch]]:
+        """Yield ``(index, batch)`` in the order of an epoch, without the first ``done`` of them."""
+        return self._batches(epoch_order(self.plan, seed, epoch, self._process)[done:])
+
+    def cursor(self, epoch: int, done: int) -> Cursor:
+        """Return the place in an epoch where ``done`` batches are done."""
+        return Cursor(plan_digest(self.plan), epoch, done)
+
+    def resume(self, seed: int, cursor: Cursor) -> Iterator[tuple[int, GraphBatch]]:
+        """Yield what is left of an epoch.
+
+        Raises:
+            IncompatibleError: the cursor is no place in an epoch of this loader.
+        """
+        require_cursor_fits(cursor, self.plan, len(self))
+        return self.epoch(seed, cursor.epoch, cursor.batch)
+
+    def in_order(self) -> Iterator[tuple[int, GraphBatch]]:
+        """Yield ``(index, batch)`` in the plan's own order, for evaluation.
+
+        What is found for the graphs of all batches, put end to end, is in the order of the dataset
+        when it is indexed by ``dataset_order``.
+        """
+        return self._batches(self._own())
+
+    def dataset_order(self) -> NDArray[np.int64]:
+        """Return where each planned graph of the dataset comes in the plan's own order."""
+        return np.argsort(self.plan.batches.ids)
+
+    def in_dataset_order(self) -> Iterator[Graph]:
+        """Yield every planned graph once, in the order of the dataset, some read at a time."""
+        ids = np.sort(self.plan.batches.ids)
+        for start in range(0, len(ids), _BLOCK):
+            yield from self.graphs(ids[start : start + _BLOCK])
 
     def batch(self, index: int) -> GraphBatch:
         """Return batch ``index`` of the plan."""
-        graphs = [self.graphs[graph] for graph in self.plan.batches[index]]
-        return pad_batch(graphs, self.caps, self.dtype)
+        ((_, batch),) = self._batches([index])
+        return batch
 
-    def epoch(self, seed: int, epoch: int) -> Iterator[tuple[int, GraphBatch]]:
-        """Yield ``(index, batch)`` in the shuffled order of an epoch."""
-        for index in np.random.default_rng([seed, epoch]).permutation(len(self)):
-            yield int(index), self.batch(int(index))
+    def one_of_each_shape(self) -> Iterator[GraphBatch]:
+        """Yield a batch of every padded shape: all that a step is compiled for."""
+        _, first = np.unique(self._shape, return_index=True)
+        return (batch for _, batch in self._batches(first))
 
-    def in_order(self) -> Iterator[tuple[int, GraphBatch]]:
-        """Yield ``(index, batch)`` in the plan's own order, for evaluation."""
-        return ((index, self.batch(index)) for index in range(len(self)))
+    def close(self) -> None:
+        """End the workers."""
+        self._workers.close()
+
+    def __enter__(self) -> "PlannedLoader":
+        """Return the loader."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End the workers."""
+        self.close()
+
+    def _own(self) -> NDArray[np.int64]:
+        """Return the batches of an epoch in the plan's own order."""
+        if self._process is not None:
+            return np.arange(self._process, len(self.plan.batches), self.plan.processes)
+        return np.flatnonzero(self.plan.batches.n_graph)
+
+    def _batches(self, order: Iterable[int]) -> Iterator[tuple[int, GraphBatch]]:
+        order = [int(index) for index in order]
+        missing = {index for index in order if index not in self._cache}
+        tasks = (self._task(index) for index in order if index in missing)
+        with closing(self._workers.map(tasks)) as made:
+            for index in order:
+                if index in missing:
+                    batch = next(made)
+                    self._keep(index, batch)
+                else:
+                    batch = self._cache[index]
+                yield index, batch
+
+    def _task(self, index: int) -> tuple[Ids, Caps]:
+        return self.plan.batches[index], self.shapes[self._shape[index]]
+
+    def _keep(self, index: int, batch: GraphBatch) -> None:
+        size = batch_bytes(batch)
+        if index not in self._cache and size <= self._room:
+            self._room -= size
+            self._cache[index] = batch
+
+
+@dataclass(frozen=True)
+class _BatchMaker:
+    """Makes the batch of some graphs, in whichever process."""
+
+    graphs: GraphSource
+    dtype: str
+
+    def __call__(self, task: tuple[Ids, Caps]) -> GraphBatch:
+        ids, caps = task
+        return pad_batch(self.graphs(ids), caps, self.dtype)

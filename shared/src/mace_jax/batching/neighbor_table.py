@@ -20,26 +20,9 @@ from numpy.typing import NDArray
 
 from mace_jax.artifacts.batch_plan import Caps
 from mace_jax.errors import IncompatibleError
-from mace_jax.structures.neighbor_list import Edges, reverse_edges
+from mace_jax.structures.neighbor_list import PairList
 
-
-class Pairs(NamedTuple):
-    """The pairs of one structure, and its edges in terms of them.
-
-    Attributes:
-        senders, receivers: int32 ``[n_pair]``.
-        shifts: cell vectors crossed, ``[n_pair, 3]``.
-        edge_pair: pair of each edge, edges ordered by receiver, ``[n_edge]``.
-        edge_direction: 1 where the edge is the pair, -1 where it is its reverse, ``[n_edge]``.
-        n_neighbors: edges that each atom receives, ``[n]``.
-    """
-
-    senders: NDArray[np.int32]
-    receivers: NDArray[np.int32]
-    shifts: NDArray[np.int32]
-    edge_pair: NDArray[np.int32]
-    edge_direction: NDArray[np.int8]
-    n_neighbors: NDArray[np.int64]
+_NO_PAIRS = PairList(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros((0, 3), np.int32))
 
 
 class NeighborTable(NamedTuple):
@@ -60,19 +43,9 @@ class NeighborTable(NamedTuple):
     pair_slots: NDArray[np.int32]
 
 
-def find_pairs(edges: Edges, n: int) -> Pairs:
-    """Join the edges of a structure of ``n`` atoms to pairs."""
-    reverse = reverse_edges(edges)
-    kept = np.arange(len(reverse)) < reverse
-    pair = np.cumsum(kept) - 1
-    return Pairs(
-        edges.senders[kept],
-        edges.receivers[kept],
-        edges.shifts[kept],
-        np.where(kept, pair, pair[reverse]).astype(np.int32),
-        np.where(kept, 1, -1).astype(np.int8),
-        np.bincount(edges.receivers, minlength=n),
-    )
+def count_neighbors(pairs: PairList, n: int) -> NDArray[np.int64]:
+    """Return the edges that each of ``n`` atoms receives, ``[n]``."""
+    return np.bincount(np.concatenate([pairs.receivers, pairs.senders]), minlength=n)
 
 
 def n_rows(
@@ -82,31 +55,31 @@ def n_rows(
     return np.maximum(-(-n_neighbors // n_neighbor), 1)
 
 
-def join_pairs(pieces: Sequence[Pairs]) -> Pairs:
-    """Number the atoms and pairs of several structures through."""
-    n_node = np.array([len(piece.n_neighbors) for piece in pieces])
-    n_pair = np.array([len(piece.senders) for piece in pieces])
-    first_node, first_pair = (np.cumsum(counts) - counts for counts in (n_node, n_pair))
-    joined = Pairs(*(np.concatenate(arrays) for arrays in zip(*pieces, strict=True)))
-    return joined._replace(
-        senders=joined.senders + np.repeat(first_node, n_pair),
-        receivers=joined.receivers + np.repeat(first_node, n_pair),
-        edge_pair=joined.edge_pair + np.repeat(first_pair, 2 * n_pair),
-    )
-
-
-def fill_table(pairs: Pairs, caps: Caps) -> NeighborTable:
-    """Put the edges of a batch into slots.
+def join_pairs(pieces: Sequence[PairList], n_node: NDArray[np.integer]) -> PairList:
+    """Number the atoms of several structures through.
 
     Args:
-        pairs: of the batch.
+        pieces: pairs of each structure.
+        n_node: its atoms, ``[n_graph]``.
+    """
+    n_pair = np.array([len(piece.senders) for piece in pieces], np.int64)
+    first_node = np.repeat(np.cumsum(n_node) - n_node, n_pair)
+    senders, receivers, shifts = map(np.concatenate, zip(_NO_PAIRS, *pieces, strict=True))
+    return PairList(senders + first_node, receivers + first_node, shifts)
+
+
+def fill_table(pairs: PairList, caps: Caps) -> NeighborTable:
+    """Put the edges of a batch into slots: by receiver, then sender, then shift.
+
+    Args:
+        pairs: of the batch, in the order of their edges.
         caps: its padded shape; rows that are left over belong to the last atom.
 
     Raises:
         IncompatibleError: the atoms need more rows.
     """
-    n_neighbors = np.zeros(caps.n_node, np.int64)
-    n_neighbors[: len(pairs.n_neighbors)] = pairs.n_neighbors
+    n_pair = len(pairs.senders)
+    n_neighbors = count_neighbors(pairs, caps.n_node)
     rows = n_rows(n_neighbors, caps.n_neighbor)
     if rows.sum() > caps.n_row:
         message = (
@@ -115,16 +88,31 @@ def fill_table(pairs: Pairs, caps: Caps) -> NeighborTable:
         )
         raise IncompatibleError(message)
     rows[-1] += caps.n_row - rows.sum()
+    edge_pair, edge_direction = _edges_of_pairs(pairs, caps.n_node)
     first_edge, first_row = (np.cumsum(counts) - counts for counts in (n_neighbors, rows))
     offset = np.repeat(caps.n_neighbor * first_row - first_edge, n_neighbors)
-    slots = np.arange(len(pairs.edge_pair)) + offset
+    slots = np.arange(2 * n_pair) + offset
     table = NeighborTable(
         np.repeat(np.arange(caps.n_node, dtype=np.int32), rows),
         np.zeros((caps.n_row, caps.n_neighbor), np.int32),
         np.zeros((caps.n_row, caps.n_neighbor), np.int8),
         np.zeros((caps.n_pair, 2), np.int32),
     )
-    table.slot_pair.reshape(-1)[slots] = pairs.edge_pair
-    table.slot_direction.reshape(-1)[slots] = pairs.edge_direction
-    table.pair_slots[pairs.edge_pair, (pairs.edge_direction < 0).astype(int)] = slots
+    table.slot_pair.reshape(-1)[slots] = edge_pair
+    table.slot_direction.reshape(-1)[slots] = edge_direction
+    table.pair_slots[edge_pair, (edge_direction < 0).astype(np.intp)] = slots
     return table
+
+
+def _edges_of_pairs(pairs: PairList, n_node: int) -> tuple[NDArray[np.intp], NDArray[np.int8]]:
+    """Return pair and direction of each edge, edges in the order of ``neighbor_list``.
+
+    The reverse of a pair has the opposite shift: pairs taken backwards have ascending shifts, too,
+    so that a stable sort needs to look at the atoms alone.
+    """
+    receivers = np.concatenate([pairs.receivers, pairs.senders[::-1]]).astype(np.int64)
+    senders = np.concatenate([pairs.senders, pairs.receivers[::-1]])
+    order = np.argsort(receivers * n_node + senders, kind="stable")
+    n_pair = len(pairs.senders)
+    ahead = order < n_pair
+    return np.where(ahead, order, 2 * n_pair - 1 - order), np.where(ahead, 1, -1).astype(np.int8)

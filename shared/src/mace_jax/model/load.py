@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mace_jax.architecture import READOUT_IRREPS, architecture, model_inputs, predicts_energy
 from mace_jax.artifacts.model_bundle import ModelBundle, ModelConfig
-from mace_jax.batching.graph_batch import GraphBuilder
+from mace_jax.batching.graph import GraphBuilder
 from mace_jax.errors import ArtifactError, ConfigError
 from mace_jax.model.backend import DENSE, Backend
 from mace_jax.model.constant import Constant

@@ -10,8 +10,11 @@ from numpy.typing import NDArray
 
 from mace_jax.artifacts.model_bundle import ModelBundle
 from mace_jax.artifacts.predictions import SHAPES, Predictions
-from mace_jax.batching.graph_batch import Graph, GraphBatch, pad_batch
-from mace_jax.batching.plan import GraphSizes, pack_graphs, padded_caps
+from mace_jax.batching.graph import Graph
+from mace_jax.batching.graph_batch import GraphBatch, pad_batch
+from mace_jax.batching.graph_sizes import GraphSizes
+from mace_jax.batching.shape_classes import padded_caps
+from mace_jax.batching.tight_packing import pack_graphs
 from mace_jax.errors import DataError
 from mace_jax.model.backend import DENSE, Backend
 from mace_jax.model.dipoles import dipole_properties
@@ -62,7 +65,7 @@ def predict(
     model = load_model(bundle, source, backend)
     builder = graph_builder(bundle)
     graphs = [builder.build(structure, head) for structure in structures]
-    sizes = GraphSizes([graph.pairs.n_neighbors for graph in graphs])
+    sizes = GraphSizes.from_lists([graph.n_neighbors for graph in graphs])
     batches = pack_graphs(sizes, max(n_edge, int(sizes.n_edge.max()), 1), seed=0)
     caps = padded_caps(sizes, batches)
     graphdef, state = nnx.split(model)

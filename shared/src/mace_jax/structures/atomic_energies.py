@@ -3,107 +3,110 @@
 import ast
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from mace_jax.elements import symbol
 from mace_jax.errors import ConfigError, DataError
-from mace_jax.structures.structure import Structure
 
-ISOLATED_ATOM = "IsolatedAtom"
+AVERAGE = "average"
 
 
 def total_atomic_energy(
     atomic_numbers: Iterable[int], atomic_energies: Mapping[int, float]
 ) -> float:
-    """Return the sum of E0 over the atoms, eV, in float64."""
-    return float(sum(atomic_energies[int(number)] for number in atomic_numbers))
-
-
-def take_isolated_atoms(
-    structures: Sequence[Structure],
-) -> tuple[list[Structure], dict[int, float]]:
-    """Split off the frames that only give an E0: one atom, not periodic, type IsolatedAtom.
-
-    Returns: the other structures, and E0 in eV by atomic number.
+    """Return the sum of E0 over the atoms, eV, in float64.
 
     Raises:
-        DataError: an isolated atom has no energy, or two of one element disagree.
-    """
-    rest: list[Structure] = []
-    energies: dict[int, float] = {}
-    for structure in structures:
-        if structure.config_type != ISOLATED_ATOM or len(structure) != 1 or structure.pbc.any():
-            rest.append(structure)
-            continue
-        number = int(structure.atomic_numbers[0])
-        if "energy" not in structure.properties:
-            message = (
-                f"{structure.place}: isolated atom {symbol(number)} has no energy; give it one"
-            )
-            raise DataError(message)
-        energy = float(structure.properties["energy"])
-        if energies.setdefault(number, energy) != energy:
-            message = (
-                f"{structure.place}: isolated atom {symbol(number)} has {energy} eV, "
-                f"another frame {energies[number]} eV; keep one"
-            )
-            raise DataError(message)
-    return rest, energies
-
-
-def average_atomic_energies(
-    structures: Sequence[Structure], elements: Sequence[int]
-) -> dict[int, float]:
-    """Fit E0s to all total energies by least squares, float64.
-
-    Elements that cannot be told apart (always in the same proportion) share the minimum-norm
-    solution, as in mace-torch's ``compute_average_E0s``.
-
-    Raises:
-        DataError: no structure has an energy.
-    """
-    labelled = [structure for structure in structures if "energy" in structure.properties]
-    if not labelled:
-        message = (
-            f"none of the {len(structures)} structures has an energy, E0s 'average' needs some; "
-            "name the key with --energy_key or give E0s"
-        )
-        raise DataError(message)
-    numbers = np.asarray(elements)
-    counts = np.array(
-        [(structure.atomic_numbers[:, None] == numbers).sum(0) for structure in labelled],
-        dtype=np.float64,
-    )
-    energies = np.array([float(structure.properties["energy"]) for structure in labelled])
-    solution = np.linalg.lstsq(counts, energies, rcond=None)[0]
-    return {int(number): float(energy) for number, energy in zip(elements, solution, strict=True)}
-
-
-def parse_atomic_energies(text: str) -> dict[int, float]:
-    """Read E0s given as a dict literal or as the path of a JSON file, eV by atomic number.
-
-    Raises:
-        ConfigError: neither, or not a mapping from atomic numbers to numbers.
+        DataError: an element has none.
     """
     try:
-        if text.endswith(".json"):
-            mapping = json.loads(Path(text).read_text(encoding="utf-8"))
-        else:
-            mapping = ast.literal_eval(text)
-        energies = {int(str(number)): float(energy) for number, energy in mapping.items()}
-        if not all(map(math.isfinite, energies.values())):
-            message = "not finite"
-            raise ValueError(message)
-        return energies
+        return float(sum(atomic_energies[int(number)] for number in atomic_numbers))
+    except KeyError as error:
+        number = int(error.args[0])
+        message = (
+            f"no E0 for {symbol(number)} ({number}), expected one of {sorted(atomic_energies)}; "
+            "add it, or choose a head that has one"
+        )
+        raise DataError(message) from error
+
+
+@dataclass(frozen=True)
+class E0Choice:
+    """Where E0s come from, as ``--E0s`` says it.
+
+    Attributes:
+        source: ``"given"`` in the text itself or in the ``"file"`` it names; for messages.
+        common: for every head: ``"average"``, or E0 by atomic number, eV; None if ``heads`` says.
+        heads: the same for each head by name.
+    """
+
+    source: str
+    common: str | Mapping[int, float] | None
+    heads: Mapping[str, str | Mapping[int, float]] = field(default_factory=dict)
+
+    def of_head(self, head: str) -> str | Mapping[int, float]:
+        """Return the choice for a head; empty if there is none for it."""
+        return self.heads.get(head, {}) if self.common is None else self.common
+
+
+def parse_e0_choice(text: str) -> E0Choice:
+    """Read ``average``, a dict literal, or the path of a JSON file, for all heads or by head.
+
+    By head it is a dict such as ``{"Default": {1: -13.6}, "surface": "average"}``.
+
+    Raises:
+        ConfigError: it is nothing of this kind, or a number is not finite.
+    """
+    if text.lower() == AVERAGE:
+        return E0Choice("given", AVERAGE)
+    try:
+        is_file = text.endswith(".json")
+        content = Path(text).read_text(encoding="utf-8") if is_file else text
+        mapping = json.loads(content) if is_file else ast.literal_eval(content)
+        source = "file" if is_file else "given"
+        if mapping and all(isinstance(value, str | dict) for value in mapping.values()):
+            heads = {str(head): _of_one_head(value) for head, value in mapping.items()}
+            return E0Choice(source, None, heads)
+        return E0Choice(source, _by_number(mapping))
     except (OSError, ValueError, SyntaxError, AttributeError, TypeError) as error:
         message = (
             f"E0s: {text!r} cannot be read ({error}), expected 'average', "
-            "a dict such as '{1: -13.6, 8: -432.1}' or a JSON file"
+            "a dict such as '{1: -13.6, 8: -432.1}', one of these for each head, or a JSON file"
         )
         raise ConfigError(message) from error
+
+
+def _of_one_head(value: Any) -> str | dict[int, float]:
+    if isinstance(value, str):
+        if value.lower() != AVERAGE:
+            message = f"{value!r} is no dict"
+            raise ValueError(message)
+        return AVERAGE
+    return _by_number(value)
+
+
+def _by_number(mapping: Mapping[Any, Any]) -> dict[int, float]:
+    energies = {int(str(number)): float(energy) for number, energy in mapping.items()}
+    if not all(map(math.isfinite, energies.values())):
+        message = "not finite"
+        raise ValueError(message)
+    return energies
+
+
+def parse_atomic_energies(text: str) -> dict[int, float]:
+    """Read E0s of all heads, given as a dict literal or as the path of a JSON file, eV.
+
+    Raises:
+        ConfigError: neither, or E0s by head.
+    """
+    choice = parse_e0_choice(text)
+    if not isinstance(choice.common, Mapping):
+        message = f"E0s: {text!r}, expected one E0 for each element; give a dict of numbers"
+        raise ConfigError(message)
+    return dict(choice.common)
 
 
 def require_atomic_energies(

@@ -82,6 +82,7 @@ def to_structure(
         _name(frame.info, keys.head, head, place),
         place,
         _inputs(frame, inputs, place),
+        _name(frame.info, keys.group, None, place) if keys.group else "",
     )
     return structure, found
 
@@ -162,7 +163,7 @@ def _weight(info: Mapping[str, Any], key: str, place: str) -> float:
     return weight
 
 
-def _name(info: Mapping[str, Any], key: str, default: str, place: str) -> str:
+def _name(info: Mapping[str, Any], key: str, default: str | None, place: str) -> str:
     value = info.get(key, default)
     if isinstance(value, str) and value:
         return value

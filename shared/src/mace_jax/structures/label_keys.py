@@ -20,11 +20,13 @@ class LabelKeys:
         given: the user's own key for some properties, such as ``{"energy": "dft_energy"}``.
         head: key of the name of the head that a frame is for.
         config_type: key of the name of the group of data that a frame belongs to.
+        group: key of what structures of one split have in common, which every frame needs then.
     """
 
     given: Mapping[str, str] = field(default_factory=dict)
     head: str = "head"
     config_type: str = "config_type"
+    group: str | None = None
 
     def candidates(self, name: str) -> tuple[str, ...]:
         """Return the keys to try for property ``name``, best first."""

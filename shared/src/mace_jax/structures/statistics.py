@@ -1,27 +1,60 @@
-"""Numbers of a training set that the model is scaled by, computed in float64."""
+"""Numbers of a training set that the model is scaled by; ``TrainingSums`` computes them."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
-import numpy as np
+from mace_jax.errors import IncompatibleError
 
-from mace_jax.errors import DataError
-from mace_jax.structures.atomic_energies import total_atomic_energy
-from mace_jax.structures.neighbor_list import neighbor_list
-from mace_jax.structures.structure import Structure
+Scaling = Literal["std_scaling", "rms_forces_scaling", "no_scaling"]
+
+
+@dataclass(frozen=True)
+class HeadStatistics:
+    """What depends on the head.
+
+    Attributes:
+        atomic_energies: E0 by atomic number, eV.
+        mean: mean over structures with an energy of (E - ΣE0) / n, eV.
+        std: root mean square of all labelled force components, eV/Å.
+        energy_std: standard deviation of (E - ΣE0) / n, eV; None if not known.
+    """
+
+    atomic_energies: Mapping[int, float]
+    mean: float
+    std: float
+    energy_std: float | None
+
+    def scale_and_shift(self, scaling: Scaling) -> tuple[float, float]:
+        """Return the scale and the shift of the interaction energy by mace-torch's names.
+
+        Raises:
+            IncompatibleError: ``std_scaling`` without ``energy_std``.
+        """
+        if scaling == "no_scaling":
+            return 1.0, 0.0
+        if scaling == "rms_forces_scaling":
+            return self.std, self.mean
+        if self.energy_std is None:
+            message = (
+                "std_scaling needs the standard deviation of the energies, which the statistics "
+                "lack; compute them again from at least two structures with an energy"
+            )
+            raise IncompatibleError(message)
+        return self.energy_std or 1.0, self.mean
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Statistics of a training set, as in Torch MACE's ``statistics.json``.
+    """Statistics of a training set; the first six are those of Torch MACE's ``statistics.json``.
 
     Attributes:
         atomic_numbers: the elements, ascending.
-        atomic_energies: E0 by atomic number, eV.
+        atomic_energies: E0 by atomic number, eV; empty where the heads differ in them.
         avg_num_neighbors: mean neighbours within ``r_max`` of the atoms that have any.
-        mean: mean over structures with an energy of (E - ΣE0) / n, eV.
-        std: root mean square of all labelled force components, eV/Å.
+        mean, std, energy_std: as in ``HeadStatistics``, over the structures of all heads.
         r_max: cutoff, Å.
+        heads: of each head; empty in files that knew nothing of heads.
     """
 
     atomic_numbers: tuple[int, ...]
@@ -30,43 +63,21 @@ class Statistics:
     mean: float
     std: float
     r_max: float
+    energy_std: float | None = None
+    heads: Mapping[str, HeadStatistics] = field(default_factory=dict)
 
+    def of_head(self, head: str) -> HeadStatistics:
+        """Return the statistics of a head; where no heads are known all have the same.
 
-def compute_statistics(
-    structures: Iterable[Structure],
-    atomic_numbers: tuple[int, ...],
-    atomic_energies: Mapping[int, float],
-    r_max: float,
-) -> Statistics:
-    """Compute the statistics of a training set; missing labels are left out, not taken as zero.
-
-    Without labelled forces ``std`` is 1 and without energies ``mean`` is 0: no scaling, no shift.
-
-    Raises:
-        DataError: no two atoms are closer than ``r_max``, so there is nothing to learn.
-    """
-    mean_sum, n_energies = 0.0, 0
-    force_sum, n_forces = 0.0, 0
-    n_edges, n_receivers = 0, 0
-    for structure in structures:
-        edges = neighbor_list(structure, r_max)
-        n_edges += len(edges.receivers)
-        n_receivers += len(np.unique(edges.receivers))
-        if "energy" in structure.properties:
-            reference = total_atomic_energy(structure.atomic_numbers, atomic_energies)
-            mean_sum += (float(structure.properties["energy"]) - reference) / len(structure)
-            n_energies += 1
-        if "forces" in structure.properties:
-            force_sum += float(np.square(structure.properties["forces"]).sum())
-            n_forces += structure.properties["forces"].size
-    if not n_edges:
-        message = f"no two atoms are closer than r_max {r_max} Å; raise --r_max or check the units"
-        raise DataError(message)
-    return Statistics(
-        atomic_numbers=atomic_numbers,
-        atomic_energies=atomic_energies,
-        avg_num_neighbors=n_edges / n_receivers,
-        mean=mean_sum / n_energies if n_energies else 0.0,
-        std=float(np.sqrt(force_sum / n_forces)) if n_forces else 1.0,
-        r_max=r_max,
-    )
+        Raises:
+            IncompatibleError: there is no such head.
+        """
+        if not self.heads:
+            return HeadStatistics(self.atomic_energies, self.mean, self.std, self.energy_std)
+        if head not in self.heads:
+            message = (
+                f"statistics: head {head!r}, expected one of {sorted(self.heads)}; "
+                "compute them again from the data of this head"
+            )
+            raise IncompatibleError(message)
+        return self.heads[head]

@@ -44,6 +44,7 @@ class Structure:
         place: where it was read, for messages, such as ``train.xyz: frame 3``.
         inputs: what a model may be told beside atoms and positions, such as ``total_charge``; per
             atom ``[n]`` or ``[n, k]``, or per structure ``[]``.
+        group: of structures that belong into the same split; where a key for it was given.
     """
 
     atomic_numbers: NDArray[np.int64]
@@ -57,6 +58,7 @@ class Structure:
     head: str = "Default"
     place: str = "structure"
     inputs: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    group: str = ""
 
     def __len__(self) -> int:
         """Return the number of atoms."""
@@ -81,8 +83,13 @@ def structure_digest(structure: Structure) -> str:
 
 def volume(structure: Structure) -> float:
     """Return the volume of the physical cell, Å³; infinite without a periodic cell."""
-    cell_volume = abs(float(np.linalg.det(structure.cell)))
-    return cell_volume if structure.pbc.any() and cell_volume > 0 else np.inf
+    return float(volumes(structure.cell, structure.pbc))
+
+
+def volumes(cells: NDArray[np.float64], pbc: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the volumes of physical cells ``[…, 3, 3]`` as ``volume`` does, Å³, ``[…]``."""
+    found = np.abs(np.linalg.det(cells))
+    return np.where(pbc.any(axis=-1) & (found > 0), found, np.inf)
 
 
 def property_shape(name: str, n_atoms: int) -> tuple[int, ...]:
@@ -161,8 +168,9 @@ def _check_array(
             f"{place}: {name}: shape {value.shape}, expected {shape}; correct or remove the label"
         )
         raise DataError(message)
-    if not np.isfinite(value).all():
-        index = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
+    finite = np.isfinite(value)
+    if not finite.all():
+        index = tuple(int(i) for i in np.argwhere(~finite)[0])
         where = f" of atom {index[0]}" if per_atom else ""
         message = (
             f"{place}: {name}{where} is {value[index]}, expected a finite number; "

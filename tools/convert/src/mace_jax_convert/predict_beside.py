@@ -8,7 +8,7 @@ from mace_jax.architecture import model_inputs
 from mace_jax.artifacts.model_bundle import ModelBundle, model_bundle_input
 from mace_jax.artifacts.predictions import write_predictions
 from mace_jax.artifacts.provenance import external_input, make_provenance
-from mace_jax.batching.graph_batch import assumed_inputs
+from mace_jax.batching.graph import assumed_inputs
 from mace_jax.cli.progress import track_on_stderr
 from mace_jax.structures.read_structures import read_structures
 

@@ -55,7 +55,7 @@ def main(
     from mace_jax.artifacts.model_bundle import model_bundle_input, read_model_bundle
     from mace_jax.artifacts.predictions import require_predictions_suffix, write_predictions
     from mace_jax.artifacts.provenance import make_provenance
-    from mace_jax.batching.graph_batch import assumed_inputs
+    from mace_jax.batching.graph import assumed_inputs
     from mace_jax.cli.progress import track_on_stderr
     from mace_jax.errors import ConfigError
     from mace_jax_predict.inputs import read_input

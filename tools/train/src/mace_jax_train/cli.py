@@ -3,7 +3,7 @@
 import logging
 import tempfile
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +133,13 @@ _FLAGS = {
 @click.option("--ema-decay", type=click.FloatRange(0, 1, False, True))
 @click.option("--eval-interval", type=click.IntRange(1), help="epochs between evaluations")
 @click.option("--patience", type=click.IntRange(1), help="evaluations without improvement")
+@click.option(
+    "--num-workers",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="processes that make the batches of each split; 0: this one, between steps",
+)
 @compile_cache_option
 @force_option
 @reproducible_option
@@ -145,6 +152,7 @@ def main(
     only_cueq: bool,
     cueq_layout: str | None,
     cueq_group: str | None,
+    num_workers: int,
     compile_cache: bool,
     force: bool,
     reproducible: bool,
@@ -176,7 +184,7 @@ def main(
     if dry_run:
         return _dry_run(config, compile_cache)
     files.require_free(configs, force=force)
-    return _train(config, files, compile_cache)
+    return _train(config, files, compile_cache, num_workers)
 
 
 def _flag_sections(flags: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -214,7 +222,8 @@ def _dry_run(config: Any, compile_cache: bool) -> Result:
         _computing(config.flags, compile_cache),
     ):
         run = prepare_run(config, RunFiles(Path(folder), "dry_run"), track_on_stderr)
-        summary = describe_run(run)
+        with closing(run):
+            summary = describe_run(run)
     log.info(
         "dry run: %d parameters, %d steps an epoch, about %.0f MB for a step, compiled in %.1f s; "
         "nothing was trained",
@@ -226,7 +235,7 @@ def _dry_run(config: Any, compile_cache: bool) -> Result:
     return Result(Path(config.datasets.train_path), summary)
 
 
-def _train(config: Any, files: Any, compile_cache: bool) -> Result:
+def _train(config: Any, files: Any, compile_cache: bool, n_workers: int) -> Result:
     from mace_jax.artifacts.atomic_write import write_bytes
     from mace_jax.artifacts.train_config import write_train_config
     from mace_jax.cli.progress import track_on_stderr
@@ -234,9 +243,10 @@ def _train(config: Any, files: Any, compile_cache: bool) -> Result:
     from mace_jax_train.loop import train
     from mace_jax_train.start import parameter_count, prepare_run
 
-    with _computing(config.flags, compile_cache):
+    with _computing(config.flags, compile_cache), ExitStack() as stack:
         with files.staged() as staged:
-            run = prepare_run(config, staged, track_on_stderr)
+            run = prepare_run(config, staged, track_on_stderr, n_workers)
+            stack.enter_context(closing(run))
             provenance = files.provenance(run.inputs, config.flags.seed)
             write_bytes(staged.path(".gin"), gin_text(config).encode())
             write_train_config(staged.path(".config.json"), config, provenance)

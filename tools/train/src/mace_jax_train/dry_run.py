@@ -14,7 +14,7 @@ def describe_run(run: Run) -> dict[str, Any]:
 
     With the compile cache on, the run itself finds them there.
 
-    Returns: parameters, steps per epoch, padded shapes, the training step's memory in bytes
+    Returns: parameters, steps per epoch, padded shapes, the largest training step's memory in bytes
         (arguments, outputs and temporaries together), and the seconds that compiling took.
     """
     config = run.config
@@ -24,18 +24,29 @@ def describe_run(run: Run) -> dict[str, Any]:
     eval_step: Any = make_eval_step(network, config.loss)
     state = initial_state(parameters, optimizer)
     started = time.perf_counter()
-    compiled = train_step.lower(state, run.loaders["train"].batch(0)).compile()
+    compiled = [
+        train_step.lower(state, batch).compile()
+        for batch in run.loaders["train"].one_of_each_shape()
+    ]
     for loader in run.loaders.values():
-        eval_step.lower(state.averaged, loader.batch(0)).compile()
+        for batch in loader.one_of_each_shape():
+            eval_step.lower(state.averaged, batch).compile()
     seconds = time.perf_counter() - started
-    memory = compiled.memory_analysis()
     return {
         "parameters": parameter_count(run),
         "steps_per_epoch": len(run.loaders["train"]),
-        "caps": {split: vars(loader.caps) for split, loader in run.loaders.items()},
-        "structures": {split: len(loader.graphs) for split, loader in run.loaders.items()},
-        "step_memory_bytes": memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        + memory.temp_size_in_bytes,
+        "shapes": {
+            split: [vars(caps) for caps in loader.shapes] for split, loader in run.loaders.items()
+        },
+        "structures": {split: loader.plan.n_structures for split, loader in run.loaders.items()},
+        "step_memory_bytes": max(map(_memory, compiled)),
         "compile_seconds": seconds,
     }
+
+
+def _memory(compiled: Any) -> int:
+    """Return the bytes of arguments, outputs and temporaries."""
+    memory = compiled.memory_analysis()
+    return int(
+        memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+    )

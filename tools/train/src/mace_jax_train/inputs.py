@@ -17,8 +17,8 @@ from mace_jax.artifacts.batch_plan import (
     require_plan_fits,
     write_batch_plan,
 )
-from mace_jax.artifacts.dataset import SUFFIXES, Dataset
-from mace_jax.artifacts.provenance import Input, external_input
+from mace_jax.artifacts.dataset import Dataset, DatasetWriter
+from mace_jax.artifacts.provenance import Input
 from mace_jax.artifacts.statistics import (
     read_statistics,
     statistics_input,
@@ -26,20 +26,17 @@ from mace_jax.artifacts.statistics import (
     write_statistics,
 )
 from mace_jax.artifacts.train_config import DatasetsConfig, TrainConfig
-from mace_jax.batching.plan import plan_batches, plan_lines
-from mace_jax.elements import sorted_elements
+from mace_jax.batching.plan import plan_batches
+from mace_jax.batching.plan_report import plan_lines
+from mace_jax.elements import sorted_elements, species_index
 from mace_jax.errors import ConfigError, IncompatibleError
-from mace_jax.preparation import (
-    read_split,
-    require_elements,
-    require_energies,
-    resolve_atomic_energies,
-    split_evenly,
-    write_shards,
-)
-from mace_jax.structures.atomic_energies import require_atomic_energies, take_isolated_atoms
-from mace_jax.structures.label_keys import LabelKeys
-from mace_jax.structures.statistics import Statistics, compute_statistics
+from mace_jax.preparation.sources import Source, require_energies, stream_source
+from mace_jax.structures.atomic_energies import parse_atomic_energies, require_atomic_energies
+from mace_jax.structures.atomic_energy_table import atomic_energy_table
+from mace_jax.structures.isolated_atoms import IsolatedAtoms, is_isolated_atom
+from mace_jax.structures.label_keys import LabelCounts, LabelKeys
+from mace_jax.structures.statistics import Statistics
+from mace_jax.structures.training_sums import compute_statistics, sum_structures
 from mace_jax.tracking import Track
 from mace_jax_train.run_files import RunFiles
 
@@ -48,50 +45,53 @@ log = logging.getLogger(__name__)
 
 def open_datasets(
     config: DatasetsConfig, files: RunFiles, stack: ExitStack
-) -> tuple[dict[int, float], dict[str, Dataset]]:
+) -> tuple[IsolatedAtoms, dict[str, Dataset]]:
     """Open the splits, converting extxyz to HDF5 in the run's folder first."""
     keys = {"energy": config.energy_key, "forces": config.forces_key, "stress": config.stress_key}
     label_keys = LabelKeys({name: key for name, key in keys.items() if key})
-    isolated: dict[int, float] = {}
+    isolated = IsolatedAtoms()
     datasets = {}
     for split in ("train", "valid", "test"):
         text = getattr(config, f"{split}_path")
         if text is None:
             continue
-        path = Path(text)
-        if path.is_file() and path.suffix not in SUFFIXES:
-            isolated.update(_convert(split, path, label_keys, files))
-            path = _data_folder(split, files)
+        source = Source(Path(text), split)
+        path = source.path
+        if path.is_file() and not source.is_dataset:
+            path = _convert(source, label_keys, isolated, files)
         datasets[split] = stack.enter_context(Dataset(path))
     return isolated, datasets
 
 
-def _data_folder(split: str, files: RunFiles) -> Path:
-    return files.path(".data") / split
-
-
-def _convert(split: str, path: Path, keys: LabelKeys, files: RunFiles) -> dict[int, float]:
-    """Write the HDF5 dataset of an extxyz file; return the E0s of its isolated atoms."""
-    data = read_split(split, [path], keys)
-    isolated: dict[int, float] = {}
-    if split == "train":
-        structures, isolated = take_isolated_atoms(data.structures)
-        data = replace(data, structures=structures)
-    if split != "test":
-        require_energies(data, keys)
-    provenance = files.provenance([external_input(split, path, "extxyz")])
-    (part,) = split_evenly(data.structures, 1)
-    folder = _data_folder(split, files)
-    with atomic_directory(folder) as temporary:
-        write_shards(temporary, {f"{split}_0.h5": part}, provenance)
-    log.info("%s: converted %s to %s", split, path, folder.parent.name)
-    return isolated
+def _convert(source: Source, keys: LabelKeys, isolated: IsolatedAtoms, files: RunFiles) -> Path:
+    """Write the dataset of an extxyz file; isolated atoms of the training data go elsewhere."""
+    folder = files.path(".data") / source.split
+    counts, n_energies, n_structures = LabelCounts(), 0, 0
+    with (
+        atomic_directory(folder) as temporary,
+        DatasetWriter(
+            temporary / f"{source.split}_0.h5",
+            files.provenance([source.as_input()]),
+            layout="flat",
+        ) as writer,
+    ):
+        for _, structure in stream_source(source, keys, counts):
+            if source.split == "train" and is_isolated_atom(structure):
+                isolated.add(structure)
+                continue
+            writer.write([structure])
+            n_structures += 1
+            n_energies += "energy" in structure.properties
+        if source.split != "test":
+            require_energies(n_energies, n_structures, {source: counts}, keys)
+    log.info("%s: converted %s to %s", source.split, source.path, folder.parent.name)
+    return folder
 
 
 def run_statistics(
     config: TrainConfig,
     train: Dataset,
-    isolated: dict[int, float],
+    isolated: IsolatedAtoms,
     files: RunFiles,
     inputs: list[Input],
 ) -> tuple[Statistics, float]:
@@ -111,14 +111,17 @@ def run_statistics(
             raise IncompatibleError(message)
         return _with_given_energies(config, statistics, train), r_max
     r_max = _r_max(config, None)
-    structures = list(train)
-    elements = sorted_elements(
-        config.datasets.atomic_numbers
-        or (z for structure in structures for z in structure.atomic_numbers)
-    )
-    require_elements(structures, elements)
-    energies = resolve_atomic_energies(config.datasets.E0s, structures, isolated, elements)
-    statistics = compute_statistics(structures, elements, energies, r_max)
+    sums = sum_structures(train, r_max)
+    sums.isolated_atoms.merge(isolated)
+    found = {number for head in sums.heads.values() for number in head.elements}
+    elements = sorted_elements(config.datasets.atomic_numbers or found)
+    species_index(sorted(found), elements, str(train.path))
+    table = atomic_energy_table(config.datasets.E0s, sums, elements)
+    for line in table.lines():
+        log.info(line)
+    for warning in table.warnings:
+        log.warning(warning)
+    statistics = sums.statistics(elements, table.by_head())
     path = files.path(".statistics.json")
     write_statistics(path, statistics, files.provenance([train.as_input("train")]))
     inputs.append(statistics_input(path))
@@ -145,13 +148,13 @@ def _with_given_energies(config: TrainConfig, statistics: Statistics, train: Dat
     """Let E0s and elements of the configuration win over those of the statistics file."""
     elements = sorted_elements(config.datasets.atomic_numbers or statistics.atomic_numbers)
     if config.datasets.E0s and config.datasets.E0s.lower() != "average":
-        energies = resolve_atomic_energies(config.datasets.E0s, [], {}, elements)
+        given = parse_atomic_energies(config.datasets.E0s)
+        energies = require_atomic_energies(given, elements, f"E0s {config.datasets.E0s!r}")
     else:
         source = str(config.datasets.statistics_file)
         energies = require_atomic_energies(statistics.atomic_energies, elements, source)
     if energies != statistics.atomic_energies:
         # mean is taken relative to the E0s, so other E0s need another mean
-        require_elements(train, elements)
         return compute_statistics(train, elements, energies, statistics.r_max)
     return replace(statistics, atomic_numbers=elements, atomic_energies=energies)
 
@@ -170,7 +173,7 @@ def run_plan(
     if text:
         path = Path(text)
         plan = read_batch_plan(path)
-        require_plan_fits(plan, path, dataset, r_max)
+        require_plan_fits(plan, path, [dataset], r_max)
     else:
         if config.datasets.n_edge is None:
             message = (

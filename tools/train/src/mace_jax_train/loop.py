@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,7 @@ def _train_epoch(
     """Step through all batches; each report is read one step late, so the device never waits."""
     errors: list[BatchErrors] = []
     pending: tuple[int, StepReport] | None = None
-    for index, batch in loader.epoch(config.flags.seed, epoch):
+    for index, batch in on_device(loader.epoch(config.flags.seed, epoch)):
         state, report = train_step(state, batch)
         if pending:
             errors.append(_finite(*pending, epoch))
@@ -132,6 +132,15 @@ def _train_epoch(
     if pending:
         errors.append(_finite(*pending, epoch))
     return state, errors
+
+
+def on_device(batches: Iterable[tuple[int, GraphBatch]]) -> Iterator[tuple[int, GraphBatch]]:
+    """Send every batch to the device while the one before it is computed."""
+    sent = ((index, jax.device_put(batch)) for index, batch in batches)
+    ahead = next(sent, None)
+    while ahead is not None:
+        current, ahead = ahead, next(sent, None)
+        yield current
 
 
 def _finite(index: int, report: StepReport, epoch: int) -> BatchErrors:
@@ -153,9 +162,8 @@ def _finite(index: int, report: StepReport, epoch: int) -> BatchErrors:
 def _evaluate(run: Run, eval_step: EvalStep, parameters: nnx.State, split: str, epoch: int) -> Row:
     """Return the metrics of a split as a row of the metrics file."""
     started = time.perf_counter()
-    errors = [
-        jax.device_get(eval_step(parameters, batch)) for batch in _batches(run.loaders[split])
-    ]
+    batches = on_device(run.loaders[split].in_order())
+    errors = [jax.device_get(eval_step(parameters, batch)) for _, batch in batches]
     row = _row(
         "eval_test" if split == "test" else split,
         epoch,
@@ -170,10 +178,6 @@ def _evaluate(run: Run, eval_step: EvalStep, parameters: nnx.State, split: str, 
         )
         raise DivergedError(message)
     return row
-
-
-def _batches(loader: PlannedLoader) -> Iterator[GraphBatch]:
-    return (batch for _, batch in loader.in_order())
 
 
 def _row(mode: str, epoch: int, values: dict[str, float | None], started: float, lr: float) -> Row:

@@ -34,15 +34,23 @@ class RunFiles:
         folder: where they are.
         tag: what every name starts with.
         reproducible: whether what differs from run to run is left out of them.
+        destination: where they go in the end, if that is another folder.
     """
 
     folder: Path
     tag: str
     reproducible: bool = False
+    destination: Path | None = None
 
     def path(self, suffix: str) -> Path:
         """Return the path of one of them, such as ``.metrics``."""
         return self.folder / f"{self.tag}{suffix}"
+
+    def final(self, path: Path) -> Path:
+        """Return where ``path`` is found in the end: one of these files, or any other."""
+        if self.destination is None or not path.is_relative_to(self.folder):
+            return path
+        return self.destination / path.relative_to(self.folder)
 
     def provenance(self, inputs: Sequence[Input], seed: int | None = None) -> dict[str, Any]:
         """Return the provenance record of a file of this run."""
@@ -78,7 +86,7 @@ class RunFiles:
         """Yield the same files in a temporary folder; they appear together, or not at all."""
         names = [self.path(suffix).name for suffix in PREPARED]
         with atomic_directory_entries(self.folder, names) as folder:
-            yield replace(self, folder=folder)
+            yield replace(self, folder=folder, destination=self.folder)
 
 
 def run_files(config: TrainConfig, default_name: str, *, reproducible: bool = False) -> RunFiles:

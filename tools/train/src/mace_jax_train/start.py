@@ -10,11 +10,13 @@ import numpy as np
 from flax import nnx
 
 from mace_jax.artifacts.batch_plan import Caps
+from mace_jax.artifacts.dataset import Dataset
 from mace_jax.artifacts.model_bundle import ModelBundle, ModelConfig
 from mace_jax.artifacts.provenance import Input
 from mace_jax.artifacts.train_config import FlagsConfig, TrainConfig
-from mace_jax.batching.graph_batch import GraphBuilder
-from mace_jax.batching.loader import PlannedLoader, load_graphs
+from mace_jax.batching.graph import GraphBuilder
+from mace_jax.batching.graph_source import DatasetGraphs
+from mace_jax.batching.loader import PlannedLoader
 from mace_jax.errors import DataError
 from mace_jax.model.backend import DENSE, Backend
 from mace_jax.model.load import model_parameters
@@ -27,11 +29,18 @@ from mace_jax_train.run_files import RunFiles
 log = logging.getLogger(__name__)
 
 HEAD = "Default"
+# Batches of a split are kept for later epochs up to this.
+_CACHE_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run that is ready to start."""
+    """A run that is ready to start; ``close`` it at the end.
+
+    Attributes:
+        loaders: of each split.
+        resources: the open files and the workers that they read from.
+    """
 
     config: TrainConfig
     statistics: Statistics
@@ -39,15 +48,21 @@ class Run:
     bundle: ModelBundle
     loaders: dict[str, PlannedLoader]
     inputs: tuple[Input, ...]
+    resources: ExitStack
+
+    def close(self) -> None:
+        """Close the datasets and end the workers."""
+        self.resources.close()
 
 
-def prepare_run(config: TrainConfig, files: RunFiles, track: Track) -> Run:
+def prepare_run(config: TrainConfig, files: RunFiles, track: Track, n_workers: int = 0) -> Run:
     """Read and check everything; make plans, statistics and HDF5 files that are missing.
 
     Args:
         config: of the run.
         files: where to keep what is made.
         track: progress.
+        n_workers: processes that make the batches of each split; 0: this one does.
 
     Raises:
         MaceJaxError: something is wrong with a file, or two do not belong together.
@@ -67,15 +82,20 @@ def prepare_run(config: TrainConfig, files: RunFiles, track: Track) -> Run:
         evaluated = [plans[split].caps for split in datasets if split != "train"]
         caps = Caps.covering(evaluated) if evaluated else None  # so that it is compiled once
         loaders = {
-            split: PlannedLoader(
-                load_graphs(dataset, builder, f"reading {split}", track),
-                plans[split],
-                config.flags.dtype,
-                None if split == "train" else caps,
+            split: stack.enter_context(
+                PlannedLoader(
+                    DatasetGraphs([dataset], builder, [files.final(dataset.path)]),
+                    plans[split],
+                    config.flags.dtype,
+                    None if split == "train" else caps,
+                    n_workers=n_workers,
+                    cache_bytes=_CACHE_BYTES,
+                )
             )
             for split, dataset in datasets.items()
         }
-    _require_labels(config, loaders["train"], str(config.datasets.train_path))
+        _require_labels(config, datasets["train"])
+        resources = stack.pop_all()
     model = MACE(
         bundle.config,
         scale=[bundle.scale[HEAD]],
@@ -85,7 +105,7 @@ def prepare_run(config: TrainConfig, files: RunFiles, track: Track) -> Run:
         backend=chosen_backend(config.flags),
     )
     bundle = replace(bundle, parameters=model_parameters(model))
-    return Run(config, statistics, model, bundle, loaders, tuple(inputs))
+    return Run(config, statistics, model, bundle, loaders, tuple(inputs), resources)
 
 
 def chosen_backend(flags: FlagsConfig) -> Backend:
@@ -122,22 +142,28 @@ def _untrained_bundle(config: TrainConfig, statistics: Statistics, r_max: float)
     )
 
 
-def _require_labels(config: TrainConfig, train: PlannedLoader, source: str) -> None:
+def _require_labels(config: TrainConfig, train: Dataset) -> None:
     """Check that every term of the loss has something to learn from.
+
+    Structures are read until all labels have been seen: usually one block.
 
     Raises:
         DataError: a weighted label occurs nowhere in the training data.
     """
-    for name in ("energy", "forces", "stress"):
-        labelled = sum(name in graph.structure.properties for graph in train.graphs)
-        weight = getattr(config.loss, f"{name}_weight")
-        log.info("train: %s in %d/%d structures", name, labelled, len(train.graphs))
-        if weight and not labelled:
-            message = (
-                f"{source}: {name} found in 0 of {len(train.graphs)} structures, but "
-                f"loss.{name}_weight is {weight}; set it to 0 or name the key"
-            )
-            raise DataError(message)
+    weights = {
+        name: getattr(config.loss, f"{name}_weight") for name in ("energy", "forces", "stress")
+    }
+    missing = [name for name, weight in weights.items() if weight]
+    for structure in train:
+        missing = [name for name in missing if name not in structure.properties]
+        if not missing:
+            return
+    if missing:
+        message = (
+            f"{train.path}: {missing[0]} found in 0 of {len(train)} structures, but "
+            f"loss.{missing[0]}_weight is {weights[missing[0]]}; set it to 0 or name the key"
+        )
+        raise DataError(message)
 
 
 def parameter_count(run: Run) -> int:

@@ -1,0 +1,279 @@
+"""The flat layout: all structures of a file end to end in a few long arrays.
+
+A structure is a row of ``structures``, ``n_node`` rows of the arrays of atoms and ``n_pair`` rows
+of ``pairs``. Each label has an array of its own with the values of those structures that have it,
+and no others. So structures that follow each other cost one access to each array.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from mace_jax.artifacts.hdf5_rows import Rows, read_names
+from mace_jax.artifacts.versioned import Document
+from mace_jax.elements import MAX_ATOMIC_NUMBER
+from mace_jax.errors import ArtifactError
+from mace_jax.structures.neighbor_list import PairList
+from mace_jax.structures.structure import PROPERTY_SHAPES, Structure, check_structure
+
+COUNT, FLAG, NUMBER, REAL = (np.dtype(name) for name in ("<i4", "?", "u1", "<f8"))
+STRUCTURE = np.dtype(
+    [
+        ("cell", "<f8", (3, 3)),
+        ("pbc", "?", (3,)),
+        ("weight", "<f8"),
+        ("property_weights", "<f8", (len(PROPERTY_SHAPES),)),  # 0 where there is no label
+        ("head", "<i4"),
+        ("config_type", "<i4"),
+    ]
+)
+_COLUMN = {name: column for column, name in enumerate(PROPERTY_SHAPES)}
+PAIR = np.dtype([("sender", "<u2"), ("receiver", "<u2"), ("shift", "i1", (3,))])
+
+
+def is_per_atom(name: str) -> bool:
+    """Return whether a label has a row for each atom, and not one for the structure."""
+    return "n" in PROPERTY_SHAPES[name]
+
+
+def row_shape(name: str) -> tuple[int, ...]:
+    """Return the shape of a row of a label."""
+    return tuple(size for size in PROPERTY_SHAPES[name] if isinstance(size, int))
+
+
+def present_name(name: str) -> str:
+    """Return the name of the array that says which structures have a label."""
+    return f"properties/{name}/present"
+
+
+def values_name(name: str) -> str:
+    """Return the name of the array of a label's values."""
+    return f"properties/{name}/values"
+
+
+class _Ragged(NamedTuple):
+    """An array with some rows for each structure: from ``offsets[i]`` to ``offsets[i + 1]``."""
+
+    rows: Rows
+    offsets: NDArray[np.int64]
+
+    def read(self, numbers: NDArray[np.int64]) -> "_Read":
+        """Return the rows of ascending structures."""
+        first, last = _runs(numbers)
+        rows = self.rows.read(self.offsets[first], self.offsets[last + 1])
+        counts = self.offsets[numbers + 1] - self.offsets[numbers]
+        return _Read(rows, _offsets(counts).tolist())
+
+
+class _Read(NamedTuple):
+    """Rows of some structures: from ``offsets[k]`` to ``offsets[k + 1]``."""
+
+    rows: NDArray[Any]
+    offsets: list[int]
+
+    def of(self, k: int) -> slice:
+        return slice(self.offsets[k], self.offsets[k + 1])
+
+
+class FlatFile:
+    """The structures of one file, by number; not for several threads at once."""
+
+    layout = "flat"
+
+    def __init__(self, file: h5py.File, attributes: Document) -> None:
+        """Read how many atoms and pairs each structure has, and check all arrays against that.
+
+        Args:
+            file: open for reading.
+            attributes: what the file says about itself.
+
+        Raises:
+            ArtifactError: an array is missing, of another kind, too long or too short.
+        """
+        self._file = file
+        self._mapped = np.memmap(file.filename, np.uint8, "r")
+        self._len: int = attributes["n_structures"]
+        self.r_max: float | None = attributes.get("r_max")
+        self._names = read_names(file, "names")
+        self._structures = self._of_length(self._len, "structures", STRUCTURE)
+        n_node = self._counts("n_node", 1)
+        atoms = _offsets(n_node)
+        self._atomic_numbers = self._ragged(atoms, "atomic_numbers", NUMBER)
+        self._positions = self._ragged(atoms, "positions", REAL, 3)
+        self._labels: Mapping[str, _Ragged] = {
+            name: self._label(name, atoms) for name in self._label_names()
+        }
+        if self.r_max is not None:
+            self._pairs = self._ragged(_offsets(self._counts("n_pair", 0)), "pairs", PAIR)
+
+    def _of_length(self, length: int, name: str, dtype: np.dtype[Any], *shape: int) -> Rows:
+        rows = Rows(self._file, self._mapped, name, dtype, *shape)
+        rows.require_length(length)
+        return rows
+
+    def _counts(self, name: str, minimum: int) -> NDArray[np.int32]:
+        counts = self._of_length(self._len, name, COUNT).read_all()
+        bad = np.flatnonzero(counts < minimum)
+        if bad.size:
+            raise self._damaged(bad[0], f"{name} {counts[bad[0]]}, expected at least {minimum}")
+        return counts
+
+    def _ragged(
+        self, offsets: NDArray[np.int64], name: str, dtype: np.dtype[Any], *shape: int
+    ) -> _Ragged:
+        return _Ragged(self._of_length(int(offsets[-1]), name, dtype, *shape), offsets)
+
+    def _label_names(self) -> list[str]:
+        names = list(self._file["properties"]) if "properties" in self._file else []
+        unknown = set(names) - set(PROPERTY_SHAPES)
+        if unknown:
+            message = (
+                f"{self._file.filename}: properties {sorted(unknown)}, expected some of "
+                f"{sorted(PROPERTY_SHAPES)}; create the dataset again"
+            )
+            raise ArtifactError(message)
+        return names
+
+    def _label(self, name: str, atoms: NDArray[np.int64]) -> _Ragged:
+        present = self._of_length(self._len, present_name(name), FLAG).read_all()
+        if present.all() and is_per_atom(name):
+            offsets = atoms
+        else:
+            offsets = _offsets(present * np.diff(atoms) if is_per_atom(name) else present)
+        return self._ragged(offsets, values_name(name), REAL, *row_shape(name))
+
+    def __len__(self) -> int:
+        """Return the number of structures."""
+        return self._len
+
+    def place(self, number: int) -> str:
+        """Return where structure ``number`` stands, for messages."""
+        return f"{self._file.filename}: structure {number}"
+
+    def _damaged(self, number: int, what: str) -> ArtifactError:
+        return ArtifactError(f"{self.place(int(number))}: {what}; create the dataset again")
+
+    def read(self, numbers: NDArray[np.int64]) -> list[Structure]:
+        """Read structures in the given order.
+
+        Raises:
+            ArtifactError, DataError: one is damaged or holds an impossible number.
+        """
+        unique, inverse = np.unique(numbers, return_inverse=True)
+        structures = self._read_ascending(unique)
+        return [structures[k] for k in inverse.tolist()]
+
+    def _read_ascending(self, numbers: NDArray[np.int64]) -> list[Structure]:
+        first, last = _runs(numbers)
+        table = self._structures.read(first, last + 1)
+        block = _Block(
+            table,
+            self._atomic_numbers.read(numbers),
+            self._positions.read(numbers),
+            {name: label.read(numbers) for name, label in self._labels.items()},
+        )
+        self._check_names(table, numbers)
+        cells, pbc = np.ascontiguousarray(table["cell"]), table["pbc"].view(np.uint8) != 0
+        atomic_numbers = block.atomic_numbers.rows.astype(np.int64)
+        weights, heads, groups = (
+            table[name].tolist() for name in ("weight", "head", "config_type")
+        )
+        structures = []
+        for k, number in enumerate(numbers.tolist()):
+            atoms = block.positions.of(k)
+            properties, property_weights = block.labels_of(k)
+            structures.append(
+                Structure(
+                    atomic_numbers[atoms],
+                    block.positions.rows[atoms],
+                    cells[k],
+                    pbc[k],
+                    properties,
+                    property_weights,
+                    weights[k],
+                    self._names[groups[k]],
+                    self._names[heads[k]],
+                    self.place(number),
+                )
+            )
+        if not block.is_sound():
+            for structure in structures:
+                check_structure(structure)
+        return structures
+
+    def _check_names(self, table: NDArray[np.void], numbers: NDArray[np.int64]) -> None:
+        for column in ("head", "config_type"):
+            bad = np.flatnonzero((table[column] < 0) | (table[column] >= len(self._names)))
+            if bad.size:
+                found = f"{column} is name {table[column][bad[0]]}"
+                raise self._damaged(
+                    numbers[bad[0]], f"{found}, expected 0 to {len(self._names) - 1}"
+                )
+
+    def read_pairs(self, numbers: NDArray[np.int64]) -> list[PairList]:
+        """Read the pairs of structures in the given order.
+
+        Raises:
+            ArtifactError: a pair names an atom that is not there.
+        """
+        unique, inverse = np.unique(numbers, return_inverse=True)
+        pairs = self._pairs.read(unique)
+        self._check_pairs(pairs, unique)
+        columns = [pairs.rows[name].astype(np.int32) for name in ("sender", "receiver", "shift")]
+        found = [PairList(*(column[pairs.of(k)] for column in columns)) for k in range(len(unique))]
+        return [found[k] for k in inverse.tolist()]
+
+    def _check_pairs(self, pairs: "_Read", numbers: NDArray[np.int64]) -> None:
+        atoms = self._positions.offsets
+        n_node = np.repeat(atoms[numbers + 1] - atoms[numbers], np.diff(pairs.offsets))
+        bad = np.flatnonzero(np.maximum(pairs.rows["sender"], pairs.rows["receiver"]) >= n_node)
+        if bad.size:
+            owner = np.searchsorted(pairs.offsets, bad[0], side="right") - 1
+            sender, receiver, _ = pairs.rows[bad[0]]
+            found = f"a pair of atoms {sender} and {receiver}"
+            raise self._damaged(numbers[owner], f"{found}, expected below {n_node[bad[0]]}")
+
+
+class _Block(NamedTuple):
+    """What was read of some structures at once."""
+
+    table: NDArray[np.void]
+    atomic_numbers: _Read
+    positions: _Read
+    labels: Mapping[str, _Read]
+
+    def labels_of(self, k: int) -> tuple[dict[str, NDArray[np.float64]], dict[str, float]]:
+        """Return the labels of structure ``k`` and their weights."""
+        properties = {}
+        for name, label in self.labels.items():
+            rows = label.of(k)
+            if rows.stop > rows.start:
+                properties[name] = label.rows[rows if is_per_atom(name) else (rows.start, ...)]
+        row = self.table["property_weights"][k]
+        return properties, {name: float(row[_COLUMN[name]]) for name in properties}
+
+    def is_sound(self) -> bool:
+        """Check all numbers at once; one by one takes longer than reading them."""
+        weights = (self.table["weight"], self.table["property_weights"])
+        labels = (label.rows for label in self.labels.values())
+        return (
+            all(np.isfinite(reals).all() for reals in (self.positions.rows, self.table["cell"]))
+            and all(np.isfinite(reals).all() for reals in labels)
+            and all(np.isfinite(reals).all() and (reals >= 0).all() for reals in weights)
+            and bool((self.atomic_numbers.rows - 1 < MAX_ATOMIC_NUMBER).all())  # 0 wraps to 255
+        )
+
+
+def _offsets(counts: NDArray[Any]) -> NDArray[np.int64]:
+    offsets = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=offsets[1:])
+    return offsets
+
+
+def _runs(numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the first and the last of each run of consecutive numbers."""
+    breaks = np.flatnonzero(np.diff(numbers) != 1)
+    return numbers[np.concatenate([[0], breaks + 1])], numbers[np.concatenate([breaks, [-1]])]

@@ -1,0 +1,163 @@
+"""Writing one file of a dataset, in either layout."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import h5py
+
+from mace_jax.artifacts.atomic_write import atomic_file
+from mace_jax.artifacts.dataset_attributes import KIND, write_attributes
+from mace_jax.artifacts.dataset_flat_writer import BLOCK, FlatWriter
+from mace_jax.artifacts.dataset_mace_layout import MaceWriter
+from mace_jax.artifacts.versioned import Document, check_document, tag
+from mace_jax.errors import ConfigError, DataError
+from mace_jax.structures.neighbor_list import PairList
+from mace_jax.structures.structure import Structure, check_structure
+
+Layout = Literal["mace", "flat"]
+_FORMAT = ("v108", "v110")  # of HDF5 itself: smaller than the earliest, and read everywhere
+
+
+class DatasetWriter:
+    """Writes one HDF5 file of a dataset, structure by structure, in constant memory.
+
+    A context manager: the file appears, whole, when it is left without an error.
+
+    Attributes:
+        path: target.
+        n_structures: how many were given so far.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        provenance: dict[str, Any],
+        *,
+        layout: Layout = "mace",
+        n_in_set: int | None = None,
+        shard: tuple[int, int] = (0, 1),
+        r_max: float | None = None,
+    ) -> None:
+        """Say what is going to be written.
+
+        Args:
+            path: target.
+            provenance: record of ``make_provenance``.
+            layout: ``mace``, which Torch MACE reads, or ``flat``, which is smaller and faster.
+            n_in_set: structures in the whole set, if this is one of several files.
+            shard: (index of this file, number of files in the set).
+            r_max: cutoff of the pairs that are stored with the structures, Å; layout flat only.
+
+        Raises:
+            ArtifactError: the file would not be valid.
+            ConfigError: pairs in layout mace.
+        """
+        self.path = path
+        self.n_structures = 0
+        self._n_in_set = n_in_set
+        self._attributes: Document = {
+            "schema": tag(KIND),
+            "provenance": provenance,
+            "layout": layout,
+            "n_structures": 0,
+            "shard_index": shard[0],
+            "shard_count": shard[1],
+            **({} if r_max is None else {"r_max": float(r_max)}),
+        }
+        if layout == "mace" and r_max is not None:
+            message = f"{path}: layout mace has no place for pairs; choose layout flat"
+            raise ConfigError(message)
+        check_document(self._attributes, KIND, path)
+        self._structures: list[Structure] = []
+        self._pairs: list[PairList] = []
+
+    def write(
+        self, structures: Sequence[Structure], pairs: Sequence[PairList] | None = None
+    ) -> None:
+        """Append structures, and their pairs if the file stores pairs.
+
+        Raises:
+            ValueError: pairs are missing, or there are some that are not asked for.
+            DataError: a structure cannot be stored.
+        """
+        stored = "r_max" in self._attributes
+        if stored != (pairs is not None) or (pairs is not None and len(pairs) != len(structures)):
+            message = f"{self.path}: pairs of every structure with r_max, and only then"
+            raise ValueError(message)
+        for start in range(0, len(structures), BLOCK):
+            self._structures += structures[start : start + BLOCK]
+            self._pairs += pairs[start : start + BLOCK] if pairs else ()
+            if len(self._structures) >= BLOCK:
+                self._write_block()
+        self.n_structures += len(structures)
+
+    def _write_block(self) -> None:
+        structures, pairs = self._structures[:BLOCK], self._pairs[:BLOCK]
+        for structure in structures:
+            check_structure(structure)
+            _check_names(structure)
+        if isinstance(self._layout, FlatWriter):
+            self._layout.write(structures, pairs)
+        else:
+            self._layout.write(structures)
+        # only now, so that a block that failed fails again if the caller goes on regardless
+        del self._structures[:BLOCK], self._pairs[:BLOCK]
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        with atomic_file(self.path) as temporary, h5py.File(temporary, "w", libver=_FORMAT) as file:
+            flat, with_pairs = self._attributes["layout"] == "flat", "r_max" in self._attributes
+            self._layout: FlatWriter | MaceWriter = (
+                FlatWriter(file, with_pairs=with_pairs) if flat else MaceWriter(file)
+            )
+            yield
+            if self._structures:
+                self._write_block()
+            if isinstance(self._layout, FlatWriter):
+                self._layout.finish()
+            else:
+                self._layout.finish(self._n_in_set)
+            write_attributes(file, {**self._attributes, "n_structures": self.n_structures})
+
+    def __enter__(self) -> "DatasetWriter":
+        """Open a temporary file beside the target."""
+        self._context: AbstractContextManager[None] = self._writing()
+        self._context.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Finish the file and put it in its place; after an error remove it."""
+        self._context.__exit__(kind, error, traceback)
+
+
+def _check_names(structure: Structure) -> None:
+    for what in ("config_type", "head"):
+        name = getattr(structure, what)
+        if "\0" in name or any("\ud800" <= character <= "\udfff" for character in name):
+            message = (
+                f"{structure.place}: {what} {name!r}, expected text of Unicode characters other "
+                "than zero; correct it"
+            )
+            raise DataError(message)
+
+
+def write_dataset_file(
+    path: Path,
+    structures: Sequence[Structure],
+    provenance: dict[str, Any],
+    *,
+    n_in_set: int | None = None,
+    shard: tuple[int, int] = (0, 1),
+    layout: Layout = "mace",
+) -> None:
+    """Write one HDF5 file of a dataset atomically; arguments as of ``DatasetWriter``."""
+    with DatasetWriter(path, provenance, layout=layout, n_in_set=n_in_set, shard=shard) as writer:
+        writer.write(structures)

@@ -1,0 +1,171 @@
+"""Rows of HDF5 arrays: appended in blocks by HDF5, read in runs of any length from the mapped file.
+
+HDF5 takes ten times as long to read some rows as the rows take to copy, so it is asked once where
+they are.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from mace_jax.errors import ArtifactError
+
+_CHUNK_BYTES = 1 << 16
+
+
+class GrowingArrays:
+    """The arrays of a file that is written in blocks; each grows along its first axis."""
+
+    def __init__(self, file: h5py.File, *, only_block: bool) -> None:
+        """Start without arrays.
+
+        Args:
+            file: open for writing.
+            only_block: nothing is appended after the first time, so nothing is kept to grow into.
+        """
+        self._file = file
+        self._only_block = only_block
+        self._arrays: dict[str, h5py.Dataset] = {}
+
+    def append(self, name: str, rows: NDArray[Any]) -> None:
+        """Append ``rows`` to array ``name``, which is created the first time."""
+        if name not in self._arrays:
+            self._arrays[name] = self._create(name, rows)
+        elif len(rows):
+            array = self._arrays[name]
+            end = len(array)
+            array.resize(end + len(rows), axis=0)
+            array[end:] = rows
+
+    def _create(self, name: str, rows: NDArray[Any]) -> h5py.Dataset:
+        if self._only_block:
+            return self._file.create_dataset(name, data=rows)
+        shape = rows.shape[1:]
+        row_bytes = rows.dtype.itemsize * int(np.prod(shape))
+        chunks = (_CHUNK_BYTES // row_bytes, *shape)
+        return self._file.create_dataset(name, data=rows, maxshape=(None, *shape), chunks=chunks)
+
+
+class Rows:
+    """Reads rows of one array."""
+
+    def __init__(
+        self,
+        file: h5py.File,
+        mapped: NDArray[np.uint8],
+        name: str,
+        dtype: np.dtype[Any],
+        *shape: int,
+    ) -> None:
+        """Check what the array is and find out where its chunks are.
+
+        Args:
+            file: open for reading.
+            mapped: its bytes.
+            name: of the array.
+            dtype: what it must hold.
+            shape: what a row must be.
+
+        Raises:
+            ArtifactError: it is missing or something else.
+        """
+        array = file.get(name)
+        if not isinstance(array, h5py.Dataset):
+            message = f"{file.filename}: {name}: missing, expected an array; create it again"
+            raise ArtifactError(message)
+        if array.dtype != dtype or array.shape[1:] != shape or array.ndim != 1 + len(shape):
+            message = (
+                f"{file.filename}: {name}: {array.dtype} {array.shape}, expected {dtype} "
+                f"{('n', *shape)}; create it again"
+            )
+            raise ArtifactError(message)
+        self._place = f"{file.filename}: {name}"
+        self._dtype, self._shape, self._len = array.dtype, shape, len(array)
+        self._row_bytes = dtype.itemsize * math.prod(shape)
+        self._chunk_rows, self._addresses = _chunks(array, self._place)
+        places = len(mapped) - self._row_bytes + 1
+        row = np.dtype((np.void, self._row_bytes))
+        self._row_at = np.ndarray((places,), row, mapped, strides=(1,))  # at every address
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return self._len
+
+    def require_length(self, expected: int) -> None:
+        """Check the number of rows.
+
+        Raises:
+            ArtifactError: it is another one.
+        """
+        if self._len != expected:
+            message = f"{self._place}: {self._len} rows, expected {expected}; create it again"
+            raise ArtifactError(message)
+
+    def read(self, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> NDArray[Any]:
+        """Return rows ``starts[0]:stops[0]``, then ``starts[1]:stops[1]``, … as one array.
+
+        Raises:
+            ArtifactError: the file is damaged there.
+        """
+        counts = stops - starts
+        ends = np.cumsum(counts)
+        numbers = np.arange(ends[-1]) + np.repeat(starts - ends + counts, counts)
+        chunks, inside = np.divmod(numbers, self._chunk_rows)
+        try:
+            rows = self._row_at[self._addresses[chunks] + inside * self._row_bytes]
+        except IndexError as error:
+            message = f"{self._place}: {error}; create the dataset again"
+            raise ArtifactError(message) from error
+        return rows.view(self._dtype).reshape(-1, *self._shape)
+
+    def read_all(self) -> NDArray[Any]:
+        """Return every row."""
+        return self.read(np.zeros(1, np.int64), np.array([self._len]))
+
+
+def _chunks(array: h5py.Dataset, place: str) -> tuple[int, NDArray[np.int64]]:
+    """Return the rows of a chunk, and the address of each chunk in the file.
+
+    Raises:
+        ArtifactError: the array is compressed, or a part of it was never written.
+    """
+    found = {}
+    if array.chunks is None:
+        rows = max(len(array), 1)
+        if array.id.get_offset() is not None:
+            found[0] = array.id.get_offset()
+    else:
+        rows = array.chunks[0]
+        array.id.chunk_iter(
+            lambda chunk: found.update({chunk.chunk_offset[0] // rows: chunk.byte_offset})
+        )
+    expected = -(-len(array) // rows)
+    if array.id.get_create_plist().get_nfilters() or sorted(found) != list(range(expected)):
+        message = (
+            f"{place}: {len(found)} chunks, expected {expected} that are neither compressed nor "
+            "missing; create it again"
+        )
+        raise ArtifactError(message)
+    return rows, np.array([found[index] for index in range(expected)], np.int64)
+
+
+def read_names(file: h5py.File, name: str) -> list[str]:
+    """Return an array of texts.
+
+    Raises:
+        ArtifactError: it is missing or something else.
+    """
+    try:
+        return [str(text) for text in file[name].asstr()[()]]
+    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+        message = f"{file.filename}: {name}: {error}; create the dataset again"
+        raise ArtifactError(message) from error
+
+
+def write_names(file: h5py.File, name: str, codes: Mapping[str, int]) -> None:
+    """Write the keys of ``codes``, whose values count from 0."""
+    file.create_dataset(name, data=list(codes), shape=(len(codes),), dtype=h5py.string_dtype())

@@ -1,0 +1,350 @@
+"""The index of a dataset: one row a structure, as Parquet.
+
+It says what a dataset holds without its coordinates and labels, so that batches can be planned, and
+data looked through, where the dataset is not.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from mace_jax.artifacts.atomic_write import atomic_file
+from mace_jax.artifacts.versioned import Document, check_document, tag
+from mace_jax.elements import SYMBOLS
+from mace_jax.errors import ArtifactError, DataError, IncompatibleError
+from mace_jax.structures.structure import PROPERTY_SHAPES, Structure, structure_digest
+
+KIND = "index"
+_ROW_GROUP = 100_000
+_SYMBOL = re.compile("[A-Z][a-z]?")
+_NAME = pa.dictionary(pa.int32(), pa.string())
+_SCHEMA = pa.schema(
+    {
+        "source": _NAME,
+        "frame": pa.int64(),
+        "formula": _NAME,
+        "n_atoms": pa.int32(),
+        "n_edges": pa.int64(),
+        "n_neighbors": pa.list_(pa.uint16()),
+        "head": _NAME,
+        "config_type": _NAME,
+        "weight": pa.float64(),
+        **dict.fromkeys(PROPERTY_SHAPES, pa.bool_()),
+        "digest": pa.string(),
+    }
+)
+
+
+class IndexRow(NamedTuple):
+    """What the index says about one structure.
+
+    Attributes:
+        source: name of the file it was read from.
+        frame: its number there, from 0.
+        formula: in Hill's order.
+        n_edges: directed edges at the index's cutoff.
+        n_neighbors: edges that each atom receives, ``[n_atoms]``.
+        energy, forces, …: whether it has this label.
+        digest: of its geometry, see ``structure_digest``.
+    """
+
+    source: str
+    frame: int
+    formula: str
+    n_atoms: int
+    n_edges: int
+    n_neighbors: NDArray[np.uint16]
+    head: str
+    config_type: str
+    weight: float
+    energy: bool
+    forces: bool
+    stress: bool
+    virials: bool
+    dipole: bool
+    charges: bool
+    polarizability: bool
+    digest: str
+
+
+def index_row(
+    structure: Structure, n_neighbors: NDArray[np.integer], source: str, frame: int
+) -> IndexRow:
+    """Describe a structure.
+
+    Args:
+        structure: any.
+        n_neighbors: edges that each atom receives, ``[n_atoms]``.
+        source: name of the file it was read from.
+        frame: its number there.
+
+    Raises:
+        DataError: an atom has 65536 neighbors or more.
+    """
+    if n_neighbors.max(initial=0) > np.iinfo(np.uint16).max:
+        message = (
+            f"{structure.place}: atom {n_neighbors.argmax()} has {n_neighbors.max()} neighbors, "
+            "expected at most 65535; lower the cutoff"
+        )
+        raise DataError(message)
+    return IndexRow(
+        source=source,
+        frame=frame,
+        formula=hill_formula(structure.atomic_numbers),
+        n_atoms=len(structure),
+        n_edges=int(n_neighbors.sum()),
+        n_neighbors=n_neighbors.astype(np.uint16),
+        head=structure.head,
+        config_type=structure.config_type,
+        weight=structure.weight,
+        **{name: name in structure.properties for name in PROPERTY_SHAPES},
+        digest=structure_digest(structure),
+    )
+
+
+def hill_formula(atomic_numbers: NDArray[np.int64]) -> str:
+    """Return a formula in Hill's order: C and H first, the others by symbol; without C all so."""
+    counts = np.bincount(atomic_numbers)
+    elements = {SYMBOLS[number]: int(counts[number]) for number in np.flatnonzero(counts)}
+    first = ("C", "H") if "C" in elements else ()
+    order = sorted(elements, key=lambda s: (first.index(s) if s in first else 2, s))
+    return "".join(s if elements[s] == 1 else f"{s}{elements[s]}" for s in order)
+
+
+class IndexWriter:
+    """Writes an index row by row in constant memory.
+
+    A context manager: the file appears, whole, when it is left without an error. Before that the
+    digest of the dataset must be set, which is not known earlier.
+
+    Attributes:
+        dataset_name: name of the dataset's file or folder.
+        dataset_sha256: digest of the dataset, see ``Dataset.sha256``.
+    """
+
+    def __init__(
+        self, path: Path, provenance: dict[str, Any], *, r_max: float, dataset_name: str = ""
+    ) -> None:
+        """Say what is going to be written.
+
+        Args:
+            path: target.
+            provenance: record of ``make_provenance``.
+            r_max: cutoff at which edges are counted, Å.
+            dataset_name: name of the dataset's file or folder.
+        """
+        self.path = path
+        self.provenance = provenance
+        self.r_max = r_max
+        self.dataset_name = dataset_name
+        self.dataset_sha256 = ""
+        self.n_structures = 0
+        self._rows: list[IndexRow] = []
+
+    def write(self, rows: Sequence[IndexRow]) -> None:
+        """Append rows, in the order of the dataset."""
+        self._rows += rows
+        while len(self._rows) >= _ROW_GROUP:
+            self._write_group()
+
+    def _write_group(self) -> None:
+        rows = self._rows[:_ROW_GROUP]
+        del self._rows[:_ROW_GROUP]
+        columns = dict(zip(IndexRow._fields, zip(*rows, strict=True), strict=True))
+        self._append(pa.table(columns, schema=_SCHEMA))
+
+    def _append(self, table: pa.Table) -> None:
+        self._parquet.write_table(table, row_group_size=_ROW_GROUP)
+        self.n_structures += len(table)
+
+    def _metadata(self) -> Document:
+        return {
+            "schema": tag(KIND),
+            "provenance": self.provenance,
+            "dataset": {"name": self.dataset_name or self.path.stem, "sha256": self.dataset_sha256},
+            "n_structures": self.n_structures,
+            "r_max": float(self.r_max),
+        }
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        with (
+            atomic_file(self.path) as temporary,
+            pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as self._parquet,
+        ):
+            yield
+            if self._rows:
+                self._write_group()
+            metadata = check_document(self._metadata(), KIND, self.path)
+            self._parquet.add_key_value_metadata({"mace_jax": json.dumps(metadata)})
+
+    def __enter__(self) -> "IndexWriter":
+        """Open a temporary file beside the target."""
+        self._context: AbstractContextManager[None] = self._writing()
+        self._context.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Finish the file and put it in its place; after an error remove it."""
+        self._context.__exit__(kind, error, traceback)
+
+
+@dataclass(frozen=True)
+class Index:
+    """An index that was read.
+
+    Attributes:
+        table: the columns that were asked for, one row a structure, in the order of the dataset.
+        r_max: cutoff at which edges were counted, Å.
+        dataset_name: name of the dataset's file or folder.
+        dataset_sha256: digest of the dataset.
+        n_structures: rows.
+    """
+
+    table: pa.Table
+    r_max: float
+    dataset_name: str
+    dataset_sha256: str
+    n_structures: int
+
+
+def read_index(path: Path, columns: Sequence[str] | None = None) -> Index:
+    """Read an index.
+
+    Args:
+        path: the Parquet file.
+        columns: names of the columns that are needed; all without.
+
+    Raises:
+        ArtifactError: it is missing, damaged or of another kind.
+    """
+    with _open(path) as file:
+        metadata = _read_metadata(file, path)
+        try:
+            table = file.read(None if columns is None else list(columns))
+        except (OSError, pa.ArrowException) as error:
+            message = f"{path}: damaged ({error}); create it again"
+            raise ArtifactError(message) from error
+    _check_counts(table, path)
+    dataset = metadata["dataset"]
+    return Index(
+        table.replace_schema_metadata(),
+        metadata["r_max"],
+        dataset["name"],
+        dataset["sha256"],
+        metadata["n_structures"],
+    )
+
+
+def elements_of_index(path: Path) -> set[int]:
+    """Return the atomic numbers that occur in a dataset.
+
+    Raises:
+        ArtifactError: the index is missing, damaged or of another kind.
+    """
+    formulas = pc.unique(read_index(path, ["formula"]).table["formula"].cast(pa.string()))
+    symbols = {symbol for text in formulas.to_pylist() for symbol in _SYMBOL.findall(text)}
+    return {SYMBOLS.index(symbol) for symbol in symbols}
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path)
+    except (OSError, pa.ArrowException) as error:
+        message = f"{path}: not an index ({error}); create it with mace-jax-preprocess"
+        raise ArtifactError(message) from error
+
+
+def _read_metadata(file: pq.ParquetFile, path: Path) -> Document:
+    try:
+        metadata = json.loads((file.metadata.metadata or {}).get(b"mace_jax", b"null"))
+    except ValueError as error:
+        message = f"{path}: metadata: {error}; create it with mace-jax-preprocess"
+        raise ArtifactError(message) from error
+    metadata = check_document(metadata, KIND, path)
+    found = file.schema_arrow.remove_metadata()
+    if not found.equals(_SCHEMA):
+        message = (
+            f"{path}: columns {_described(found)}, expected {_described(_SCHEMA)}; "
+            "create it with mace-jax-preprocess"
+        )
+        raise ArtifactError(message)
+    if file.metadata.num_rows != metadata["n_structures"]:
+        message = (
+            f"{path}: holds {file.metadata.num_rows} rows, expected {metadata['n_structures']}; "
+            "create it again"
+        )
+        raise ArtifactError(message)
+    return metadata
+
+
+def _described(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name} {field.type}" for field in schema)
+
+
+def _check_counts(table: pa.Table, path: Path) -> None:
+    """Check that every atom has its number of neighbors, and that they add up."""
+    if not {"n_atoms", "n_neighbors"} <= set(table.column_names):
+        return
+    lengths = pc.list_value_length(table["n_neighbors"])
+    wrong = np.flatnonzero(lengths.to_numpy() != table["n_atoms"].to_numpy())
+    if wrong.size:
+        row = int(wrong[0])
+        message = (
+            f"{path}: row {row}: n_neighbors of {lengths[row]} atoms, expected "
+            f"{table['n_atoms'][row]}; create it again"
+        )
+        raise ArtifactError(message)
+
+
+def merge_indices(
+    paths: Sequence[Path],
+    target: Path,
+    provenance: dict[str, Any],
+    dataset_sha256: str,
+    dataset_name: str = "",
+) -> None:
+    """Write the rows of several indices, one after another, as the index of one dataset.
+
+    Args:
+        paths: indices in the order of the dataset's files.
+        target: where to.
+        provenance: record of ``make_provenance``.
+        dataset_sha256: digest of the whole dataset.
+        dataset_name: name of the dataset's file or folder.
+
+    Raises:
+        ArtifactError: one is missing, damaged or of another kind.
+        IncompatibleError: they count edges at different cutoffs.
+    """
+    with _open(paths[0]) as first:
+        r_max = _read_metadata(first, paths[0])["r_max"]
+    with IndexWriter(target, provenance, r_max=r_max, dataset_name=dataset_name) as writer:
+        writer.dataset_sha256 = dataset_sha256
+        for path in paths:
+            with _open(path) as file:
+                metadata = _read_metadata(file, path)
+                if metadata["r_max"] != r_max:
+                    message = (
+                        f"{path}: r_max {metadata['r_max']}, expected {r_max} as in {paths[0]}; "
+                        "create all with one cutoff"
+                    )
+                    raise IncompatibleError(message)
+                for group in range(file.num_row_groups):
+                    writer._append(file.read_row_group(group))

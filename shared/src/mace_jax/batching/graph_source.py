@@ -1,0 +1,73 @@
+"""Where a loader's graphs come from."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mace_jax.artifacts.dataset import Dataset
+from mace_jax.batching.graph import Graph, GraphBuilder
+
+Ids = Sequence[int] | NDArray[np.integer]
+
+
+class GraphSource(Protocol):
+    """Returns graphs by number; to be read in other processes it must be pickled."""
+
+    def __call__(self, ids: Ids) -> list[Graph]:
+        """Return the graphs with these numbers, in this order."""
+        ...
+
+
+class DatasetGraphs:
+    """The graphs of datasets, numbered through; a copy in another process opens the files itself.
+
+    Pairs that a dataset stores at the builder's cutoff are used, and others searched for.
+    """
+
+    def __init__(
+        self,
+        datasets: Sequence[Dataset],
+        builder: GraphBuilder,
+        paths: Sequence[Path] | None = None,
+    ) -> None:
+        """Keep the datasets, which stay the caller's to close.
+
+        Args:
+            datasets: open ones.
+            builder: what turns structures into graphs.
+            paths: where other processes find them; by default where they were opened.
+        """
+        self.datasets = datasets
+        self.builder = builder
+        self.paths = paths or [dataset.path for dataset in datasets]
+        self._ends = np.cumsum([len(dataset) for dataset in datasets])
+
+    def __call__(self, ids: Ids) -> list[Graph]:
+        """Return the graphs with these numbers, in this order.
+
+        Raises:
+            ArtifactError, DataError: a structure is damaged or does not fit the model.
+        """
+        wanted = np.asarray(ids, np.int64)
+        sources = np.searchsorted(self._ends, wanted, side="right")
+        found: dict[int, Graph] = {}
+        for source in np.unique(sources):
+            dataset = self.datasets[source]
+            numbers = wanted[sources == source]
+            inside = numbers - (self._ends[source] - len(dataset))
+            stored = dataset.r_max == self.builder.r_max
+            pairs = dataset.read_pairs(inside) if stored else None
+            graphs = self.builder.build_all(dataset.read(inside), pairs)
+            found.update(zip(numbers.tolist(), graphs, strict=True))
+        return [found[number] for number in wanted.tolist()]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle paths instead of open files."""
+        return _opened, (tuple(self.paths), self.builder)
+
+
+def _opened(paths: Sequence[Path], builder: GraphBuilder) -> DatasetGraphs:
+    return DatasetGraphs([Dataset(path) for path in paths], builder)

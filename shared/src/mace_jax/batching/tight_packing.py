@@ -1,0 +1,113 @@
+"""Find the limits under which graphs pack well, and pack them.
+
+The edge cap is the user's. The limit of nodes must be tried: too small and edges stay empty, too
+large and nodes do. A smaller edge cap can do as well: when six and a half graphs fit, a few batches
+of seven would only make all the batches of six wider. Of many graphs a sample is tried.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mace_jax.artifacts.batches import Batches
+from mace_jax.batching.graph_sizes import GraphSizes
+from mace_jax.batching.packing import Limits, pack
+from mace_jax.batching.shape_classes import shape_cost
+
+# Shares of the edge cap that are tried when it is the most, or when it is about what is wanted.
+AT_MOST = (1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.82, 0.79)
+NEAR = (1.0, 1.025, 0.975, 1.05, 0.95, 1.075, 0.925, 1.1, 0.9)
+# Node limits that are tried, in parts of the average need; edges dominate the cost of MACE.
+_ROOMS = (1.02, 1.01, 1.05, 1.1, 1.2)
+# Graphs of a sample.
+_SAMPLE = 20_000
+
+
+def pack_graphs(
+    sizes: GraphSizes,
+    cap: int,
+    seed: int,
+    *,
+    shares: Sequence[float] = AT_MOST,
+    larger: Sequence[int] = (),
+    graphs: NDArray[np.int64] | None = None,
+) -> Batches:
+    """Pack graphs into batches of about ``cap`` edges.
+
+    Args:
+        sizes: of all graphs.
+        cap: edges of a batch; no less than the largest graph has, if there are no ``larger`` ones.
+        seed: of the order in which graphs are placed.
+        shares: ``AT_MOST``: of the caps up to ``cap`` with the fewest batches, that with the
+            smallest padded shape is taken. ``NEAR``: of those around it, that with the least cost.
+        larger: edge caps, ascending, of batches that open with a graph of more than ``cap`` edges.
+        graphs: ids of those to pack, all by default.
+    """
+    graphs = np.arange(len(sizes.n_edge)) if graphs is None else graphs
+    order = np.random.default_rng(seed).permutation(graphs)
+    kind = np.searchsorted([cap, *larger], sizes.n_edge)
+    limits = _choose(_Trials(sizes, kind, (cap, *larger), order), shares)
+    return pack(sizes.n_edge, sizes.n_node, limits, order, kind)
+
+
+class _Trials:
+    """Packs a sample under several limits."""
+
+    def __init__(
+        self,
+        sizes: GraphSizes,
+        kind: NDArray[np.int64],
+        caps: Sequence[int],
+        order: NDArray[np.int64],
+    ) -> None:
+        self.sizes, self.kind, self.caps, self.order = sizes, kind, caps, order
+        kinds, n_edge, n_node = kind[order], sizes.n_edge[order], sizes.n_node[order]
+        self.most_nodes = [int(n_node[kinds == i].max(initial=1)) for i in range(len(caps))]
+        ordinary = kinds == 0 if (kinds == 0).any() else kinds > 0
+        self.n_graph = int(ordinary.sum())
+        self.edges, self.nodes = int(n_edge[ordinary].sum()), int(n_node[ordinary].sum())
+        self.most_edges = int(n_edge[kinds == 0].max(initial=1))
+
+    def limits(self, share: float, room: float) -> list[Limits]:
+        """Return the limits of every kind of batch; those of larger ones grow with their edges."""
+        n_edge = max(math.ceil(share * self.caps[0]), self.most_edges)
+        batches = max(self.edges / n_edge, 1e-9)
+        n_node = max(math.ceil(room * self.nodes / batches), self.most_nodes[0])
+        n_graph = max(math.ceil(2 * self.n_graph / batches), 1)
+        larger = [
+            Limits(cap, max(n_node * cap // n_edge, most), n_graph * cap // n_edge)
+            for cap, most in zip(self.caps[1:], self.most_nodes[1:], strict=True)
+        ]
+        return [Limits(n_edge, n_node, n_graph), *larger]
+
+    def outcome(self, limits: list[Limits]) -> tuple[int, int]:
+        """Return the batches that a sample needs, and what one of its ordinary batches costs."""
+        sample = self.order[:_SAMPLE]
+        batches = pack(self.sizes.n_edge, self.sizes.n_node, limits, sample, self.kind)
+        n_edge, n_node = batches.sums(self.sizes.n_edge), batches.sums(self.sizes.n_node)
+        ordinary = self.kind[batches.ids[batches.offsets[:-1]]] == 0
+        most = [sizes[ordinary].max(initial=1) for sizes in (n_edge, n_node)]
+        return len(batches), int(shape_cost(most[0], most[1] + 1))
+
+
+def _choose(trials: _Trials, shares: Sequence[float]) -> list[Limits]:
+    """Return the best limits: first the share of the edge cap, then the room for nodes."""
+
+    def total(limits: list[Limits]) -> int:
+        n_batches, cost = trials.outcome(limits)
+        return n_batches * cost
+
+    def fewest(limits: list[Limits]) -> tuple[int, int]:
+        return trials.outcome(limits)
+
+    by_share = _distinct(trials.limits(share, max(_ROOMS)) for share in shares)
+    best = min(by_share, key=fewest if shares is AT_MOST else total)
+    share = best[0].n_edge / trials.caps[0]
+    return min(_distinct(trials.limits(share, room) for room in _ROOMS), key=total)
+
+
+def _distinct(options: Iterable[list[Limits]]) -> list[list[Limits]]:
+    """Return every option once, in order."""
+    return [list(limits) for limits in dict.fromkeys(tuple(option) for option in options)]

@@ -1,0 +1,160 @@
+"""What is read: files of any kind, as one stream of structures with what was found in them."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mace_jax.artifacts.dataset import SUFFIXES, Dataset
+from mace_jax.artifacts.provenance import Input, external_input
+from mace_jax.errors import DataError
+from mace_jax.structures.label_keys import LabelCounts, LabelKeys
+from mace_jax.structures.read_structures import stream_structures
+from mace_jax.structures.structure import Structure
+
+log = logging.getLogger(__name__)
+
+# structures read at a time
+BLOCK = 256
+
+OnBad = Callable[[DataError], None]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file, and what its structures are for.
+
+    Attributes:
+        path: extended XYZ, HDF5 (file, folder or glob), or anything that ASE reads.
+        split: ``train``, ``valid`` or ``test``.
+        head: of the structures that name none.
+    """
+
+    path: Path
+    split: str
+    head: str = "Default"
+
+    @property
+    def is_dataset(self) -> bool:
+        """Whether it is HDF5 of either layout."""
+        return self.path.is_dir() or self.path.suffix in SUFFIXES
+
+    def as_input(self) -> Input:
+        """Describe it in a provenance record."""
+        if self.is_dataset:
+            with Dataset(self.path) as dataset:
+                return dataset.as_input(self.split)
+        return external_input(self.split, self.path, "extxyz")
+
+
+def stream_source(
+    source: Source, keys: LabelKeys, counts: LabelCounts, on_bad: OnBad | None = None
+) -> Iterator[tuple[int, Structure]]:
+    """Yield every structure with the number of its frame, and log what was found where.
+
+    Args:
+        source: what to read.
+        keys: the user's own label keys; those of HDF5 are fixed.
+        counts: is told what was found.
+        on_bad: called for a frame that is wrong, which is then passed over.
+
+    Raises:
+        DataError, ArtifactError: the file is missing or damaged, a frame is wrong and ``on_bad`` is
+            None, or a key that the user named occurs nowhere.
+    """
+    if source.is_dataset:
+        yield from _stream_dataset(source.path, counts, on_bad)
+    else:
+        yield from _stream_file(source, keys, counts, on_bad)
+    log.info(
+        "%s: %s: %d structures: %s",
+        source.split,
+        source.path,
+        counts.n_structures,
+        counts.summary(),
+    )
+    if len(counts.heads) > 1:
+        for head, summary in counts.head_summaries().items():
+            log.info("%s: %s: head %s: %s", source.split, source.path, head, summary)
+    if not source.is_dataset:
+        _require_given_keys(source, keys, counts)
+
+
+def _stream_file(
+    source: Source, keys: LabelKeys, counts: LabelCounts, on_bad: OnBad | None
+) -> Iterator[tuple[int, Structure]]:
+    bad: list[DataError] = []
+
+    def pass_over(error: DataError) -> None:
+        bad.append(error)
+        if on_bad:
+            on_bad(error)
+
+    structures = stream_structures(
+        source.path, keys, counts, head=source.head, on_bad=pass_over if on_bad else None
+    )
+    for n_good, structure in enumerate(structures):
+        yield n_good + len(bad), structure
+
+
+def _stream_dataset(
+    path: Path, counts: LabelCounts, on_bad: OnBad | None
+) -> Iterator[tuple[int, Structure]]:
+    with Dataset(path) as dataset:
+        for first in range(0, len(dataset), BLOCK):
+            block = range(first, min(first + BLOCK, len(dataset)))
+            for index, structure in _read_block(dataset, block, on_bad):
+                counts.add(structure.head, dict.fromkeys(structure.properties, "HDF5"), ())
+                yield index, structure
+
+
+def _read_block(
+    dataset: Dataset, block: range, on_bad: OnBad | None
+) -> Iterator[tuple[int, Structure]]:
+    if on_bad is None:
+        yield from zip(block, dataset.read(block), strict=True)
+        return
+    for index in block:
+        try:
+            yield index, dataset[index]
+        except DataError as error:
+            on_bad(error)
+
+
+def _require_given_keys(source: Source, keys: LabelKeys, counts: LabelCounts) -> None:
+    for label, key in keys.given.items():
+        if not counts.total(label):
+            message = (
+                f"{source.path}: {label} found in 0 of {counts.n_structures} structures under "
+                f"{key!r}, keys present: {_keys_present(counts)}; correct --{label}_key"
+            )
+            raise DataError(message)
+
+
+def require_energies(
+    n_energies: int, n_structures: int, counts: Mapping[Source, LabelCounts], keys: LabelKeys
+) -> None:
+    """Check that structures can be trained on.
+
+    Args:
+        n_energies: structures that have an energy.
+        n_structures: all.
+        counts: what was found in the files that they are from.
+        keys: where labels were looked for.
+
+    Raises:
+        DataError: there is no energy.
+    """
+    if n_energies:
+        return
+    message = (
+        f"{', '.join(str(source.path) for source in counts)}: energy found in 0 of "
+        f"{n_structures} structures under {', '.join(keys.candidates('energy'))}, "
+        f"keys present: {', '.join(map(_keys_present, counts.values()))}; "
+        "name the key with --energy_key"
+    )
+    raise DataError(message)
+
+
+def _keys_present(counts: LabelCounts) -> str:
+    return ", ".join(sorted(counts.seen_keys)) or "none"

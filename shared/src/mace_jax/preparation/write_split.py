@@ -1,0 +1,204 @@
+"""Write a split from its spool: files of a dataset by several processes, and its index."""
+
+import ctypes
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mace_jax.artifacts.dataset import Dataset, DatasetWriter, dataset_files
+from mace_jax.artifacts.index import IndexWriter, index_row, merge_indices
+from mace_jax.artifacts.provenance import file_sha256, files_sha256
+from mace_jax.structures.neighbor_list import neighbor_list, pair_list
+from mace_jax.structures.training_sums import TrainingSums
+
+Layout = Literal["mace", "flat"]
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a split is written.
+
+    Attributes:
+        layout: of the HDF5 files.
+        r_max: cutoff of the neighbours that are counted, Å.
+        store_edges: whether the pairs of neighbours are stored, too; layout ``flat`` only.
+        block: structures at a time.
+        n_process: writers at a time.
+    """
+
+    layout: Layout
+    r_max: float
+    store_edges: bool = False
+    block: int = 256
+    n_process: int = 1
+
+
+class Spooled(NamedTuple):
+    """Structures that wait to be written.
+
+    Attributes:
+        path: flat dataset.
+        origins: file and frame number of each, ``[n, 2]``.
+        sources: the files that were read.
+    """
+
+    path: Path
+    origins: NDArray[np.int64]
+    sources: tuple[Path, ...]
+
+
+class _Job(NamedTuple):
+    """One file of a dataset and its part of the index, written by one process."""
+
+    spooled: Spooled
+    order: NDArray[np.int64]
+    target: Path
+    index: Path
+    n_in_set: int
+    shard: tuple[int, int]
+    provenance: dict[str, Any]
+    form: Form
+
+
+def write_split(
+    spooled: Spooled,
+    files: Mapping[str, NDArray[np.int64]],
+    folder: Path,
+    indices: Path,
+    provenance: dict[str, Any],
+    form: Form,
+) -> TrainingSums:
+    """Write the files of a split, each with an index of its own for ``join_indices``.
+
+    Args:
+        spooled: the structures.
+        files: name of each file -> numbers of its structures, in order.
+        folder: of the dataset; nothing else is in it.
+        indices: folder of the indices.
+        provenance: record of ``make_provenance``.
+        form: how to write.
+
+    Returns: the sums over all structures, for statistics.
+
+    Raises:
+        DataError: a structure is impossible; any failure of a writer is raised here.
+    """
+    for made in (folder, indices):
+        made.mkdir(parents=True)
+    n_in_set = sum(map(len, files.values()))
+    jobs = [
+        _Job(
+            spooled._replace(origins=spooled.origins[order]),
+            order,
+            folder / name,
+            _index_of(indices, folder / name),
+            n_in_set,
+            (number, len(files)),
+            provenance,
+            form,
+        )
+        for number, (name, order) in enumerate(files.items())
+    ]
+    sums = TrainingSums(form.r_max)
+    for part in _run(jobs, form.n_process):
+        sums.merge(part)
+    return sums
+
+
+def join_indices(folder: Path, indices: Path, target: Path, provenance: dict[str, Any]) -> None:
+    """Write the index of a dataset from those of its files.
+
+    Args:
+        folder: of the dataset.
+        indices: folder with the index of each file.
+        target: the Parquet file.
+        provenance: record of ``make_provenance``.
+    """
+    files = dataset_files(folder)
+    target.parent.mkdir(exist_ok=True)
+    merge_indices(
+        [_index_of(indices, file) for file in files],
+        target,
+        provenance,
+        files_sha256(files),
+        folder.name,
+    )
+
+
+def _index_of(indices: Path, file: Path) -> Path:
+    return indices / f"{file.stem}.parquet"
+
+
+def _run(jobs: list[_Job], n_process: int) -> Iterator[TrainingSums]:
+    """Yield the sums of each file, in order."""
+    if n_process == 1 or len(jobs) == 1:
+        yield from map(_write_file, jobs)
+        return
+    spawn = get_context("spawn")  # a fork of a process with threads, such as jax's, may hang
+    workers = min(n_process, len(jobs))
+    with ProcessPoolExecutor(workers, spawn, _die_with_parent, (os.getpid(),)) as pool:
+        futures = [pool.submit(_write_file, job) for job in jobs]
+        try:
+            for future in futures:
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _die_with_parent(parent: int) -> None:
+    """Ask Linux to end this worker when the tool itself is killed, and end if it was already."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "prctl"):
+        set_parent_death_signal = 1
+        libc.prctl(set_parent_death_signal, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _write_file(job: _Job) -> TrainingSums:
+    form, sums = job.form, TrainingSums(job.form.r_max)
+    with IndexWriter(job.index, job.provenance, r_max=form.r_max) as index:
+        with (
+            Dataset(job.spooled.path) as spool,
+            DatasetWriter(
+                job.target,
+                job.provenance,
+                layout=form.layout,
+                n_in_set=job.n_in_set,
+                shard=job.shard,
+                r_max=form.r_max if form.store_edges else None,
+            ) as writer,
+        ):
+            for first in range(0, len(job.order), form.block):
+                block = slice(first, first + form.block)
+                structures = spool.read(job.order[block])
+                origins = job.spooled.origins[block]
+                rows, pairs = [], []
+                for number, (source, frame) in enumerate(origins.tolist()):
+                    path = job.spooled.sources[source]
+                    place = f"{path}: frame {frame}"
+                    structure = structures[number] = replace(structures[number], place=place)
+                    edges = neighbor_list(structure, form.r_max)
+                    n_neighbors = np.bincount(edges.receivers, minlength=len(structure))
+                    sums.add(structure, n_neighbors)
+                    rows.append(index_row(structure, n_neighbors, path.name, frame))
+                    if form.store_edges:
+                        pairs.append(pair_list(edges))
+                writer.write(structures, pairs if form.store_edges else None)
+                index.write(rows)
+        index.dataset_sha256 = file_sha256(job.target)
+    return sums
+
+
+def split_evenly(order: NDArray[np.int64], n: int) -> list[NDArray[np.int64]]:
+    """Cut an order into at most ``n`` contiguous, non-empty parts of nearly equal length."""
+    n = min(n, len(order))
+    return np.split(order, [len(order) * i // n for i in range(1, n)])

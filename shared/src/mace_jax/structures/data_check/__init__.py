@@ -1,0 +1,1 @@
+"""Checks of data before it is trained on: what is wrong, what is doubtful, what there is."""
