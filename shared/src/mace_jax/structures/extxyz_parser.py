@@ -59,7 +59,7 @@ def parse_frame(comment: bytes, rows: list[bytes], place: str, number: int) -> F
     _decode_json(info, place)
     numbers = atomic_numbers(arrays, place)
     if "charge" in arrays:
-        arrays.setdefault("charges", arrays.pop("charge"))  # ASE's name for this column
+        arrays.setdefault("charges", arrays["charge"])  # what ASE calls charges
     positions = arrays.pop("pos").reshape(-1, 3).astype(np.float64)
     return Frame(numbers, positions, cell, pbc, info, arrays, {})
 
