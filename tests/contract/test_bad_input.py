@@ -308,7 +308,7 @@ CASES = [
         "train.xyz: frame 0: line 1: ",
         prepare=lambda: Path("train.xyz").write_bytes(bytes(range(256))),
     ),
-    preprocess("folder as file", "--train_file data", "data: is a folder"),
+    preprocess("folder as file", "--train_file data", "data: no HDF5 file there"),
     preprocess("missing validation file", "--valid_file no.xyz", "no.xyz: no such file"),
     preprocess("cutoff below all distances", "--r_max 0.1", "no two atoms are closer than r_max"),
     preprocess(

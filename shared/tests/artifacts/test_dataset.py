@@ -41,7 +41,7 @@ def random_structures(draw):
     return Structure(
         draw(arrays(np.int64, n, elements=st.integers(1, 118))),
         draw(arrays(np.float64, (n, 3), elements=finite)),
-        draw(arrays(np.float64, (3, 3), elements=finite)),
+        draw(arrays(np.float64, (3, 3), elements=finite)) + 4e6 * np.eye(3),  # has a volume
         draw(arrays(np.bool_, 3)),
         {name: draw(arrays(np.float64, shapes[name], elements=finite)) for name in labels},
         {name: draw(st.floats(0, 10)) for name in labels},

@@ -105,15 +105,23 @@ def molecules_far_apart(rng):
     return make(np.concatenate([positions, positions + 1000 * rng.normal(size=3)]))
 
 
+def fragments_far_apart(rng):
+    near = slab_or_wire(rng)
+    vectors = near.cell[near.pbc]
+    offset = rng.normal(size=3) * 10 ** rng.uniform(2, 6)
+    offset -= offset @ np.linalg.pinv(vectors) @ vectors  # across the slab or wire
+    return make(np.concatenate([near.positions, near.positions + offset]), near.cell, near.pbc)
+
+
 def one_atom(rng):
     return make(rng.normal(size=(1, 3)) * 10, random_cell(rng), rng.random(3) < 0.8)
 
 
 KINDS = [
     *(triclinic, mixed_pbc, thin, left_handed, atoms_outside),
-    *(slab_or_wire, far_from_the_origin, molecules_far_apart, one_atom),
+    *(slab_or_wire, far_from_the_origin, molecules_far_apart, fragments_far_apart, one_atom),
 ]
-N_CELLS = 504
+N_CELLS = 500
 
 
 def random_case(kind, seed):

@@ -127,6 +127,13 @@ def test_counts_over_frames(tmp_path):
     assert counts.summary() == "energy 2/3 (REF_energy 1, energy 1), forces 1/3 (REF_forces)"
 
 
+def test_charges_are_found_as_ase_writes_them(tmp_path, parser_comment):
+    text = frame(f"{COLUMNS}:charge:R:1 charge=-1{parser_comment}", ["H 0 0 0 0.5", "O 0 0 1 -1.5"])
+    (structure,), _ = read_structures(write(tmp_path / "a.xyz", text), inputs=["charge"])
+    assert structure.properties["charges"].tolist() == [0.5, -1.5]
+    assert structure.inputs["charge"] == -1
+
+
 def test_a_file_without_labels_is_read_and_says_so(tmp_path, parser_comment):
     text = frame(f"{COLUMNS}{parser_comment}", ["H 0 0 0"])
     (structure,), counts = read_structures(write(tmp_path / "a.xyz", text))

@@ -45,10 +45,12 @@ def parse_frame(comment: bytes, rows: list[bytes], place: str, number: int) -> F
     if not rows:
         message = f"{place}: has no atoms (line {number}), expected at least one; remove the frame"
         raise DataError(message)
-    _require_text(comment, rows, place, number)
+    data = b"%d\n%b%b" % (len(rows), comment, b"".join(rows))
+    if not data.isascii() or b"\0" in data:
+        _require_text(comment, rows, place, number)
     columns = _columns(comment, place)
     try:
-        info, arrays = _read_fast(comment, rows, columns)
+        info, arrays = _read_fast(data, comment, rows, columns)
     except _NotUnderstoodError:
         info = _read_comment(comment, place)
         arrays = read_columns(rows, columns, place, number + 2)
@@ -59,7 +61,7 @@ def parse_frame(comment: bytes, rows: list[bytes], place: str, number: int) -> F
     _decode_json(info, place)
     numbers = atomic_numbers(arrays, place)
     if "charge" in arrays:
-        arrays.setdefault("charges", arrays.pop("charge"))  # ASE's name for this column
+        arrays.setdefault("charges", arrays["charge"])  # what ASE calls charges
     positions = arrays.pop("pos").reshape(-1, 3).astype(np.float64)
     return Frame(numbers, positions, cell, pbc, info, arrays, {})
 
@@ -71,9 +73,6 @@ def quoted(line: bytes) -> str:
 
 
 def _require_text(comment: bytes, rows: list[bytes], place: str, number: int) -> None:
-    data = comment + b"".join(rows)
-    if data.isascii() and b"\0" not in data:
-        return
     for at, line in enumerate((comment, *rows), number + 1):
         try:
             if "\0" not in line.decode():
@@ -99,9 +98,8 @@ def _columns(comment: bytes, place: str) -> tuple[Column, ...]:
 
 
 def _read_fast(
-    comment: bytes, rows: list[bytes], columns: tuple[Column, ...]
+    data: bytes, comment: bytes, rows: list[bytes], columns: tuple[Column, ...]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    data = b"%d\n%b%b" % (len(rows), comment, b"".join(rows))
     kinds = {column.kind for column in columns}
     if (
         "L" in kinds  # the C parser takes "true" for false

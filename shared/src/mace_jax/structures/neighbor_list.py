@@ -74,13 +74,11 @@ def neighbor_list(structure: Structure, r_max: float) -> Edges:
     """
     check_cell(structure)
     place = structure.place
+    points, box, periodic = _search_box(structure, r_max)
     try:
         search = _neighbor_list_class()(cutoff=r_max, full_list=True)
         receivers, senders, shifts, distances = search.compute(
-            points=structure.positions,
-            box=structure.cell,
-            periodic=[bool(flag) for flag in structure.pbc],
-            quantities="ijSd",
+            points=points, box=box, periodic=periodic, quantities="ijSd"
         )
     except RuntimeError as error:
         message = f"{place}: {error}; correct the lattice or pbc"
@@ -99,6 +97,43 @@ def neighbor_list(structure: Structure, r_max: float) -> Edges:
         receivers[order].astype(np.int32),
         -shifts[order].astype(np.int32),
     )
+
+
+def _search_box(
+    structure: Structure, r_max: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64], bool]:
+    """Return points, box and whether all of it is periodic, with the pairs of ``structure``.
+
+    Of a slab or wire vesin's search takes seconds, or ends the process, where it is open and long;
+    so it sees a periodic box with r_max of vacuum.
+    """
+    cell, pbc = structure.cell, structure.pbc
+    if pbc.all():
+        return structure.positions, cell, True
+    n_periodic = int(pbc.sum())
+    open_directions = np.linalg.qr(cell[pbc].T, mode="complete")[0].T[n_periodic:]
+    points = _close_gaps(structure.positions, open_directions, r_max)
+    if n_periodic == 0:
+        return points, cell, False
+    box = cell.copy()
+    extent = np.ptp(points @ open_directions.T, axis=0)
+    box[~pbc] = open_directions * (extent + r_max + 1)[:, None]
+    return points, box, True
+
+
+def _close_gaps(
+    positions: NDArray[np.float64], directions: NDArray[np.float64], r_max: float
+) -> NDArray[np.float64]:
+    """Move groups of atoms that no pair connects to 2 ``r_max`` of each other."""
+    for direction in directions:
+        along = positions @ direction
+        if np.ptp(along) > 20 * r_max:
+            order = np.argsort(along)
+            excess = np.maximum(np.diff(along[order]) - 2 * r_max, 0)
+            moved = np.zeros(len(along))
+            moved[order[1:]] = np.cumsum(excess)
+            positions = positions - moved[:, None] * direction
+    return positions
 
 
 @cache

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,7 @@ def volumes(cells: NDArray[np.float64], pbc: NDArray[np.bool_]) -> NDArray[np.fl
     return np.where(pbc.any(axis=-1) & (found > 0), found, np.inf)
 
 
+@cache
 def property_shape(name: str, n_atoms: int) -> tuple[int, ...]:
     """Return the shape of label ``name`` of a structure of ``n_atoms``."""
     return tuple(size if isinstance(size, int) else n_atoms for size in PROPERTY_SHAPES[name])
