@@ -126,7 +126,8 @@ class FlatFile:
         return _Ragged(self._of_length(int(offsets[-1]), name, dtype, *shape), offsets)
 
     def _label_names(self) -> list[str]:
-        names = list(self._file["properties"]) if "properties" in self._file else []
+        group = self._file.get("properties", {})
+        names = list(group) if isinstance(group, Mapping) else ["of no group"]
         unknown = set(names) - set(PROPERTY_SHAPES)
         if unknown:
             message = (

@@ -126,7 +126,8 @@ def read_names(file: h5py.File, name: str) -> list[str]:
         ArtifactError: it is missing or something else.
     """
     try:
-        return [str(text) for text in file[name].asstr()[()]]
+        (n,) = file[name].shape
+        return [str(text) for text in file[name].asstr()[:n]]
     except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
         message = f"{file.filename}: {name}: {error}; create the dataset again"
         raise ArtifactError(message) from error
