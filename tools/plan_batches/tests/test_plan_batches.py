@@ -113,7 +113,7 @@ def test_plan_names_its_data(plan, dataset):
     assert (found.dataset_name, found.n_structures, found.r_max) == ("data", 12, 1.5)
     (described,) = json.loads(Path("o.plan.json").read_text())["provenance"]["inputs"]
     assert described == {
-        **{"role": "dataset", "name": "data", "kind": "dataset", "version": 1},
+        **{"role": "dataset", "name": "data", "kind": "dataset", "version": 2},
         "sha256": found.dataset_sha256,
     }
 
