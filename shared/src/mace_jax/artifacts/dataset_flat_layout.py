@@ -12,7 +12,15 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from mace_jax.artifacts.hdf5_rows import Rows, read_names
+from mace_jax.artifacts.hdf5_rows import (
+    Ragged,
+    RaggedRows,
+    Rows,
+    Wanted,
+    in_order,
+    offsets_of,
+    read_names,
+)
 from mace_jax.artifacts.versioned import Document
 from mace_jax.elements import MAX_ATOMIC_NUMBER
 from mace_jax.errors import ArtifactError
@@ -30,8 +38,8 @@ STRUCTURE = np.dtype(
         ("config_type", "<i4"),
     ]
 )
-_COLUMN = {name: column for column, name in enumerate(PROPERTY_SHAPES)}
 PAIR = np.dtype([("sender", "<u2"), ("receiver", "<u2"), ("shift", "i1", (3,))])
+_COLUMN = {name: column for column, name in enumerate(PROPERTY_SHAPES)}
 
 
 def is_per_atom(name: str) -> bool:
@@ -52,45 +60,6 @@ def present_name(name: str) -> str:
 def values_name(name: str) -> str:
     """Return the name of the array of a label's values."""
     return f"properties/{name}/values"
-
-
-class _Wanted(NamedTuple):
-    """Structures to read.
-
-    Attributes:
-        numbers: ascending, each once.
-        first, last: of each run of consecutive numbers.
-    """
-
-    numbers: NDArray[np.int64]
-    first: NDArray[np.int64]
-    last: NDArray[np.int64]
-
-
-class _Ragged(NamedTuple):
-    """An array with some rows for each structure: from ``offsets[i]`` to ``offsets[i + 1]``."""
-
-    rows: Rows
-    offsets: NDArray[np.int64]
-
-    def counts(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return how many rows each structure has."""
-        return self.offsets[numbers + 1] - self.offsets[numbers]
-
-    def read(self, wanted: _Wanted) -> "_Read":
-        """Return the rows of structures."""
-        rows = self.rows.read(self.offsets[wanted.first], self.offsets[wanted.last + 1])
-        return _Read(rows, _offsets(self.counts(wanted.numbers)).tolist())
-
-
-class _Read(NamedTuple):
-    """Rows of some structures: from ``offsets[k]`` to ``offsets[k + 1]``."""
-
-    rows: NDArray[Any]
-    offsets: list[int]
-
-    def of(self, k: int) -> slice:
-        return slice(self.offsets[k], self.offsets[k + 1])
 
 
 class FlatFile:
@@ -114,14 +83,14 @@ class FlatFile:
         self._names = read_names(file, "names")
         self._structures = self._of_length(self._len, "structures", STRUCTURE)
         n_node = self._counts("n_node", 1)
-        atoms = _offsets(n_node)
+        atoms = offsets_of(n_node)
         self._atomic_numbers = self._ragged(atoms, "atomic_numbers", NUMBER)
         self._positions = self._ragged(atoms, "positions", REAL, 3)
-        self._labels: Mapping[str, _Ragged] = {
+        self._labels: Mapping[str, Ragged] = {
             name: self._label(name, atoms) for name in self._label_names()
         }
         if self.r_max is not None:
-            self._pairs = self._ragged(_offsets(self._counts("n_pair", 0)), "pairs", PAIR)
+            self._pairs = self._ragged(offsets_of(self._counts("n_pair", 0)), "pairs", PAIR)
 
     def _of_length(self, length: int, name: str, dtype: np.dtype[Any], *shape: int) -> Rows:
         rows = Rows(self._file, name, dtype, *shape)
@@ -137,8 +106,8 @@ class FlatFile:
 
     def _ragged(
         self, offsets: NDArray[np.int64], name: str, dtype: np.dtype[Any], *shape: int
-    ) -> _Ragged:
-        return _Ragged(self._of_length(int(offsets[-1]), name, dtype, *shape), offsets)
+    ) -> Ragged:
+        return Ragged(self._of_length(int(offsets[-1]), name, dtype, *shape), offsets)
 
     def _label_names(self) -> list[str]:
         group = self._file.get("properties", {})
@@ -152,12 +121,12 @@ class FlatFile:
             raise ArtifactError(message)
         return names
 
-    def _label(self, name: str, atoms: NDArray[np.int64]) -> _Ragged:
+    def _label(self, name: str, atoms: NDArray[np.int64]) -> Ragged:
         present = self._of_length(self._len, present_name(name), FLAG).read_all()
         if present.all() and is_per_atom(name):
             offsets = atoms
         else:
-            offsets = _offsets(present * np.diff(atoms) if is_per_atom(name) else present)
+            offsets = offsets_of(present * np.diff(atoms) if is_per_atom(name) else present)
         return self._ragged(offsets, values_name(name), REAL, *row_shape(name))
 
     def __len__(self) -> int:
@@ -177,11 +146,11 @@ class FlatFile:
         Raises:
             ArtifactError, DataError: one is damaged or holds an impossible number.
         """
-        wanted, order = _in_order(numbers)
+        wanted, order = in_order(numbers)
         structures = self._read_in_order(wanted)
         return [structures[k] for k in order]
 
-    def _read_in_order(self, wanted: _Wanted) -> list[Structure]:
+    def _read_in_order(self, wanted: Wanted) -> list[Structure]:
         table = self._structures.read(wanted.first, wanted.last + 1)
         self._check_names(table, wanted.numbers)
         block = _Block(
@@ -233,7 +202,7 @@ class FlatFile:
         Raises:
             ArtifactError: a pair names an atom that is not there.
         """
-        wanted, order = _in_order(numbers)
+        wanted, order = in_order(numbers)
         pairs = self._pairs.read(wanted)
         self._check_pairs(pairs, wanted.numbers)
         columns = [pairs.rows[name].astype(np.int32) for name in ("sender", "receiver", "shift")]
@@ -241,7 +210,7 @@ class FlatFile:
         found = [PairList(*(column[some] for column in columns)) for some in rows]
         return [found[k] for k in order]
 
-    def _check_pairs(self, pairs: "_Read", numbers: NDArray[np.int64]) -> None:
+    def _check_pairs(self, pairs: RaggedRows, numbers: NDArray[np.int64]) -> None:
         n_node = np.repeat(self._positions.counts(numbers), self._pairs.counts(numbers))
         bad = np.flatnonzero(np.maximum(pairs.rows["sender"], pairs.rows["receiver"]) >= n_node)
         if bad.size:
@@ -255,9 +224,9 @@ class _Block(NamedTuple):
     """What was read of some structures at once."""
 
     table: NDArray[np.void]
-    atomic_numbers: _Read
-    positions: _Read
-    labels: Mapping[str, _Read]
+    atomic_numbers: RaggedRows
+    positions: RaggedRows
+    labels: Mapping[str, RaggedRows]
 
     def labels_of(self, k: int) -> tuple[dict[str, NDArray[np.float64]], dict[str, float]]:
         """Return the labels of structure ``k`` and their weights."""
@@ -279,17 +248,3 @@ class _Block(NamedTuple):
             and all(np.isfinite(reals).all() and (reals >= 0).all() for reals in weights)
             and bool((self.atomic_numbers.rows - 1 < MAX_ATOMIC_NUMBER).all())  # 0 wraps to 255
         )
-
-
-def _offsets(counts: NDArray[Any]) -> NDArray[np.int64]:
-    offsets = np.zeros(len(counts) + 1, np.int64)
-    np.cumsum(counts, out=offsets[1:])
-    return offsets
-
-
-def _in_order(numbers: NDArray[np.int64]) -> tuple[_Wanted, list[int]]:
-    """Return what is to be read, ascending, and where in that each of ``numbers`` is."""
-    unique, inverse = np.unique(numbers, return_inverse=True)
-    starts = np.diff(unique, prepend=-2) != 1
-    first, last = unique[starts], unique[np.append(starts[1:], True)]
-    return _Wanted(unique, first, last), inverse.tolist()
