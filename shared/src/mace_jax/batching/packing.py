@@ -16,8 +16,6 @@ from mace_jax.artifacts.batches import Batches
 
 # Graphs that a batch can choose from.
 _WINDOW = 512
-# Room, in average graphs, that is left when choosing begins.
-_CHOSEN = 3
 # How much worse than free room it is if edges are left and nodes are not, or the other way round.
 _IMBALANCE = 5
 
@@ -38,6 +36,8 @@ def pack(
     limits: Sequence[Limits],
     order: NDArray[np.int64],
     kind: NDArray[np.integer] | None = None,
+    *,
+    n_chosen: int = 3,
 ) -> Batches:
     """Pack graphs into few batches, in whole numbers only: the same on every machine.
 
@@ -46,12 +46,14 @@ def pack(
         limits: of each kind of batch.
         order: graphs in the order in which they are placed.
         kind: which limits a batch has that opens with a graph, ``[n_graph]``; 0 by default.
+        n_chosen: room, in average graphs, that is left when choosing begins. Graphs of many sizes
+            pack best with 3, those of almost one size with 1.
 
     Returns: every graph of ``order`` once; batches in the order in which they were opened.
     """
     edges, nodes = n_edge[order], n_node[order]
     kinds = np.zeros(len(order), np.int64) if kind is None else kind[order]
-    room = [_CHOSEN * int(sizes.sum()) // max(len(order), 1) for sizes in (edges, nodes)]
+    room = [n_chosen * int(sizes.sum()) // max(len(order), 1) for sizes in (edges, nodes)]
     ids = np.empty_like(order)
     offsets = [0]
     waiting = np.arange(0)
