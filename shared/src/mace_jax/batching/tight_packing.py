@@ -7,6 +7,7 @@ of seven would only make all the batches of six wider. Of many graphs a sample i
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -18,14 +19,18 @@ from mace_jax.batching.packing import Limits, pack
 from mace_jax.batching.shape_classes import shape_cost
 
 # Shares of the edge cap that are tried when it is the most, or when it is about what is wanted.
-AT_MOST = (1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.82, 0.79)
-NEAR = (1.0, 1.025, 0.975, 1.05, 0.95, 1.075, 0.925, 1.1, 0.9)
+_AT_MOST = (1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.82, 0.79)
+_NEAR = (1.0, 1.025, 0.975, 1.05, 0.95, 1.075, 0.925, 1.1, 0.9)
+# Caps that are tried then, in parts of what batches need if all have the same number of edges.
+_ABOVE_EVEN = (1.003, 1.01)
+# How many more batches there may be then, for shapes that cost less.
+_MORE_BATCHES = 1.02
 # Node limits that are tried, in parts of the average need; edges dominate the cost of MACE.
-_ROOMS = (1.02, 1.01, 1.05, 1.1, 1.2)
+_ROOMS = (1.02, 1.01, 1.04, 1.1, 1.2)
 # How many of the last graphs of a batch are chosen.
 _CHOSEN = (3, 1)
 # Graphs of a sample.
-_SAMPLE = 10_000
+_SAMPLE = 5_000
 
 
 class _Rules(NamedTuple):
@@ -40,7 +45,7 @@ def pack_graphs(
     cap: int,
     seed: int,
     *,
-    shares: Sequence[float] = AT_MOST,
+    near: bool = False,
     larger: Sequence[int] = (),
     graphs: NDArray[np.int64] | None = None,
 ) -> Batches:
@@ -50,8 +55,8 @@ def pack_graphs(
         sizes: of all graphs.
         cap: edges of a batch; no less than the largest graph has, if there are no ``larger`` ones.
         seed: of the order in which graphs are placed.
-        shares: ``AT_MOST``: of the caps up to ``cap`` with the fewest batches, that with the
-            smallest padded shape is taken. ``NEAR``: of those around it, that with the least cost.
+        near: take of the caps around ``cap`` that with the least cost; by default of the caps up to
+            it, with which there are fewest batches, that with the smallest padded shape.
         larger: edge caps, ascending, of batches that open with a graph of more than ``cap`` edges.
         graphs: ids of those to pack, all by default.
     """
@@ -59,7 +64,7 @@ def pack_graphs(
     order = np.random.default_rng(seed).permutation(graphs)
     kind = np.searchsorted([cap, *larger], sizes.n_edge)
     trials = _Trials(sizes, kind, (cap, *larger), order)
-    return trials.pack(_choose(trials, shares), order)
+    return trials.pack(_choose(trials, near=near), order)
 
 
 class _Trials:
@@ -89,7 +94,7 @@ class _Trials:
             n_chosen: graphs that are chosen.
         """
         n_edge = max(math.ceil(share * self.caps[0]), self.most_edges)
-        batches = max(self.edges / n_edge, 1e-9)
+        batches = max(self.edges / n_edge, 1)
         n_node = max(math.ceil(room * self.nodes / batches), self.most_nodes[0])
         n_graph = max(math.ceil(2 * self.n_graph / batches), 1)
         larger = (
@@ -103,6 +108,11 @@ class _Trials:
         n_edge, n_node = self.sizes.n_edge, self.sizes.n_node
         return pack(n_edge, n_node, rules.limits, order, self.kind, n_chosen=rules.n_chosen)
 
+    def share_of_sample(self, n_batches: int) -> float:
+        """Return the share of the edge cap that each of ``n_batches`` would need for a sample."""
+        edges = int(self.sizes.n_edge[self.order[:_SAMPLE]].sum())
+        return edges / (n_batches * self.caps[0])
+
     def outcome(self, rules: _Rules) -> tuple[int, int]:
         """Return the batches that a sample needs, and what one of its ordinary batches costs."""
         batches = self.pack(rules, self.order[:_SAMPLE])
@@ -112,14 +122,24 @@ class _Trials:
         return len(batches), int(shape_cost(edges, nodes + 1))
 
 
-def _choose(trials: _Trials, shares: Sequence[float]) -> _Rules:
-    """Return the best rules: first the share of the edge cap, then the room for nodes."""
+def _choose(trials: _Trials, *, near: bool) -> _Rules:
+    """Return the best rules: a share of the edge cap first, then one like it and room for nodes."""
+    outcome = cache(trials.outcome)
 
     def total(rules: _Rules) -> int:
-        n_batches, cost = trials.outcome(rules)
+        n_batches, cost = outcome(rules)
         return n_batches * cost
 
-    some = {trials.rules(share, max(_ROOMS), n): share for share in shares for n in _CHOSEN}
-    best = min(some, key=trials.outcome if shares is AT_MOST else total)
-    options = (trials.rules(some[best], room, n) for n in _CHOSEN for room in _ROOMS)
-    return min(dict.fromkeys(options), key=total)
+    shares = _NEAR if near else _AT_MOST
+    tried = {trials.rules(share, max(_ROOMS), n): share for share in shares for n in _CHOSEN}
+    best = min(tried, key=total if near else outcome)
+    even = trials.share_of_sample(outcome(best)[0])
+    narrow = (even * above for above in _ABOVE_EVEN if near or even * above < 1)
+    options = [
+        trials.rules(share, room, n)
+        for share in (tried[best], *narrow)
+        for n in _CHOSEN
+        for room in _ROOMS
+    ]
+    most = math.inf if near else _MORE_BATCHES * outcome(best)[0]
+    return min((rules for rules in options if outcome(rules)[0] <= most), key=total)
