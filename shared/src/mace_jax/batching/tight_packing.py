@@ -26,7 +26,7 @@ _ABOVE_EVEN = (1.003, 1.01)
 # How many more batches there may be then, for shapes that cost less.
 _MORE_BATCHES = 1.02
 # Node limits that are tried, in parts of the average need; edges dominate the cost of MACE.
-_ROOMS = (1.02, 1.01, 1.04, 1.1, 1.2)
+_ROOMS = (1.01, 1.02, 1.03, 1.04, 1.06, 1.1, 1.2)
 # How many of the last graphs of a batch are chosen.
 _CHOSEN = (3, 1)
 # Graphs of a sample.
