@@ -106,11 +106,15 @@ class Dataset:
             message = f"{path}: not a complete HDF5 file ({error}); create it again"
             raise ArtifactError(message) from error
         self._files.append(file)
-        attributes = read_attributes(file, path)
-        if attributes and attributes["layout"] == "flat":
-            self._parts.append(FlatFile(file, attributes))
-        else:
-            self._parts.append(MaceFile(file, attributes))
+        try:
+            attributes = read_attributes(file, path)
+            if attributes and attributes["layout"] == "flat":
+                self._parts.append(FlatFile(file, attributes))
+            else:
+                self._parts.append(MaceFile(file, attributes))
+        except (OSError, KeyError, RuntimeError) as error:  # of h5py, wherever it meets damage
+            message = f"{path}: damaged ({error}); create it again"
+            raise ArtifactError(message) from error
         return attributes
 
     def __len__(self) -> int:

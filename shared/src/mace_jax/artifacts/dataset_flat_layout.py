@@ -54,18 +54,33 @@ def values_name(name: str) -> str:
     return f"properties/{name}/values"
 
 
+class _Wanted(NamedTuple):
+    """Structures to read.
+
+    Attributes:
+        numbers: ascending, each once.
+        first, last: of each run of consecutive numbers.
+    """
+
+    numbers: NDArray[np.int64]
+    first: NDArray[np.int64]
+    last: NDArray[np.int64]
+
+
 class _Ragged(NamedTuple):
     """An array with some rows for each structure: from ``offsets[i]`` to ``offsets[i + 1]``."""
 
     rows: Rows
     offsets: NDArray[np.int64]
 
-    def read(self, numbers: NDArray[np.int64]) -> "_Read":
-        """Return the rows of ascending structures."""
-        first, last = _runs(numbers)
-        rows = self.rows.read(self.offsets[first], self.offsets[last + 1])
-        counts = self.offsets[numbers + 1] - self.offsets[numbers]
-        return _Read(rows, _offsets(counts).tolist())
+    def counts(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return how many rows each structure has."""
+        return self.offsets[numbers + 1] - self.offsets[numbers]
+
+    def read(self, wanted: _Wanted) -> "_Read":
+        """Return the rows of structures."""
+        rows = self.rows.read(self.offsets[wanted.first], self.offsets[wanted.last + 1])
+        return _Read(rows, _offsets(self.counts(wanted.numbers)).tolist())
 
 
 class _Read(NamedTuple):
@@ -93,7 +108,7 @@ class FlatFile:
         Raises:
             ArtifactError: an array is missing, of another kind, too long or too short.
         """
-        self._file = file
+        self._file, self._name = file, file.filename
         self._len: int = attributes["n_structures"]
         self.r_max: float | None = attributes.get("r_max")
         self._names = read_names(file, "names")
@@ -126,11 +141,12 @@ class FlatFile:
         return _Ragged(self._of_length(int(offsets[-1]), name, dtype, *shape), offsets)
 
     def _label_names(self) -> list[str]:
-        names = list(self._file["properties"]) if "properties" in self._file else []
+        group = self._file.get("properties", {})
+        names = list(group) if isinstance(group, Mapping) else ["of no group"]
         unknown = set(names) - set(PROPERTY_SHAPES)
         if unknown:
             message = (
-                f"{self._file.filename}: properties {sorted(unknown)}, expected some of "
+                f"{self._name}: properties {sorted(unknown)}, expected some of "
                 f"{sorted(PROPERTY_SHAPES)}; create the dataset again"
             )
             raise ArtifactError(message)
@@ -150,7 +166,7 @@ class FlatFile:
 
     def place(self, number: int) -> str:
         """Return where structure ``number`` stands, for messages."""
-        return f"{self._file.filename}: structure {number}"
+        return f"{self._name}: structure {number}"
 
     def _damaged(self, number: int, what: str) -> ArtifactError:
         return ArtifactError(f"{self.place(int(number))}: {what}; create the dataset again")
@@ -161,27 +177,26 @@ class FlatFile:
         Raises:
             ArtifactError, DataError: one is damaged or holds an impossible number.
         """
-        unique, inverse = np.unique(numbers, return_inverse=True)
-        structures = self._read_ascending(unique)
-        return [structures[k] for k in inverse.tolist()]
+        wanted, order = _in_order(numbers)
+        structures = self._read_in_order(wanted)
+        return [structures[k] for k in order]
 
-    def _read_ascending(self, numbers: NDArray[np.int64]) -> list[Structure]:
-        first, last = _runs(numbers)
-        table = self._structures.read(first, last + 1)
+    def _read_in_order(self, wanted: _Wanted) -> list[Structure]:
+        table = self._structures.read(wanted.first, wanted.last + 1)
+        self._check_names(table, wanted.numbers)
         block = _Block(
             table,
-            self._atomic_numbers.read(numbers),
-            self._positions.read(numbers),
-            {name: label.read(numbers) for name, label in self._labels.items()},
+            self._atomic_numbers.read(wanted),
+            self._positions.read(wanted),
+            {name: label.read(wanted) for name, label in self._labels.items()},
         )
-        self._check_names(table, numbers)
         cells, pbc = np.ascontiguousarray(table["cell"]), table["pbc"].view(np.uint8) != 0
         atomic_numbers = block.atomic_numbers.rows.astype(np.int64)
         weights, heads, groups = (
             table[name].tolist() for name in ("weight", "head", "config_type")
         )
         structures = []
-        for k, number in enumerate(numbers.tolist()):
+        for k, number in enumerate(wanted.numbers.tolist()):
             atoms = block.positions.of(k)
             properties, property_weights = block.labels_of(k)
             structures.append(
@@ -218,16 +233,16 @@ class FlatFile:
         Raises:
             ArtifactError: a pair names an atom that is not there.
         """
-        unique, inverse = np.unique(numbers, return_inverse=True)
-        pairs = self._pairs.read(unique)
-        self._check_pairs(pairs, unique)
+        wanted, order = _in_order(numbers)
+        pairs = self._pairs.read(wanted)
+        self._check_pairs(pairs, wanted.numbers)
         columns = [pairs.rows[name].astype(np.int32) for name in ("sender", "receiver", "shift")]
-        found = [PairList(*(column[pairs.of(k)] for column in columns)) for k in range(len(unique))]
-        return [found[k] for k in inverse.tolist()]
+        rows = [pairs.of(k) for k in range(len(wanted.numbers))]
+        found = [PairList(*(column[some] for column in columns)) for some in rows]
+        return [found[k] for k in order]
 
     def _check_pairs(self, pairs: "_Read", numbers: NDArray[np.int64]) -> None:
-        atoms = self._positions.offsets
-        n_node = np.repeat(atoms[numbers + 1] - atoms[numbers], np.diff(pairs.offsets))
+        n_node = np.repeat(self._positions.counts(numbers), self._pairs.counts(numbers))
         bad = np.flatnonzero(np.maximum(pairs.rows["sender"], pairs.rows["receiver"]) >= n_node)
         if bad.size:
             owner = np.searchsorted(pairs.offsets, bad[0], side="right") - 1
@@ -272,7 +287,9 @@ def _offsets(counts: NDArray[Any]) -> NDArray[np.int64]:
     return offsets
 
 
-def _runs(numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the first and the last of each run of consecutive numbers."""
-    breaks = np.flatnonzero(np.diff(numbers) != 1)
-    return numbers[np.concatenate([[0], breaks + 1])], numbers[np.concatenate([breaks, [-1]])]
+def _in_order(numbers: NDArray[np.int64]) -> tuple[_Wanted, list[int]]:
+    """Return what is to be read, ascending, and where in that each of ``numbers`` is."""
+    unique, inverse = np.unique(numbers, return_inverse=True)
+    starts = np.diff(unique, prepend=-2) != 1
+    first, last = unique[starts], unique[np.append(starts[1:], True)]
+    return _Wanted(unique, first, last), inverse.tolist()

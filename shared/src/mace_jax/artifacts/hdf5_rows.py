@@ -1,6 +1,7 @@
 """Rows of HDF5 arrays: appended in blocks, read in runs of any length, both with few calls."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import h5py
@@ -106,8 +107,7 @@ class Rows:
                 if count:
                     block = (count, *self._shape)
                     self._space.select_hyperslab((start, *self._zeros), block)
-                    memory = h5py.h5s.create_simple(block)
-                    self._id.read(memory, self._space, rows[end : end + count], self._type)
+                    self._id.read(_space(block), self._space, rows[end : end + count], self._type)
                     end += count
         except (OSError, RuntimeError, ValueError) as error:
             message = f"{self._place}: row {start}: {error}; create the dataset again"
@@ -119,6 +119,11 @@ class Rows:
         return self.read(np.zeros(1, np.int64), np.array([self._len]))
 
 
+@lru_cache(maxsize=1024)
+def _space(shape: tuple[int, ...]) -> h5py.h5s.SpaceID:
+    return h5py.h5s.create_simple(shape)
+
+
 def read_names(file: h5py.File, name: str) -> list[str]:
     """Return an array of texts.
 
@@ -126,7 +131,8 @@ def read_names(file: h5py.File, name: str) -> list[str]:
         ArtifactError: it is missing or something else.
     """
     try:
-        return [str(text) for text in file[name].asstr()[()]]
+        (n,) = file[name].shape
+        return [str(text) for text in file[name].asstr()[:n]]
     except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
         message = f"{file.filename}: {name}: {error}; create the dataset again"
         raise ArtifactError(message) from error
