@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from mace_jax.structures.neighbor_list import neighbor_list, pair_list
 from mace_jax.structures.structure import Structure
 
 N_WORKERS = (0, 1, 2, 4)
+_TURN = 10  # steps
 BUILDER = GraphBuilder(
     systems.R_MAX, systems.ELEMENTS, ("Default",), {"Default": dict.fromkeys(systems.ELEMENTS, 0.0)}
 )
@@ -41,6 +43,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=systems.default_data())
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--hidden-irreps", default=systems.SMALL)
+    parser.add_argument("--only", choices=("rates", "epochs"))
     options = parser.parse_args()
     structures = [_structure(atoms) for atoms in systems.training_frames(str(options.data))]
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
@@ -53,7 +56,8 @@ def main() -> None:
             for n_workers in N_WORKERS:
                 loader = make_loader(path, stack, n_workers=n_workers)
                 loaders[f"mace-jax, {layout}, {n_workers} workers"] = _endless_epochs(loader)
-        _print_rates(loaders, len(structures), options.repeats)
+        if options.only != "epochs":
+            _print_rates(loaders, len(structures), options.repeats)
         epochs = {
             "flat layout": make_loader(flat, stack),
             "flat layout, 1 worker": make_loader(flat, stack, n_workers=1),
@@ -62,7 +66,8 @@ def main() -> None:
             "frames cut to many sizes, 1 shape": make_loader(mixed, stack),
             "frames cut to many sizes, 4 shapes": make_loader(mixed, stack, n_shapes=4),
         }
-        _print_epochs(epochs, options.hidden_irreps, options.repeats)
+        if options.only != "rates":
+            _print_epochs(epochs, options.hidden_irreps, options.repeats)
 
 
 def _structure(atoms: Atoms) -> Structure:
@@ -182,26 +187,41 @@ def _print_epochs(loaders: dict[str, PlannedLoader], hidden_irreps: str, repeats
 def _measure_epoch(
     loader: PlannedLoader, take: Callable[[Any], None], repeats: int
 ) -> tuple[float, float]:
-    """Return the seconds of an epoch's steps on batches in memory, and of an epoch from files."""
+    """Return the seconds of an epoch's steps on batches in memory, and of an epoch from files.
+
+    Some steps of the one and of the other take turns: what else the machine does meets both.
+    """
     import jax
 
     from mace_jax_train.loop import on_device
 
     held = [jax.device_put(batch) for batch in loader.one_of_each_shape()]
-    of_shape = [held[shape] for shape in loader.plan.shape]
-    bare, epoch = [], []
-    for turn in range(repeats + 1):  # the first compiles
-        bare.append(_seconds(take, enumerate(of_shape)))
-        epoch.append(_seconds(take, on_device(loader.epoch(0, turn))))
-    return statistics.median(bare[1:]), statistics.median(epoch[1:])
+    shape = loader.plan.shape
+    bare = from_files = 0.0
+    for turn in range(repeats + 1):
+        if turn == 1:  # the first has compiled
+            bare = from_files = 0.0
+        epoch = on_device(loader.epoch(0, turn))
+        seconds, indices = _seconds(take, islice(epoch, _TURN))
+        while indices:
+            from_files += seconds
+            seconds, _ = _seconds(take, ((index, held[shape[index]]) for index in indices))
+            bare += seconds
+            seconds, indices = _seconds(take, islice(epoch, _TURN))
+    return bare / repeats, from_files / repeats
 
 
-def _seconds(take: Callable[[Any], None], batches: Iterable[tuple[int, Any]]) -> float:
+def _seconds(
+    take: Callable[[Any], None], batches: Iterable[tuple[int, Any]]
+) -> tuple[float, list[int]]:
+    """Return the time of the steps, and which batches they were."""
     start = time.perf_counter()
-    for _, batch in batches:
+    indices = []
+    for index, batch in batches:
         take(batch)
+        indices.append(index)
     take(None)
-    return time.perf_counter() - start
+    return time.perf_counter() - start, indices
 
 
 def _train_step(hidden_irreps: str) -> Callable[[Any], None]:

@@ -15,6 +15,8 @@ RELEASED = {
     ("batch_plan", 2): "27ecf77d727eb2e30a1ab7e7fb928507c99ba0379422eea08248f7fdf08257b0",
     ("batch_plan", 3): "b0374d9fac8b902892cbc49cdca7f0b54736b2324a34034f75eae6afd71d64e9",
     ("dataset", 1): "8615be8b71fbe08ec007ade1b2e11ff43a603d5c920589e0cda770d25425683d",
+    ("dataset", 2): "16b200838d0d6fa1d746b876a015b79962686b7ddd2c89752bc1425992fe0f69",
+    ("index", 1): "f21c122b875896d0691eb45b5bd6bcf12fe446ca482efbe30afd833d338b5ae8",
     ("metrics", 1): "183235ae81840eb9c20280df187bc2ff2cbfa8b9e74efad3c62f35c1ea546a89",
     ("model_bundle", 1): "cb7a671e76390d6b29418d873b61e8dc3d7508a25c9bfeea42e9b9a1508f5b6c",
     ("model_bundle", 2): "789f83f1f7667194750e9cb8fc8a9b1b3b196bf1a56de418451d89e9691e3099",

@@ -19,7 +19,8 @@ from mace_jax.artifacts.batch_plan import (
     write_batch_plan,
 )
 from mace_jax.artifacts.batches import Batches
-from mace_jax.artifacts.dataset import write_dataset_file
+from mace_jax.artifacts.dataset import DatasetWriter, write_dataset_file
+from mace_jax.artifacts.index import IndexRow, IndexWriter, index_row
 from mace_jax.artifacts.metrics import MetricsLog
 from mace_jax.artifacts.model_bundle import (
     EmbeddingSpec,
@@ -41,6 +42,7 @@ from mace_jax.artifacts.train_config import (
     write_train_config,
 )
 from mace_jax.artifacts.training_sums import write_training_sums
+from mace_jax.structures.neighbor_list import PairList
 from mace_jax.structures.statistics import HeadStatistics, Statistics
 from mace_jax.structures.structure import PROPERTY_SHAPES, Structure
 from mace_jax.structures.training_sums import TrainingSums
@@ -146,6 +148,22 @@ SUMS = TrainingSums.from_json(
         },
     }
 )
+# Pairs of STRUCTURES, some of them across a cell; made up but possible.
+PAIRS = [
+    PairList(np.array([0, 0, 1], "i4"), np.array([1, 2, 2], "i4"), np.zeros((3, 3), "i4")),
+    PairList(
+        np.array([1, 0], "i4"), np.array([0, 0], "i4"), np.array([[0, 0, 0], [-1, 2, 0]], "i4")
+    ),
+]
+
+
+def index_rows() -> list[IndexRow]:
+    """Return the rows that describe STRUCTURES with PAIRS."""
+    return [
+        index_row(structure, np.bincount(np.concatenate(pairs[:2])), "set.xyz", frame)
+        for frame, (structure, pairs) in enumerate(zip(STRUCTURES, PAIRS, strict=True))
+    ]
+
 
 _REPORT = PlanReport(
     4,
@@ -425,9 +443,22 @@ def _write_network_predictions(path: Path) -> None:
     write_predictions(path, found, STRUCTURES, "each structure's own", PROVENANCE)
 
 
+def _write_flat(path: Path) -> None:
+    with DatasetWriter(path, PROVENANCE, layout="flat", r_max=4.0) as writer:
+        writer.write(STRUCTURES, PAIRS)
+
+
+def _write_index(path: Path) -> None:
+    with IndexWriter(path, PROVENANCE, r_max=4.0, dataset_name="train") as writer:
+        writer.write(index_rows())
+        writer.dataset_sha256 = DIGEST
+
+
 # file name -> (kind, writer)
 WRITERS = {
     "train.h5": ("dataset", lambda path: write_dataset_file(path, STRUCTURES, PROVENANCE)),
+    "flat.h5": ("dataset", _write_flat),
+    "train.parquet": ("index", _write_index),
     "statistics.json": ("statistics", lambda path: write_statistics(path, STATISTICS, PROVENANCE)),
     "train.sums.json": (
         "training_sums",

@@ -14,6 +14,7 @@ import pytest
 
 from mace_jax.artifacts.batch_plan import read_batch_plan
 from mace_jax.artifacts.dataset import Dataset
+from mace_jax.artifacts.index import read_index
 from mace_jax.artifacts.metrics import read_metrics
 from mace_jax.artifacts.model_bundle import read_model_bundle
 from mace_jax.artifacts.predictions import read_predictions
@@ -77,6 +78,23 @@ def test_dataset(path):
         weights = {name: stored_one.property_weights[name] for name in stored_one.properties}
         expected = dataclasses.replace(stored_one, property_weights=weights, place=structure.place)
         assert_same(structure, expected)
+
+
+@pytest.mark.parametrize("path", stored("dataset/*/flat.h5"), ids=label)
+def test_pairs_of_a_dataset(path):
+    with Dataset(path) as dataset:
+        assert dataset.r_max == 4.0
+        for found, expected in zip(dataset.read_pairs([0, 1]), made.PAIRS, strict=True):
+            assert_same(found._asdict(), expected._asdict())
+
+
+@pytest.mark.parametrize("path", stored("index/*/*.parquet"), ids=label)
+def test_index(path):
+    index = read_index(path)
+    found = (index.dataset_name, index.dataset_sha256, index.r_max, index.n_structures)
+    assert found == ("train", made.DIGEST, 4.0, 2)
+    for row, expected in zip(index.table.to_pylist(), made.index_rows(), strict=True):
+        assert row == {**expected._asdict(), "n_neighbors": expected.n_neighbors.tolist()}
 
 
 @pytest.mark.parametrize(
@@ -241,9 +259,8 @@ def npz_form(path):
 
 
 def parquet_form(path):
-    schema = pq.read_schema(path)
-    metadata = json.loads(schema.metadata[b"mace_jax"])
-    columns = {field.name: str(field.type) for field in schema}
+    metadata = json.loads(pq.read_metadata(path).metadata[b"mace_jax"])
+    columns = {field.name: str(field.type) for field in pq.read_schema(path)}
     return {**columns, "schema": metadata["schema"], "metadata": json_form(metadata)}
 
 
@@ -294,7 +311,9 @@ def test_the_forms_see_a_change(tmp_path, name):
             np.savez(changed, **{**file, "energy": file["energy"].astype("f4")})
     elif suffix == ".parquet":
         table = pq.read_table(archive)
-        pq.write_table(table.set_column(0, "energy", table["energy"].cast("float")), changed)
+        table = table.set_column(0, "energy", table["energy"].cast("float"))
+        metadata = {"mace_jax": pq.read_metadata(archive).metadata[b"mace_jax"]}
+        pq.write_table(table.replace_schema_metadata(metadata), changed)
     elif suffix == ".msgpack":
         document = msgpack.unpackb(archive.read_bytes())
         document["header"]["extra"] = 1

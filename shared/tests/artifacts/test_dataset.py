@@ -422,6 +422,15 @@ def test_shards_of_two_different_sets_are_refused(tmp_path, water):
         Dataset(folder)
 
 
+def test_files_of_both_layouts_are_refused(tmp_path, water):
+    write(tmp_path / "train_0.h5", [water], layout="mace", shard=(0, 2))
+    write(tmp_path / "train_1.h5", [water], layout="flat", shard=(1, 2))
+    with pytest.raises(ArtifactError, match="files of layouts flat and mace, expected one"):
+        Dataset(tmp_path)
+    with Dataset(tmp_path / "train_1.h5") as dataset:
+        assert dataset.layout == "flat"
+
+
 def test_the_digest_names_content_and_order(tmp_path, water, crystal):
     one = shards(tmp_path / "one", [water, crystal], 2)
     two = shards(tmp_path / "two", [crystal, water], 2)

@@ -18,6 +18,7 @@ from mace_jax.artifacts.provenance import Input
 from mace_jax.batching.graph_sizes import GraphSizes, SizedDataset
 from mace_jax.batching.plan import PlanSettings, plan_batches, plan_sized
 from mace_jax.batching.plan_report import plan_lines
+from mace_jax.batching.shape_classes import NODE_COST
 from mace_jax.errors import DataError
 from mace_jax.structures.structure import Structure
 
@@ -195,7 +196,7 @@ def test_more_shapes_do_not_cost_more(n_edge):
     def cost(n_shapes):
         plan = plan_sized([sized(lengths)], PlanSettings(n_edge, n_shapes=n_shapes))
         padded = zip(plan.shape_counts, plan.shapes, strict=True)
-        return sum(count * (caps.n_edge + 8 * caps.n_node) for count, caps in padded)
+        return sum(count * (caps.n_edge + NODE_COST * caps.n_node) for count, caps in padded)
 
     costs = [cost(n_shapes) for n_shapes in (2, 3, 4)]
     for fewer, more in itertools.pairwise(costs):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mace_jax.batching.graph_sizes import GraphSizes
 from mace_jax.batching.shape_classes import padded_caps
-from mace_jax.batching.tight_packing import NEAR, pack_graphs
+from mace_jax.batching.tight_packing import pack_graphs
 
 
 def sizes_of(n_node, n_neighbor):
@@ -64,7 +64,7 @@ def test_graphs_of_one_size_do_not_widen_the_batches():
 def test_a_cap_near_the_wanted_one_may_be_larger():
     """Ten fit into 1000 edges, but only nine and a half into the 950 that are wanted."""
     sizes = sizes_of(np.full(100, 10), np.full(100, 10))
-    near = pack_graphs(sizes, 950, 0, shares=NEAR)
+    near = pack_graphs(sizes, 950, 0, near=True)
     assert near.sums(sizes.n_edge).tolist() == [1000] * 10
     assert pack_graphs(sizes, 950, 0).sums(sizes.n_edge).max() == 900
 

@@ -100,12 +100,12 @@ class Dataset:
         self._parts: list[MaceFile | FlatFile] = []
         try:
             tags = [self._open(file) for file in self.paths]
+            if self.path.is_dir():
+                check_one_set(self.path, tags)
+            self.layout = one_layout(self.path, [part.layout for part in self._parts])
         except BaseException:
             self.close()
             raise
-        if self.path.is_dir():
-            check_one_set(self.path, tags)
-        self.layout = one_layout(self.path, [part.layout for part in self._parts])
         self._ends = np.cumsum([len(part) for part in self._parts])
         cutoffs = {part.r_max for part in self._parts}
         self.r_max = cutoffs.pop() if len(cutoffs) == 1 else None
@@ -117,11 +117,15 @@ class Dataset:
             message = f"{path}: not a complete HDF5 file ({error}); create it again"
             raise ArtifactError(message) from error
         self._files.append(file)
-        attributes = read_attributes(file, path)
-        if attributes and attributes["layout"] == "flat":
-            self._parts.append(FlatFile(file, attributes))
-        else:
-            self._parts.append(MaceFile(file, attributes))
+        try:
+            attributes = read_attributes(file, path)
+            if attributes and attributes["layout"] == "flat":
+                self._parts.append(FlatFile(file, attributes))
+            else:
+                self._parts.append(MaceFile(file, attributes))
+        except (OSError, KeyError, RuntimeError) as error:  # of h5py, wherever it meets damage
+            message = f"{path}: damaged ({error}); create it again"
+            raise ArtifactError(message) from error
         return attributes
 
     def __len__(self) -> int:
@@ -175,13 +179,12 @@ class Dataset:
         return found
 
     def _checked(self, indices: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int64]:
-        wanted = np.array(indices, np.int64)
-        wanted[wanted < 0] += len(self)
-        outside = wanted[(wanted < 0) | (wanted >= len(self))]
+        wanted, n = np.asarray(indices, np.int64), len(self)
+        outside = wanted[(wanted < -n) | (wanted >= n)]
         if outside.size:
-            message = f"{self.path}: structure {outside[0]}, expected a number below {len(self)}"
+            message = f"{self.path}: structure {outside[0]}, expected a number below {n}"
             raise IndexError(message)
-        return wanted
+        return np.where(wanted < 0, wanted + n, wanted)
 
     def place(self, index: int) -> str:
         """Return where structure ``index`` stands, for messages."""

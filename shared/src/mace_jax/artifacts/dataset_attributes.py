@@ -1,6 +1,7 @@
 """What an HDF5 file of a dataset says about itself, as attributes of its root."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,18 @@ def read_attributes(file: h5py.File, path: Path) -> Document | None:
             **{name: int(file.attrs[name]) for name in _COUNTS},
         }
         if "r_max" in file.attrs:
-            attributes["r_max"] = float(file.attrs["r_max"])
+            attributes["r_max"] = _finite(float(file.attrs["r_max"]))
     except (KeyError, ValueError, TypeError) as error:
         message = f"{path}: root attributes: {error}; create it again with mace-jax-preprocess"
         raise ArtifactError(message) from error
     return check_document(attributes, KIND, path)
+
+
+def _finite(number: float) -> float:
+    if not math.isfinite(number):
+        message = f"at /r_max: {number}, expected a finite number"
+        raise ValueError(message)
+    return number
 
 
 def check_one_set(folder: Path, tags: Sequence[Document | None]) -> None:

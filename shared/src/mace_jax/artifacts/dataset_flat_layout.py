@@ -12,7 +12,15 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from mace_jax.artifacts.hdf5_rows import Rows, read_names
+from mace_jax.artifacts.hdf5_rows import (
+    Ragged,
+    RaggedRows,
+    Rows,
+    Wanted,
+    in_order,
+    offsets_of,
+    read_names,
+)
 from mace_jax.artifacts.versioned import Document
 from mace_jax.elements import MAX_ATOMIC_NUMBER
 from mace_jax.errors import ArtifactError
@@ -30,8 +38,8 @@ STRUCTURE = np.dtype(
         ("config_type", "<i4"),
     ]
 )
-_COLUMN = {name: column for column, name in enumerate(PROPERTY_SHAPES)}
 PAIR = np.dtype([("sender", "<u2"), ("receiver", "<u2"), ("shift", "i1", (3,))])
+_COLUMN = {name: column for column, name in enumerate(PROPERTY_SHAPES)}
 
 
 def is_per_atom(name: str) -> bool:
@@ -54,30 +62,6 @@ def values_name(name: str) -> str:
     return f"properties/{name}/values"
 
 
-class _Ragged(NamedTuple):
-    """An array with some rows for each structure: from ``offsets[i]`` to ``offsets[i + 1]``."""
-
-    rows: Rows
-    offsets: NDArray[np.int64]
-
-    def read(self, numbers: NDArray[np.int64]) -> "_Read":
-        """Return the rows of ascending structures."""
-        first, last = _runs(numbers)
-        rows = self.rows.read(self.offsets[first], self.offsets[last + 1])
-        counts = self.offsets[numbers + 1] - self.offsets[numbers]
-        return _Read(rows, _offsets(counts).tolist())
-
-
-class _Read(NamedTuple):
-    """Rows of some structures: from ``offsets[k]`` to ``offsets[k + 1]``."""
-
-    rows: NDArray[Any]
-    offsets: list[int]
-
-    def of(self, k: int) -> slice:
-        return slice(self.offsets[k], self.offsets[k + 1])
-
-
 class FlatFile:
     """The structures of one file, by number; not for several threads at once."""
 
@@ -93,21 +77,21 @@ class FlatFile:
         Raises:
             ArtifactError: an array is missing, of another kind, too long or too short.
         """
-        self._file = file
+        self._file, self._name = file, file.filename
         self._mapped = np.memmap(file.filename, np.uint8, "r")
         self._len: int = attributes["n_structures"]
         self.r_max: float | None = attributes.get("r_max")
         self._names = read_names(file, "names")
         self._structures = self._of_length(self._len, "structures", STRUCTURE)
         n_node = self._counts("n_node", 1)
-        atoms = _offsets(n_node)
+        atoms = offsets_of(n_node)
         self._atomic_numbers = self._ragged(atoms, "atomic_numbers", NUMBER)
         self._positions = self._ragged(atoms, "positions", REAL, 3)
-        self._labels: Mapping[str, _Ragged] = {
+        self._labels: Mapping[str, Ragged] = {
             name: self._label(name, atoms) for name in self._label_names()
         }
         if self.r_max is not None:
-            self._pairs = self._ragged(_offsets(self._counts("n_pair", 0)), "pairs", PAIR)
+            self._pairs = self._ragged(offsets_of(self._counts("n_pair", 0)), "pairs", PAIR)
 
     def _of_length(self, length: int, name: str, dtype: np.dtype[Any], *shape: int) -> Rows:
         rows = Rows(self._file, self._mapped, name, dtype, *shape)
@@ -123,26 +107,27 @@ class FlatFile:
 
     def _ragged(
         self, offsets: NDArray[np.int64], name: str, dtype: np.dtype[Any], *shape: int
-    ) -> _Ragged:
-        return _Ragged(self._of_length(int(offsets[-1]), name, dtype, *shape), offsets)
+    ) -> Ragged:
+        return Ragged(self._of_length(int(offsets[-1]), name, dtype, *shape), offsets)
 
     def _label_names(self) -> list[str]:
-        names = list(self._file["properties"]) if "properties" in self._file else []
+        group = self._file.get("properties", {})
+        names = list(group) if isinstance(group, Mapping) else ["of no group"]
         unknown = set(names) - set(PROPERTY_SHAPES)
         if unknown:
             message = (
-                f"{self._file.filename}: properties {sorted(unknown)}, expected some of "
+                f"{self._name}: properties {sorted(unknown)}, expected some of "
                 f"{sorted(PROPERTY_SHAPES)}; create the dataset again"
             )
             raise ArtifactError(message)
         return names
 
-    def _label(self, name: str, atoms: NDArray[np.int64]) -> _Ragged:
+    def _label(self, name: str, atoms: NDArray[np.int64]) -> Ragged:
         present = self._of_length(self._len, present_name(name), FLAG).read_all()
         if present.all() and is_per_atom(name):
             offsets = atoms
         else:
-            offsets = _offsets(present * np.diff(atoms) if is_per_atom(name) else present)
+            offsets = offsets_of(present * np.diff(atoms) if is_per_atom(name) else present)
         return self._ragged(offsets, values_name(name), REAL, *row_shape(name))
 
     def __len__(self) -> int:
@@ -151,7 +136,7 @@ class FlatFile:
 
     def place(self, number: int) -> str:
         """Return where structure ``number`` stands, for messages."""
-        return f"{self._file.filename}: structure {number}"
+        return f"{self._name}: structure {number}"
 
     def _damaged(self, number: int, what: str) -> ArtifactError:
         return ArtifactError(f"{self.place(int(number))}: {what}; create the dataset again")
@@ -162,27 +147,26 @@ class FlatFile:
         Raises:
             ArtifactError, DataError: one is damaged or holds an impossible number.
         """
-        unique, inverse = np.unique(numbers, return_inverse=True)
-        structures = self._read_ascending(unique)
-        return [structures[k] for k in inverse.tolist()]
+        wanted, order = in_order(numbers)
+        structures = self._read_in_order(wanted)
+        return [structures[k] for k in order]
 
-    def _read_ascending(self, numbers: NDArray[np.int64]) -> list[Structure]:
-        first, last = _runs(numbers)
-        table = self._structures.read(first, last + 1)
+    def _read_in_order(self, wanted: Wanted) -> list[Structure]:
+        table = self._structures.read(wanted.first, wanted.last + 1)
+        self._check_names(table, wanted.numbers)
         block = _Block(
             table,
-            self._atomic_numbers.read(numbers),
-            self._positions.read(numbers),
-            {name: label.read(numbers) for name, label in self._labels.items()},
+            self._atomic_numbers.read(wanted),
+            self._positions.read(wanted),
+            {name: label.read(wanted) for name, label in self._labels.items()},
         )
-        self._check_names(table, numbers)
         cells, pbc = np.ascontiguousarray(table["cell"]), table["pbc"].view(np.uint8) != 0
         atomic_numbers = block.atomic_numbers.rows.astype(np.int64)
         weights, heads, groups = (
             table[name].tolist() for name in ("weight", "head", "config_type")
         )
         structures = []
-        for k, number in enumerate(numbers.tolist()):
+        for k, number in enumerate(wanted.numbers.tolist()):
             atoms = block.positions.of(k)
             properties, property_weights = block.labels_of(k)
             structures.append(
@@ -219,16 +203,16 @@ class FlatFile:
         Raises:
             ArtifactError: a pair names an atom that is not there.
         """
-        unique, inverse = np.unique(numbers, return_inverse=True)
-        pairs = self._pairs.read(unique)
-        self._check_pairs(pairs, unique)
+        wanted, order = in_order(numbers)
+        pairs = self._pairs.read(wanted)
+        self._check_pairs(pairs, wanted.numbers)
         columns = [pairs.rows[name].astype(np.int32) for name in ("sender", "receiver", "shift")]
-        found = [PairList(*(column[pairs.of(k)] for column in columns)) for k in range(len(unique))]
-        return [found[k] for k in inverse.tolist()]
+        rows = [pairs.of(k) for k in range(len(wanted.numbers))]
+        found = [PairList(*(column[some] for column in columns)) for some in rows]
+        return [found[k] for k in order]
 
-    def _check_pairs(self, pairs: "_Read", numbers: NDArray[np.int64]) -> None:
-        atoms = self._positions.offsets
-        n_node = np.repeat(atoms[numbers + 1] - atoms[numbers], np.diff(pairs.offsets))
+    def _check_pairs(self, pairs: RaggedRows, numbers: NDArray[np.int64]) -> None:
+        n_node = np.repeat(self._positions.counts(numbers), self._pairs.counts(numbers))
         bad = np.flatnonzero(np.maximum(pairs.rows["sender"], pairs.rows["receiver"]) >= n_node)
         if bad.size:
             owner = np.searchsorted(pairs.offsets, bad[0], side="right") - 1
@@ -241,9 +225,9 @@ class _Block(NamedTuple):
     """What was read of some structures at once."""
 
     table: NDArray[np.void]
-    atomic_numbers: _Read
-    positions: _Read
-    labels: Mapping[str, _Read]
+    atomic_numbers: RaggedRows
+    positions: RaggedRows
+    labels: Mapping[str, RaggedRows]
 
     def labels_of(self, k: int) -> tuple[dict[str, NDArray[np.float64]], dict[str, float]]:
         """Return the labels of structure ``k`` and their weights."""
@@ -265,15 +249,3 @@ class _Block(NamedTuple):
             and all(np.isfinite(reals).all() and (reals >= 0).all() for reals in weights)
             and bool((self.atomic_numbers.rows - 1 < MAX_ATOMIC_NUMBER).all())  # 0 wraps to 255
         )
-
-
-def _offsets(counts: NDArray[Any]) -> NDArray[np.int64]:
-    offsets = np.zeros(len(counts) + 1, np.int64)
-    np.cumsum(counts, out=offsets[1:])
-    return offsets
-
-
-def _runs(numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the first and the last of each run of consecutive numbers."""
-    breaks = np.flatnonzero(np.diff(numbers) != 1)
-    return numbers[np.concatenate([[0], breaks + 1])], numbers[np.concatenate([breaks, [-1]])]

@@ -20,6 +20,8 @@ from mace_jax.structures.structure import Structure, check_structure
 Layout = Literal["mace", "flat"]
 _FORMAT = ("v108", "v110")  # of HDF5 itself: smaller than the earliest, and read everywhere
 
+_CACHE_BYTES = 1 << 18  # of each array: its last chunk, which the next block goes on with
+
 
 class DatasetWriter:
     """Writes one HDF5 file of a dataset, structure by structure, in constant memory.
@@ -108,7 +110,10 @@ class DatasetWriter:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        with atomic_file(self.path) as temporary, h5py.File(temporary, "w", libver=_FORMAT) as file:
+        with (
+            atomic_file(self.path) as temporary,
+            h5py.File(temporary, "w", libver=_FORMAT, rdcc_nbytes=_CACHE_BYTES) as file,
+        ):
             flat, with_pairs = self._attributes["layout"] == "flat", "r_max" in self._attributes
             self._layout: FlatWriter | MaceWriter = (
                 FlatWriter(file, with_pairs=with_pairs) if flat else MaceWriter(file)

@@ -112,12 +112,12 @@ def _read_text(item: h5d.DatasetID, kind: h5t.TypeStringID) -> str:
         message = f"texts of shape {shape}, expected one text"
         raise ValueError(message)
     if kind.is_variable_str():
-        value = np.empty((), object)
+        value: NDArray[Any] = np.empty((), object)
         item.read(_SCALAR, _SCALAR, value, _PYTHON_TEXT)
     else:
         value = np.empty((), f"S{kind.get_size()}")
         item.read(_SCALAR, _SCALAR, value, kind)
-    return value[()].decode()
+    return bytes(value[()]).decode()
 
 
 @lru_cache(maxsize=256)

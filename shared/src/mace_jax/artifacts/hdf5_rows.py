@@ -6,7 +6,7 @@ they are.
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -153,6 +153,61 @@ def _chunks(array: h5py.Dataset, place: str) -> tuple[int, NDArray[np.int64]]:
     return rows, np.array([found[index] for index in range(expected)], np.int64)
 
 
+class Wanted(NamedTuple):
+    """Items to read.
+
+    Attributes:
+        numbers: ascending, each once.
+        first, last: of each run of consecutive numbers.
+    """
+
+    numbers: NDArray[np.int64]
+    first: NDArray[np.int64]
+    last: NDArray[np.int64]
+
+
+def in_order(numbers: NDArray[np.int64]) -> tuple[Wanted, list[int]]:
+    """Return what is to be read, ascending, and where in that each of ``numbers`` is."""
+    unique, inverse = np.unique(numbers, return_inverse=True)
+    starts = np.diff(unique, prepend=-2) != 1
+    first, last = unique[starts], unique[np.append(starts[1:], True)]
+    return Wanted(unique, first, last), inverse.tolist()
+
+
+class Ragged(NamedTuple):
+    """An array with some rows for each item: from ``offsets[i]`` to ``offsets[i + 1]``."""
+
+    rows: Rows
+    offsets: NDArray[np.int64]
+
+    def counts(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return how many rows each item has."""
+        return self.offsets[numbers + 1] - self.offsets[numbers]
+
+    def read(self, wanted: Wanted) -> "RaggedRows":
+        """Return the rows of items; errors as of ``Rows.read``."""
+        rows = self.rows.read(self.offsets[wanted.first], self.offsets[wanted.last + 1])
+        return RaggedRows(rows, offsets_of(self.counts(wanted.numbers)).tolist())
+
+
+class RaggedRows(NamedTuple):
+    """Rows of the items that were read: from ``offsets[k]`` to ``offsets[k + 1]``."""
+
+    rows: NDArray[Any]
+    offsets: list[int]
+
+    def of(self, k: int) -> slice:
+        """Return which rows are those of item ``k``."""
+        return slice(self.offsets[k], self.offsets[k + 1])
+
+
+def offsets_of(counts: NDArray[Any]) -> NDArray[np.int64]:
+    """Return where items of so many rows start, and where the last one ends."""
+    offsets = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=offsets[1:])
+    return offsets
+
+
 def read_names(file: h5py.File, name: str) -> list[str]:
     """Return an array of texts.
 
@@ -160,7 +215,8 @@ def read_names(file: h5py.File, name: str) -> list[str]:
         ArtifactError: it is missing or something else.
     """
     try:
-        return [str(text) for text in file[name].asstr()[()]]
+        (n,) = file[name].shape
+        return [str(text) for text in file[name].asstr()[:n]]
     except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
         message = f"{file.filename}: {name}: {error}; create the dataset again"
         raise ArtifactError(message) from error

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mace_jax.artifacts.atomic_write import atomic_file
-from mace_jax.artifacts.versioned import Document, check_document, tag
+from mace_jax.artifacts.versioned import Document, check_document, parse_json, tag
 from mace_jax.elements import SYMBOLS
 from mace_jax.errors import ArtifactError, DataError, IncompatibleError
 from mace_jax.structures.structure import PROPERTY_SHAPES, Structure, structure_digest
@@ -28,22 +28,22 @@ from mace_jax.structures.structure import PROPERTY_SHAPES, Structure, structure_
 KIND = "index"
 _ROW_GROUP = 100_000
 _SYMBOL = re.compile("[A-Z][a-z]?")
+_PORTION = 2_000  # rows that are kept as Python objects
 _NAME = pa.dictionary(pa.int32(), pa.string())
-_SCHEMA = pa.schema(
-    {
-        "source": _NAME,
-        "frame": pa.int64(),
-        "formula": _NAME,
-        "n_atoms": pa.int32(),
-        "n_edges": pa.int64(),
-        "n_neighbors": pa.list_(pa.uint16()),
-        "head": _NAME,
-        "config_type": _NAME,
-        "weight": pa.float64(),
-        **dict.fromkeys(PROPERTY_SHAPES, pa.bool_()),
-        "digest": pa.string(),
-    }
-)
+_TYPES = {
+    "source": _NAME,
+    "frame": pa.int64(),
+    "formula": _NAME,
+    "n_atoms": pa.int32(),
+    "n_edges": pa.int64(),
+    "n_neighbors": pa.list_(pa.field("element", pa.uint16(), nullable=False)),
+    "head": _NAME,
+    "config_type": _NAME,
+    "weight": pa.float64(),
+    **dict.fromkeys(PROPERTY_SHAPES, pa.bool_()),
+    "digest": pa.string(),
+}
+_SCHEMA = pa.schema([pa.field(name, kind, nullable=False) for name, kind in _TYPES.items()])
 
 
 class IndexRow(NamedTuple):
@@ -151,18 +151,26 @@ class IndexWriter:
         self.dataset_sha256 = ""
         self.n_structures = 0
         self._rows: list[IndexRow] = []
+        self._portions: list[pa.RecordBatch] = []
 
     def write(self, rows: Sequence[IndexRow]) -> None:
         """Append rows, in the order of the dataset."""
-        self._rows += rows
-        while len(self._rows) >= _ROW_GROUP:
-            self._write_group()
+        for row in rows:
+            self._rows.append(row)
+            if len(self._rows) == _PORTION:
+                self._pack_rows()
+            if len(self._portions) * _PORTION == _ROW_GROUP:
+                self._write_portions()
 
-    def _write_group(self) -> None:
-        rows = self._rows[:_ROW_GROUP]
-        del self._rows[:_ROW_GROUP]
-        columns = dict(zip(IndexRow._fields, zip(*rows, strict=True), strict=True))
-        self._append(pa.table(columns, schema=_SCHEMA))
+    def _pack_rows(self) -> None:
+        columns = zip(*self._rows, strict=True)
+        arrays = [pa.array(c, kind) for c, kind in zip(columns, _TYPES.values(), strict=True)]
+        self._portions.append(pa.record_batch(arrays, schema=_SCHEMA))
+        self._rows.clear()
+
+    def _write_portions(self) -> None:
+        self._append(pa.Table.from_batches(self._portions, _SCHEMA))
+        self._portions.clear()
 
     def _append(self, table: pa.Table) -> None:
         self._parquet.write_table(table, row_group_size=_ROW_GROUP)
@@ -185,7 +193,8 @@ class IndexWriter:
         ):
             yield
             if self._rows:
-                self._write_group()
+                self._pack_rows()
+            self._write_portions()
             metadata = check_document(self._metadata(), KIND, self.path)
             self._parquet.add_key_value_metadata({"mace_jax": json.dumps(metadata)})
 
@@ -233,7 +242,10 @@ def read_index(path: Path, columns: Sequence[str] | None = None) -> Index:
 
     Raises:
         ArtifactError: it is missing, damaged or of another kind.
+        KeyError: there is no such column in any index.
     """
+    for column in columns or ():
+        _SCHEMA.field(column)
     with _open(path) as file:
         metadata = _read_metadata(file, path)
         try:
@@ -273,7 +285,7 @@ def _open(path: Path) -> pq.ParquetFile:
 
 def _read_metadata(file: pq.ParquetFile, path: Path) -> Document:
     try:
-        metadata = json.loads((file.metadata.metadata or {}).get(b"mace_jax", b"null"))
+        metadata = parse_json((file.metadata.metadata or {}).get(b"mace_jax", b"null"))
     except ValueError as error:
         message = f"{path}: metadata: {error}; create it with mace-jax-preprocess"
         raise ArtifactError(message) from error

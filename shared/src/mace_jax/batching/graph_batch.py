@@ -82,6 +82,7 @@ def pad_batch(graphs: Sequence[Graph], caps: Caps, dtype: str) -> GraphBatch:
     pairs = join_pairs([graph.pairs for graph in graphs], n_node)
     cells = np.array([structure.cell for structure in structures]).reshape(-1, 3, 3)
     pbc = np.array([structure.pbc for structure in structures], bool).reshape(-1, 3)
+    stress = np.array([_label(structure, "stress") for structure in structures]).reshape(-1, 3, 3)
 
     def per_node(array: NDArray[Any], kind: Any = dtype, fill: int = 0) -> NDArray[Any]:
         return _pad(array, caps.n_node, kind, fill)
@@ -112,9 +113,7 @@ def pad_batch(graphs: Sequence[Graph], caps: Caps, dtype: str) -> GraphBatch:
         head=per_graph([graph.head for graph in graphs], np.int32),
         energy=per_graph([graph.interaction_energy for graph in graphs]),
         forces=per_node(_rows([_label(structure, "forces") for structure in structures], 3)),
-        stress=per_graph(
-            _rows([_label(structure, "stress")[None] for structure in structures], 3, 3)
-        ),
+        stress=per_graph(stress),
         energy_weight=weights("energy"),
         forces_weight=weights("forces"),
         stress_weight=weights("stress"),

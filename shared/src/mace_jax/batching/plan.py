@@ -15,7 +15,7 @@ from mace_jax.batching.oversize import Oversize, Room, place_large_graphs
 from mace_jax.batching.plan_report import lower_bound, report_waste
 from mace_jax.batching.process_groups import group_batches
 from mace_jax.batching.shape_classes import choose_shapes, padded_shapes, plan_cost
-from mace_jax.batching.tight_packing import AT_MOST, NEAR, pack_graphs
+from mace_jax.batching.tight_packing import pack_graphs
 from mace_jax.tracking import Track, track_silently
 
 # What smaller batches may cost more.
@@ -116,11 +116,10 @@ def _pack(sizes: GraphSizes, room: Room, settings: PlanSettings) -> _Packing:
     With several caps for larger graphs batches stay small, with one cap they fill better.
     """
     graphs = np.delete(np.arange(len(sizes.n_edge)), room.skipped)
-    shares = NEAR if settings.near else AT_MOST
     packings = []
     for larger in dict.fromkeys(room.larger):
         batches = pack_graphs(
-            sizes, room.cap, settings.seed, shares=shares, larger=larger, graphs=graphs
+            sizes, room.cap, settings.seed, near=settings.near, larger=larger, graphs=graphs
         )
         packings.append(_Packing(batches, choose_shapes(sizes, batches, room.n_shapes), larger))
     costs = [plan_cost(sizes, packing.batches, packing.shape) for packing in packings]
