@@ -67,8 +67,18 @@ class Shard(click.ParamType):
 )
 @click.option("--valid-file", type=Paths(), help="validation data; else a fraction of training")
 @click.option("--test-file", type=Paths(), help="test data, one file per config_type")
-@click.option("--valid-fraction", type=click.FloatRange(0, 1, max_open=True), default=0.1)
-@click.option("--test-fraction", type=click.FloatRange(0, 1, max_open=True), default=0.0)
+@click.option(
+    "--valid-fraction",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.1,
+    help="of training that becomes validation data",
+)
+@click.option(
+    "--test-fraction",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.0,
+    help="of training that becomes test data",
+)
 @click.option(
     "--split",
     type=click.Choice(["random", "hash", "group"]),
@@ -81,7 +91,12 @@ class Shard(click.ParamType):
 @click.option("--store-edges", is_flag=True, help="keep neighbours in the HDF5; layout flat only")
 @click.option("--r-max", type=PositiveFloat(), default=5.0, help="cutoff of the neighbours, Å")
 @click.option("--compute-statistics", is_flag=True, help="write statistics.json")
-@click.option("--scaling", type=click.Choice(_SCALINGS), default=_SCALINGS[0])
+@click.option(
+    "--scaling",
+    type=click.Choice(_SCALINGS),
+    default=_SCALINGS[0],
+    help="whose scale and shift are shown; statistics.json has all",
+)
 @click.option("--atomic-numbers", type=AtomicNumbers(), help='such as "[1, 6, 8]"')
 @click.option(
     "--E0s", "e0s", help="average, a dict such as '{1: -13.6}', or JSON [default: isolated atoms]"

@@ -72,7 +72,9 @@ def _divided_by_chance(train: Split, options: Options) -> dict[str, Split]:
         if fraction
     }
     if n <= len(taken):
-        message = f"--train_file: {n} structures cannot be divided; give --valid_file"
+        files = ", ".join(str(path) for path in options.train_file)
+        what = "one structure" if n == 1 else f"{n} structures"
+        message = f"{files}: {what} cannot be split; give --valid_file"
         raise ConfigError(message)
     permutation = np.random.default_rng(options.seed).permutation(n)
     result, first = {}, 0

@@ -44,6 +44,9 @@ def write_statistics_file(
         inputs = [dataset.as_input("train")]
     provenance = make_provenance(TOOL, inputs, seed=options.seed, reproducible=options.reproducible)
     write_statistics(folder / "statistics.json", statistics, provenance)
+    for head, of_head in statistics.heads.items():
+        scale, shift = of_head.scale_and_shift(options.scaling)
+        log.info("%s: head %s: scale %.6g, shift %.6g", options.scaling, head, scale, shift)
     log.info(
         "statistics: %.2f neighbours, mean %.6f eV/atom, rms force %.4f eV/Å",
         statistics.avg_num_neighbors,

@@ -155,6 +155,8 @@ def _with_given_energies(config: TrainConfig, statistics: Statistics, train: Dat
         energies = require_atomic_energies(statistics.atomic_energies, elements, source)
     if energies != statistics.atomic_energies:
         # mean is taken relative to the E0s, so other E0s need another mean
+        for structure in train:
+            species_index(structure.atomic_numbers, elements, structure.place)
         return compute_statistics(train, elements, energies, statistics.r_max)
     return replace(statistics, atomic_numbers=elements, atomic_energies=energies)
 

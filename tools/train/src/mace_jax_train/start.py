@@ -1,6 +1,7 @@
 """From a configuration to everything a run needs: data, plans, statistics, network."""
 
 import logging
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -17,6 +18,7 @@ from mace_jax.artifacts.train_config import FlagsConfig, TrainConfig
 from mace_jax.batching.graph import GraphBuilder
 from mace_jax.batching.graph_source import DatasetGraphs
 from mace_jax.batching.loader import PlannedLoader
+from mace_jax.elements import species_index
 from mace_jax.errors import DataError
 from mace_jax.model.backend import DENSE, Backend
 from mace_jax.model.load import model_parameters
@@ -79,6 +81,8 @@ def prepare_run(config: TrainConfig, files: RunFiles, track: Track, n_workers: i
         builder = GraphBuilder(
             r_max, bundle.config.atomic_numbers, bundle.heads, bundle.atomic_energies
         )
+        for split, dataset in datasets.items():
+            _require_usable(config, builder, split, dataset)
         evaluated = [plans[split].caps for split in datasets if split != "train"]
         caps = Caps.covering(evaluated) if evaluated else None  # so that it is compiled once
         loaders = {
@@ -94,7 +98,6 @@ def prepare_run(config: TrainConfig, files: RunFiles, track: Track, n_workers: i
             )
             for split, dataset in datasets.items()
         }
-        _require_labels(config, datasets["train"])
         resources = stack.pop_all()
     model = MACE(
         bundle.config,
@@ -142,28 +145,26 @@ def _untrained_bundle(config: TrainConfig, statistics: Statistics, r_max: float)
     )
 
 
-def _require_labels(config: TrainConfig, train: Dataset) -> None:
-    """Check that every term of the loss has something to learn from.
-
-    Structures are read until all labels have been seen: usually one block.
+def _require_usable(config: TrainConfig, builder: GraphBuilder, split: str, data: Dataset) -> None:
+    """Read a split once, so that nothing of it stops the run later.
 
     Raises:
-        DataError: a weighted label occurs nowhere in the training data.
+        ArtifactError, DataError: a structure is damaged or has an element that the model does not
+            know, or a weighted label occurs nowhere in the training data.
     """
-    weights = {
-        name: getattr(config.loss, f"{name}_weight") for name in ("energy", "forces", "stress")
-    }
-    missing = [name for name, weight in weights.items() if weight]
-    for structure in train:
-        missing = [name for name in missing if name not in structure.properties]
-        if not missing:
-            return
-    if missing:
-        message = (
-            f"{train.path}: {missing[0]} found in 0 of {len(train)} structures, but "
-            f"loss.{missing[0]}_weight is {weights[missing[0]]}; set it to 0 or name the key"
-        )
-        raise DataError(message)
+    labels: Counter[str] = Counter()
+    for structure in data:
+        species_index(structure.atomic_numbers, builder.elements, structure.place)
+        labels.update(structure.properties.keys())
+    for name in ("energy", "forces", "stress"):
+        log.info("%s: %s in %d/%d structures", split, name, labels[name], len(data))
+        weight = getattr(config.loss, f"{name}_weight")
+        if split == "train" and weight and not labels[name]:
+            message = (
+                f"{data.path}: {name} found in 0 of {len(data)} structures, but "
+                f"loss.{name}_weight is {weight}; set it to 0 or name the key"
+            )
+            raise DataError(message)
 
 
 def parameter_count(run: Run) -> int:
