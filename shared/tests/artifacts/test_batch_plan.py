@@ -274,9 +274,7 @@ def test_an_arrow_file_with_other_columns(large, column):
 
 def test_a_graph_that_is_missing_in_the_arrow_file(large):
     edit(large, lambda document: document.update(skipped=[]))
-    with pytest.raises(
-        ArtifactError, match=r"at /batches: 4 graphs planned, expected each of 5 once"
-    ):
+    with pytest.raises(ArtifactError, match="at /batches: 4 graphs planned, expected each of 5"):
         read_batch_plan(large)
 
 

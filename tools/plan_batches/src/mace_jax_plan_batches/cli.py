@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
     tool="mace-jax-plan-batches",
     examples=(
         "mace-jax-plan-batches data/train --r-max 5.0 --n-edge 2048 --output train.plan.json",
-        "mace-jax-plan-batches data/val --r-max 5.0 --target-edges 4096 --output v.plan.json --json",
+        "mace-jax-plan-batches data/val --r-max 5 --target-edges 4096 --output v.plan.json --json",
     ),
 )
 @click.argument("datasets", metavar="DATASET...", nargs=-1, required=True, type=FilePath)
