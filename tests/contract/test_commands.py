@@ -308,8 +308,9 @@ def newer(path: Path) -> int:
     """Raise the version of the schema tag of a file by one; return the version it had."""
     if path.suffix == ".h5":
         with h5py.File(path, "r+") as file:
-            file.attrs["schema"] = json.dumps({"kind": "dataset", "version": 2})
-        return 1
+            version = json.loads(file.attrs["schema"])["version"]
+            file.attrs["schema"] = json.dumps({"kind": "dataset", "version": version + 1})
+        return version
     if path.suffix == ".msgpack":
         document = msgpack.unpackb(path.read_bytes())
         document["header"]["schema"]["version"] += 1
