@@ -4,7 +4,6 @@ import logging
 import multiprocessing
 import shutil
 from contextlib import closing
-from dataclasses import replace
 
 import h5py
 import jax
