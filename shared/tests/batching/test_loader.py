@@ -24,7 +24,7 @@ from mace_jax.structures.structure import Structure
 
 R_MAX = 3.0
 BUILDER = GraphBuilder(R_MAX, (1, 8), ("Default",), {"Default": {1: -1.0, 8: -2.0}})
-N = 24
+N = 200
 N_WORKERS = (0, 1, 2, 4)
 
 
@@ -125,9 +125,16 @@ def plans(draw):
     return make_plan(batches, counts, processes, order[N - n_skipped :])
 
 
-PLAN = make_plan(
-    [[3, 1, 4], [15, 9, 2, 6], [5], [0, 7, 8], [10, 11, 12], list(range(16, 24)), [13, 14]], (3, 4)
-)
+def some_plan():
+    """Return a plan of two shapes, of more graphs than a worker reads at once."""
+    rng = np.random.default_rng(1)
+    order, cuts = rng.permutation(N), np.cumsum(rng.integers(1, 8, N))
+    batches = [batch for batch in np.split(order, cuts[cuts < N]) if len(batch)]
+    return make_plan(batches, (len(batches) // 2, len(batches) - len(batches) // 2))
+
+
+PLAN = some_plan()
+N_BATCHES = len(PLAN.batches)
 
 
 def content(batch):
@@ -140,7 +147,7 @@ def expected(plan, index):
     return pad_batch([GRAPHS[graph] for graph in plan.batches[index]], caps, "float32")
 
 
-def taken(loader, batches):
+def taken(batches):
     return [(index, content(batch)) for index, batch in batches]
 
 
@@ -209,8 +216,8 @@ def test_any_number_of_workers_gives_the_same_batches(source, n_workers):
     alone = PlannedLoader(source, PLAN, "float32")
     with PlannedLoader(source, PLAN, "float32", n_workers=n_workers) as loader:
         for epoch in range(2):
-            assert taken(loader, loader.epoch(1, epoch)) == taken(alone, alone.epoch(1, epoch))
-        assert taken(loader, loader.in_order()) == taken(alone, alone.in_order())
+            assert taken(loader.epoch(1, epoch)) == taken(alone.epoch(1, epoch))
+        assert taken(loader.in_order()) == taken(alone.in_order())
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 10_000, 1 << 30])
@@ -220,7 +227,7 @@ def test_batches_that_are_kept_are_the_same(source, n_workers, cache_bytes):
     settings = {"n_workers": n_workers, "cache_bytes": cache_bytes}
     with PlannedLoader(source, PLAN, "float32", **settings) as loader:
         for epoch in range(3):
-            assert taken(loader, loader.epoch(1, epoch)) == taken(alone, alone.epoch(1, epoch))
+            assert taken(loader.epoch(1, epoch)) == taken(alone.epoch(1, epoch))
 
 
 def test_the_memory_of_a_batch_is_that_of_its_arrays():
@@ -238,7 +245,7 @@ def test_no_more_is_kept_than_there_is_room_for():
         return read_everywhere(ids)
 
     sizes = [batch_bytes(expected(PLAN, index)) for index in range(len(PLAN.batches))]
-    for room, again in ((0, 7), (sizes[0] + sizes[1], 5), (sum(sizes), 0)):
+    for room, again in ((0, N_BATCHES), (sizes[0] + sizes[1], N_BATCHES - 2), (sum(sizes), 0)):
         loader = PlannedLoader(reading, PLAN, "float32", cache_bytes=room)
         list(loader.in_order())
         read.clear()
@@ -256,20 +263,26 @@ def test_the_order_is_a_function_of_seed_and_epoch_only():
     assert len({order(seed, epoch) for seed in range(3) for epoch in range(3)}) == 9
 
 
-@pytest.mark.parametrize("n_workers", [0, 2])
-def test_an_epoch_goes_on_from_every_place(source, n_workers):
-    with PlannedLoader(source, PLAN, "float32", n_workers=n_workers) as loader:
-        whole = taken(loader, loader.epoch(5, 2))
-        for done in range(len(whole) + 1):
+@pytest.mark.parametrize(("n_workers", "step"), [(0, 1), (2, 9)])
+def test_an_epoch_goes_on_from_every_place(paths, n_workers, step):
+    with (
+        Dataset(paths["flat"][0]) as dataset,
+        PlannedLoader(
+            DatasetGraphs([dataset], BUILDER), PLAN, "float32", n_workers=n_workers
+        ) as loader,
+    ):
+        whole = taken(loader.epoch(5, 2))
+        for done in range(0, N_BATCHES + 1, step):
             cursor = Cursor(*pickle.loads(pickle.dumps(tuple(loader.cursor(2, done)))))
-            assert taken(loader, loader.resume(5, cursor)) == whole[done:]
+            assert taken(loader.resume(5, cursor)) == whole[done:]
+        assert taken(loader.resume(5, loader.cursor(2, N_BATCHES))) == []
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        {"batches": PLAN.batches.select(np.array([1, 0, 2, 3, 4, 5, 6]))},
-        {"shape_counts": (4, 3)},
+        {"batches": PLAN.batches.select(np.roll(np.arange(N_BATCHES), 1))},
+        {"shape_counts": PLAN.shape_counts[::-1]},
         {"r_max": 2.9},
         {"datasets": (PlannedDataset("data", "1" * 64, N),)},
     ],
@@ -284,10 +297,12 @@ def test_a_cursor_of_another_plan_is_refused(other):
     assert len(list(loader.resume(0, same))) == len(loader) - 2
 
 
-@pytest.mark.parametrize("done", [-1, 8])
+@pytest.mark.parametrize("done", [-1, N_BATCHES + 1])
 def test_a_cursor_beyond_the_epoch_is_refused(done):
     loader = PlannedLoader(read_everywhere, PLAN, "float32")
-    with pytest.raises(IncompatibleError, match=rf"^cursor: {done} batches done, expected 0 to 7"):
+    with pytest.raises(
+        IncompatibleError, match=rf"^cursor: {done} batches done, expected 0 to {N_BATCHES}"
+    ):
         loader.resume(0, loader.cursor(0, done))
 
 

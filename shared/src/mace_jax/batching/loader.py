@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain, islice
 from types import TracebackType
 
 import numpy as np
@@ -18,6 +19,10 @@ from mace_jax.batching.workers import Workers
 
 # Graphs that are read at once where no plan says which belong together.
 _BLOCK = 256
+# Graphs that a worker reads at once, at least: files are read faster so, and messages are fewer.
+_READ_BY_WORKERS = 64
+
+_Task = list[tuple[Ids, Caps]]  # the graphs and the shape of some batches
 
 
 class PlannedLoader:
@@ -133,19 +138,29 @@ class PlannedLoader:
 
     def _batches(self, order: Iterable[int]) -> Iterator[tuple[int, GraphBatch]]:
         order = [int(index) for index in order]
-        missing = {index for index in order if index not in self._cache}
-        tasks = (self._task(index) for index in order if index in missing)
-        with closing(self._workers.map(tasks)) as made:
+        missing = [index for index in order if index not in self._cache]
+        awaited = set(missing)
+        with closing(self._workers.map(self._tasks(missing))) as several:
+            made = chain.from_iterable(several)
             for index in order:
-                if index in missing:
+                if index in awaited:
                     batch = next(made)
                     self._keep(index, batch)
                 else:
                     batch = self._cache[index]
                 yield index, batch
 
-    def _task(self, index: int) -> tuple[Ids, Caps]:
-        return self.plan.batches[index], self.shapes[self._shape[index]]
+    def _tasks(self, indices: Iterable[int]) -> Iterator[_Task]:
+        """Yield what makes the batches: one by one, or for workers some that are read at once."""
+        least = _READ_BY_WORKERS if self._workers.n_workers else 1
+        task: _Task = []
+        for index in indices:
+            task.append((self.plan.batches[index], self.shapes[self._shape[index]]))
+            if sum(len(ids) for ids, _ in task) >= least:
+                yield task
+                task = []
+        if task:
+            yield task
 
     def _keep(self, index: int, batch: GraphBatch) -> None:
         size = batch_bytes(batch)
@@ -156,11 +171,11 @@ class PlannedLoader:
 
 @dataclass(frozen=True)
 class _BatchMaker:
-    """Makes the batch of some graphs, in whichever process."""
+    """Makes batches, in whichever process."""
 
     graphs: GraphSource
     dtype: str
 
-    def __call__(self, task: tuple[Ids, Caps]) -> GraphBatch:
-        ids, caps = task
-        return pad_batch(self.graphs(ids), caps, self.dtype)
+    def __call__(self, task: _Task) -> list[GraphBatch]:
+        graphs = iter(self.graphs(np.concatenate([ids for ids, _ in task])))
+        return [pad_batch(list(islice(graphs, len(ids))), caps, self.dtype) for ids, caps in task]
