@@ -24,13 +24,6 @@ def squares(numbers):
     return [partial(pow, n, 2) for n in numbers]
 
 
-class NotToBeOpened:
-    """Something that refuses to be unpickled."""
-
-    def __reduce__(self):
-        return REFUSED.func, REFUSED.args
-
-
 @pytest.fixture(scope="module")
 def two():
     workers = Workers(call, 2)
@@ -79,13 +72,6 @@ def test_an_error_arrives_in_its_place_as_it_is(n_workers, two):
     assert list(workers.map(squares([3]))) == [9]
     if workers is not two:
         workers.close()
-
-
-def test_what_cannot_be_opened_in_a_worker_says_why():
-    workers = Workers(NotToBeOpened(), 1)
-    with pytest.raises(DataError, match=r"^frame 3: unknown element H"):
-        list(workers.map(squares([1])))
-    workers.close()
 
 
 def test_a_worker_that_dies_is_an_error_and_not_a_wait():

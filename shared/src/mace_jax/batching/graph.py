@@ -132,7 +132,8 @@ class GraphBuilder(NamedTuple):
             [[self.atomic_energies[head][z] for z in self.elements] for head in self.heads]
         )
         node_graph = np.repeat(np.arange(len(n_node)), n_node)
-        return np.bincount(node_graph, energies[node_head, species], len(n_node))
+        sums = np.bincount(node_graph, energies[node_head, species], len(n_node))
+        return np.asarray(sums, np.float64)
 
     def _inputs(self, structure: Structure, per: str) -> dict[str, NDArray[np.float64]]:
         return {spec.name: model_input(structure, spec) for spec in self.inputs if spec.per == per}

@@ -1,6 +1,7 @@
 """Where a loader's graphs come from."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -66,8 +67,19 @@ class DatasetGraphs:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle paths instead of open files."""
-        return _opened, (tuple(self.paths), self.builder)
+        return _UnopenedGraphs, (tuple(self.paths), self.builder)
 
 
-def _opened(paths: Sequence[Path], builder: GraphBuilder) -> DatasetGraphs:
-    return DatasetGraphs([Dataset(path) for path in paths], builder)
+class _UnopenedGraphs:
+    """The graphs of datasets that are opened when the first is asked for, not while unpickled."""
+
+    def __init__(self, paths: Sequence[Path], builder: GraphBuilder) -> None:
+        self._paths, self._builder = paths, builder
+
+    @cached_property
+    def _graphs(self) -> DatasetGraphs:
+        return DatasetGraphs([Dataset(path) for path in self._paths], self._builder)
+
+    def __call__(self, ids: Ids) -> list[Graph]:
+        """Return the graphs with these numbers, in this order."""
+        return self._graphs(ids)

@@ -2,11 +2,10 @@
 
 import multiprocessing
 import os
-import pickle
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Generic, TypeVar
@@ -39,7 +38,7 @@ class Workers(Generic[Task, Result]):
         self.n_workers = n_workers
         self._pool: ProcessPoolExecutor | None = None
 
-    def map(self, tasks: Iterable[Task]) -> Iterator[Result]:
+    def map(self, tasks: Iterable[Task]) -> Generator[Result, None, None]:
         """Yield the results of ``tasks`` in order; at most two a worker are made ahead.
 
         Raises:
@@ -74,7 +73,7 @@ class Workers(Generic[Task, Result]):
                 self.n_workers,
                 multiprocessing.get_context("spawn"),
                 _begin,
-                (pickle.dumps(self.function),),
+                (self.function,),
             )
         return self._pool
 
@@ -85,14 +84,13 @@ class Workers(Generic[Task, Result]):
             self._pool = None
 
 
-# What a worker keeps from task to task: the function, pickled until the first one, so that what
-# goes wrong in unpickling it is raised by a task.
-_kept: Any = None
+# What a worker computes.
+_function: Any = None
 
 
-def _begin(pickled: bytes) -> None:
-    global _kept  # noqa: PLW0603 - the process has this one purpose
-    _kept = pickled
+def _begin(function: Any) -> None:
+    global _function  # noqa: PLW0603 - the process has this one purpose
+    _function = function
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # what an interrupt means is decided by the parent
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -104,7 +102,4 @@ def _end_with_parent() -> None:
 
 
 def _compute(task: Any) -> Any:
-    global _kept  # noqa: PLW0603
-    if isinstance(_kept, bytes):
-        _kept = pickle.loads(_kept)  # noqa: S301 - of the parent
-    return _kept(task)
+    return _function(task)

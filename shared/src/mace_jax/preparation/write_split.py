@@ -61,7 +61,7 @@ class _Job(NamedTuple):
     spooled: Spooled
     order: NDArray[np.int64]
     target: Path
-    index: Path
+    index_part: Path
     n_in_set: int
     shard: tuple[int, int]
     provenance: dict[str, Any]
@@ -165,7 +165,7 @@ def _die_with_parent(parent: int) -> None:
 
 def _write_file(job: _Job) -> TrainingSums:
     form, sums = job.form, TrainingSums(job.form.r_max)
-    with IndexWriter(job.index, job.provenance, r_max=form.r_max) as index:
+    with IndexWriter(job.index_part, job.provenance, r_max=form.r_max) as index:
         with (
             Dataset(job.spooled.path) as spool,
             DatasetWriter(
@@ -179,7 +179,7 @@ def _write_file(job: _Job) -> TrainingSums:
         ):
             for first in range(0, len(job.order), form.block):
                 block = slice(first, first + form.block)
-                structures = spool.read(job.order[block])
+                structures = spool.read(job.order[block].tolist())
                 origins = job.spooled.origins[block]
                 rows, pairs = [], []
                 for number, (source, frame) in enumerate(origins.tolist()):
