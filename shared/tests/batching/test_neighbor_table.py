@@ -8,9 +8,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mace_jax.artifacts.batch_plan import Caps
-from mace_jax.batching.neighbor_table import count_neighbors, fill_table, join_pairs, n_rows
+from mace_jax.batching.neighbor_table import fill_table, join_pairs, n_rows
 from mace_jax.errors import DataError
-from mace_jax.structures.neighbor_list import neighbor_list, pair_list
+from mace_jax.structures.neighbor_list import count_neighbors, neighbor_list, pair_list
 from mace_jax.structures.structure import Structure
 
 R_MAX = 3.0

@@ -10,7 +10,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mace_jax.errors import DataError
-from mace_jax.structures.neighbor_list import Edges, neighbor_list, pair_list, reverse_edges
+from mace_jax.structures.neighbor_list import (
+    Edges,
+    neighbor_list,
+    neighbor_pairs,
+    pair_list,
+    reverse_edges,
+)
 from mace_jax.structures.structure import Structure
 
 
@@ -155,6 +161,10 @@ def test_equals_brute_force(kind):
         assert (np.linalg.norm(edge_vectors(structure, edges), axis=1) < r_max).all()
         assert {(r, s, tuple(-i for i in shift)) for s, r, shift in expected} == expected
         assert edges.senders.dtype == edges.receivers.dtype == edges.shifts.dtype == np.int32
+        pairs = pair_list(edges)
+        for found, of_edges in zip(neighbor_pairs(structure, r_max), pairs, strict=True):
+            np.testing.assert_array_equal(found, of_edges)
+            assert found.dtype == of_edges.dtype
         n_edges += len(expected)
     assert n_edges > 50
 

@@ -7,10 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mace_jax.artifacts.model_bundle import EmbeddingSpec
-from mace_jax.batching.neighbor_table import count_neighbors
 from mace_jax.elements import MAX_ATOMIC_NUMBER, species_index
 from mace_jax.errors import DataError
-from mace_jax.structures.neighbor_list import PairList, neighbor_list, pair_list
+from mace_jax.structures.neighbor_list import PairList, count_neighbors, neighbor_pairs
 from mace_jax.structures.structure import Structure
 
 # What mace-torch assumes of a structure that says nothing.
@@ -91,7 +90,7 @@ class GraphBuilder(NamedTuple):
         ]
         references = self._references(np.repeat(heads, n_node), species, n_node)
         if pairs is None:
-            pairs = [pair_list(neighbor_list(structure, self.r_max)) for structure in structures]
+            pairs = [neighbor_pairs(structure, self.r_max) for structure in structures]
         return [
             Graph(
                 structure,

@@ -13,7 +13,7 @@ from mace_jax.artifacts.dataset import Dataset
 from mace_jax.artifacts.provenance import Input, file_sha256
 from mace_jax.artifacts.versioned import tag
 from mace_jax.errors import ConfigError, DataError, IncompatibleError
-from mace_jax.structures.neighbor_list import neighbor_list
+from mace_jax.structures.neighbor_list import count_neighbors, neighbor_pairs
 from mace_jax.tracking import Track, track_silently
 
 # Structures read at once.
@@ -153,18 +153,15 @@ def _count_edges(
     dataset: Dataset, indices: Sequence[int], r_max: float
 ) -> Iterator[NDArray[np.int64]]:
     for structure in dataset.read(indices):
-        receivers = neighbor_list(structure, r_max).receivers
-        yield np.bincount(receivers, minlength=len(structure))
+        yield count_neighbors(neighbor_pairs(structure, r_max), len(structure))
 
 
 def _count_stored(
     dataset: Dataset, indices: Sequence[int], _r_max: float
 ) -> Iterator[NDArray[np.int64]]:
-    """Both atoms of a pair receive an edge."""
     structures = dataset.read(indices)
     for structure, pairs in zip(structures, dataset.read_pairs(indices), strict=True):
-        atoms = np.concatenate([pairs.senders, pairs.receivers])
-        yield np.bincount(atoms, minlength=len(structure))
+        yield count_neighbors(pairs, len(structure))
 
 
 def size_index(path: Path, r_max: float | None = None) -> SizedDataset:

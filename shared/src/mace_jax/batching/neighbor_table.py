@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from mace_jax.artifacts.batch_plan import Caps
 from mace_jax.errors import IncompatibleError
-from mace_jax.structures.neighbor_list import PairList
+from mace_jax.structures.neighbor_list import PairList, count_neighbors
 
 _NO_PAIRS = PairList(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros((0, 3), np.int32))
 
@@ -41,11 +41,6 @@ class NeighborTable(NamedTuple):
     slot_pair: NDArray[np.int32]
     slot_direction: NDArray[np.int8]
     pair_slots: NDArray[np.int32]
-
-
-def count_neighbors(pairs: PairList, n: int) -> NDArray[np.int64]:
-    """Return the edges that each of ``n`` atoms receives, ``[n]``."""
-    return np.bincount(np.concatenate([pairs.receivers, pairs.senders]), minlength=n)
 
 
 def n_rows(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mace_jax.artifacts.dataset import Dataset, DatasetWriter, dataset_files
 from mace_jax.artifacts.index import IndexWriter, index_row, merge_indices
 from mace_jax.artifacts.provenance import file_sha256, files_sha256
-from mace_jax.structures.neighbor_list import neighbor_list, pair_list
+from mace_jax.structures.neighbor_list import count_neighbors, neighbor_pairs
 from mace_jax.structures.training_sums import TrainingSums
 
 Layout = Literal["mace", "flat"]
@@ -186,12 +186,11 @@ def _write_file(job: _Job) -> TrainingSums:
                     path = job.spooled.sources[source]
                     place = f"{path}: frame {frame}"
                     structure = structures[number] = replace(structures[number], place=place)
-                    edges = neighbor_list(structure, form.r_max)
-                    n_neighbors = np.bincount(edges.receivers, minlength=len(structure))
+                    of_structure = neighbor_pairs(structure, form.r_max)
+                    n_neighbors = count_neighbors(of_structure, len(structure))
                     sums.add(structure, n_neighbors)
                     rows.append(index_row(structure, n_neighbors, path.name, frame))
-                    if form.store_edges:
-                        pairs.append(pair_list(edges))
+                    pairs.append(of_structure)
                 writer.write(structures, pairs if form.store_edges else None)
                 index.write(rows)
         index.dataset_sha256 = file_sha256(job.target)

@@ -66,17 +66,62 @@ def pair_list(edges: Edges) -> PairList:
     return PairList(*(array[first] for array in edges))
 
 
+def count_neighbors(pairs: PairList, n: int) -> NDArray[np.int64]:
+    """Return the edges that each of ``n`` atoms receives, ``[n]``."""
+    return np.bincount(np.concatenate([pairs.receivers, pairs.senders]), minlength=n)
+
+
 def neighbor_list(structure: Structure, r_max: float) -> Edges:
     """Return all pairs closer than ``r_max`` Å, both directions, periodic images included.
 
     Raises:
         DataError: two atoms sit at the same place, or the periodic cell vectors are dependent.
     """
+    return Edges(*_ordered(*_search(structure, r_max, both_directions=True)))
+
+
+def neighbor_pairs(structure: Structure, r_max: float) -> PairList:
+    """Return ``pair_list(neighbor_list(structure, r_max))``, at half the cost.
+
+    Raises:
+        DataError: as ``neighbor_list``.
+    """
+    receivers, senders, shifts = _search(structure, r_max, both_directions=False)
+    first = shifts[np.arange(len(shifts)), (shifts != 0).argmax(axis=1)]  # of an atom and its image
+    reversed_ = (receivers > senders) | ((receivers == senders) & (first > 0))
+    return PairList(
+        *_ordered(
+            np.where(reversed_, senders, receivers),
+            np.where(reversed_, receivers, senders),
+            np.where(reversed_[:, None], -shifts, shifts),
+        )
+    )
+
+
+def _ordered(
+    receivers: NDArray[np.integer[Any]],
+    senders: NDArray[np.integer[Any]],
+    shifts: NDArray[np.integer[Any]],
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+    """Return senders, receivers and shifts by receiver, sender and shift."""
+    order = np.lexsort((shifts[:, 2], shifts[:, 1], shifts[:, 0], senders, receivers))
+    # vesin's shift takes the first atom's vector to the second; ours ends at the receiver
+    return (
+        senders[order].astype(np.int32),
+        receivers[order].astype(np.int32),
+        -shifts[order].astype(np.int32),
+    )
+
+
+def _search(
+    structure: Structure, r_max: float, *, both_directions: bool
+) -> tuple[NDArray[np.integer[Any]], NDArray[np.integer[Any]], NDArray[np.integer[Any]]]:
+    """Return vesin's atoms i and j and shifts, each pair once or in both directions."""
     check_cell(structure)
     place = structure.place
     points, box, periodic = _search_box(structure, r_max)
     try:
-        search = _neighbor_list_class()(cutoff=r_max, full_list=True)
+        search = _neighbor_list_class()(cutoff=r_max, full_list=both_directions)
         receivers, senders, shifts, distances = search.compute(
             points=points, box=box, periodic=periodic, quantities="ijSd"
         )
@@ -90,13 +135,7 @@ def neighbor_list(structure: Structure, r_max: float) -> Edges:
             "remove one or the structure"
         )
         raise DataError(message)
-    order = np.lexsort((shifts[:, 2], shifts[:, 1], shifts[:, 0], senders, receivers))
-    # vesin's shift takes the first atom's vector to the second; ours ends at the receiver
-    return Edges(
-        senders[order].astype(np.int32),
-        receivers[order].astype(np.int32),
-        -shifts[order].astype(np.int32),
-    )
+    return receivers, senders, shifts
 
 
 def _search_box(

@@ -15,7 +15,7 @@ from mace_jax.structures.atomic_energies import require_atomic_energies
 from mace_jax.structures.composition_rows import LeastSquares
 from mace_jax.structures.head_sums import HeadSums, rms_force
 from mace_jax.structures.isolated_atoms import IsolatedAtoms
-from mace_jax.structures.neighbor_list import neighbor_list
+from mace_jax.structures.neighbor_list import count_neighbors, neighbor_pairs
 from mace_jax.structures.statistics import HeadStatistics, Statistics
 from mace_jax.structures.structure import Structure
 
@@ -162,8 +162,8 @@ def sum_structures(structures: Iterable[Structure], r_max: float) -> TrainingSum
     """Return the sums over ``structures``, neighbours within ``r_max`` Å."""
     sums = TrainingSums(r_max)
     for structure in structures:
-        receivers = neighbor_list(structure, r_max).receivers
-        sums.add(structure, np.bincount(receivers, minlength=len(structure)))
+        pairs = neighbor_pairs(structure, r_max)
+        sums.add(structure, count_neighbors(pairs, len(structure)))
     return sums
 
 
