@@ -5,7 +5,9 @@ of ``pairs``. Each label has an array of its own with the values of those struct
 and no others. So structures that follow each other cost one access to each array.
 """
 
+import mmap
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import h5py
@@ -39,6 +41,8 @@ STRUCTURE = np.dtype(
     ]
 )
 PAIR = np.dtype([("sender", "<u2"), ("receiver", "<u2"), ("shift", "i1", (3,))])
+# Structures that are read before the pages they are on are given back.
+_PAGES_KEPT = 128
 _COLUMN = {name: column for column, name in enumerate(PROPERTY_SHAPES)}
 
 
@@ -78,7 +82,10 @@ class FlatFile:
             ArtifactError: an array is missing, of another kind, too long or too short.
         """
         self._file, self._name = file, file.filename
-        self._mapped = np.memmap(file.filename, np.uint8, "r")
+        with Path(file.filename).open("rb") as opened:
+            self._pages = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        self._mapped = np.frombuffer(self._pages, np.uint8)
+        self._n_read = 0
         self._len: int = attributes["n_structures"]
         self.r_max: float | None = attributes.get("r_max")
         self._names = read_names(file, "names")
@@ -149,7 +156,15 @@ class FlatFile:
         """
         wanted, order = in_order(numbers)
         structures = self._read_in_order(wanted)
+        self._give_back_pages(len(order))
         return [structures[k] for k in order]
+
+    def _give_back_pages(self, n_read: int) -> None:
+        """Let go of the file's pages now and then, which count as memory of this process."""
+        self._n_read += n_read
+        if self._n_read >= _PAGES_KEPT and hasattr(mmap, "MADV_DONTNEED"):
+            self._pages.madvise(mmap.MADV_DONTNEED)
+            self._n_read = 0
 
     def _read_in_order(self, wanted: Wanted) -> list[Structure]:
         table = self._structures.read(wanted.first, wanted.last + 1)

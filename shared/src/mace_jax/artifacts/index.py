@@ -26,7 +26,7 @@ from mace_jax.errors import ArtifactError, DataError, IncompatibleError
 from mace_jax.structures.structure import PROPERTY_SHAPES, Structure, structure_digest
 
 KIND = "index"
-_ROW_GROUP = 100_000
+_ROW_GROUP = 10_000
 _SYMBOL = re.compile("[A-Z][a-z]?")
 _PORTION = 2_000  # rows that are kept as Python objects
 _NAME = pa.dictionary(pa.int32(), pa.string())
