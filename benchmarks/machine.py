@@ -4,7 +4,7 @@ import os
 import platform
 import re
 import time
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,17 @@ def describe() -> dict[str, Any]:
         "kernel": platform.release(),
         "huge_pages": huge_pages.read_text().strip() if huge_pages.exists() else None,
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in _PACKAGES},
+        "versions": {name: version(name) for name in _PACKAGES if _is_installed(name)},
         "load_before": os.getloadavg(),
     }
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def available_mb() -> float:
