@@ -17,11 +17,11 @@ from typing import Any
 import h5py
 import numpy as np
 import systems
-from mace_jax.structures.read_extxyz import read_structures
 
 from mace_jax.artifacts.dataset import Dataset, DatasetWriter
 from mace_jax.artifacts.provenance import make_provenance
 from mace_jax.structures.neighbor_list import PairList, neighbor_list, pair_list
+from mace_jax.structures.read_structures import read_structures
 from mace_jax.structures.structure import PROPERTY_SHAPES, Structure
 
 PROVENANCE = make_provenance("mace-jax-shared", [], reproducible=True)

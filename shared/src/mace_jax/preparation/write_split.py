@@ -17,6 +17,7 @@ from mace_jax.artifacts.dataset import Dataset, DatasetWriter, dataset_files
 from mace_jax.artifacts.index import IndexWriter, index_row, merge_indices
 from mace_jax.artifacts.provenance import file_sha256, files_sha256
 from mace_jax.structures.neighbor_list import count_neighbors, neighbor_pairs
+from mace_jax.structures.structure import Structure
 from mace_jax.structures.training_sums import TrainingSums
 
 Layout = Literal["mace", "flat"]
@@ -177,24 +178,34 @@ def _write_file(job: _Job) -> TrainingSums:
                 r_max=form.r_max if form.store_edges else None,
             ) as writer,
         ):
-            for first in range(0, len(job.order), form.block):
-                block = slice(first, first + form.block)
-                structures = spool.read(job.order[block].tolist())
-                origins = job.spooled.origins[block]
-                rows, pairs = [], []
-                for number, (source, frame) in enumerate(origins.tolist()):
-                    path = job.spooled.sources[source]
-                    place = f"{path}: frame {frame}"
-                    structure = structures[number] = replace(structures[number], place=place)
-                    of_structure = neighbor_pairs(structure, form.r_max)
-                    n_neighbors = count_neighbors(of_structure, len(structure))
+            for structures, origins in _blocks(job, spool):
+                pairs = [neighbor_pairs(structure, form.r_max) for structure in structures]
+                rows = []
+                for structure, found, origin in zip(structures, pairs, origins, strict=True):
+                    n_neighbors = count_neighbors(found, len(structure))
                     sums.add(structure, n_neighbors)
-                    rows.append(index_row(structure, n_neighbors, path.name, frame))
-                    pairs.append(of_structure)
+                    rows.append(index_row(structure, n_neighbors, *origin))
                 writer.write(structures, pairs if form.store_edges else None)
                 index.write(rows)
         index.dataset_sha256 = file_sha256(job.target)
     return sums
+
+
+def _blocks(job: _Job, spool: Dataset) -> Iterator[tuple[list[Structure], list[tuple[str, int]]]]:
+    """Yield some structures at a time, with the name of the file and the frame of each."""
+    for first in range(0, len(job.order), job.form.block):
+        block = slice(first, first + job.form.block)
+        origins = [
+            (job.spooled.sources[source], frame)
+            for source, frame in job.spooled.origins[block].tolist()
+        ]
+        structures = [
+            replace(structure, place=f"{path}: frame {frame}")
+            for structure, (path, frame) in zip(
+                spool.read(job.order[block].tolist()), origins, strict=True
+            )
+        ]
+        yield structures, [(path.name, frame) for path, frame in origins]
 
 
 def split_evenly(order: NDArray[np.int64], n: int) -> list[NDArray[np.int64]]:

@@ -12,7 +12,7 @@ from mace_jax.artifacts.atomic_write import atomic_directory_entries, require_ab
 from mace_jax.artifacts.provenance import Input, make_provenance
 from mace_jax.artifacts.training_sums import write_training_sums
 from mace_jax.elements import sorted_elements, symbol
-from mace_jax.preparation.collect import Choice, collect
+from mace_jax.preparation.collect import Choice, Collected, collect
 from mace_jax.preparation.sources import Source, require_energies
 from mace_jax.preparation.write_split import Spooled, join_indices, write_split
 from mace_jax.structures.input_files import STANDARD_INPUT, open_input
@@ -61,11 +61,7 @@ def prepare(options: Options) -> dict[str, Any]:
         collected = collect(sources, choice, Path(work), _provenance(inputs, options))
         splits = divide(collected.spools, options)
         if not options.part:
-            for split in splits:
-                if split.name != "test":
-                    n, labels = len(split.spool), split.spool.labels
-                    counts = {s: c for s, c in collected.counts.items() if s.split == split.role}
-                    require_energies(labels["energy"], n, counts, options.keys)
+            _require_energies(splits, collected, options)
         indices = folder / "index" if options.part else Path(work)
         sums = TrainingSums(options.r_max)
         for split in splits:
@@ -85,6 +81,15 @@ def prepare(options: Options) -> dict[str, Any]:
         elif options.compute_statistics:
             summary |= write_statistics_file(folder, sums, numbers, options)
     return summary
+
+
+def _require_energies(splits: Sequence[Split], collected: Collected, options: Options) -> None:
+    """Check that what is trained and validated on has energies; a part alone may have none."""
+    for split in splits:
+        if split.name != "test":
+            n_energies = split.spool.labels["energy"]
+            counts = {s: c for s, c in collected.counts.items() if s.split == split.role}
+            require_energies(n_energies, len(split.spool), counts, options.keys)
 
 
 def with_a_file(source: Source, folder: Path) -> Source:
