@@ -301,6 +301,15 @@ def test_a_head_key_of_ones_own(preprocess):
         assert [structure.head for structure in dataset] == ["high", "low", "Default"]
 
 
+def test_a_head_key_that_occurs_nowhere_is_an_error(preprocess, capfd):
+    write("train.xyz", [water(0), water(1)])
+    assert preprocess("--train_file", "train.xyz", "--head_key", "level", "--h5_prefix", "d") == 1
+    message = last_line(capfd)
+    assert "train.xyz: head found in 0 of 2 structures under 'level'" in message
+    assert message.endswith("correct --head_key")
+    assert not Path("d").exists()
+
+
 def test_globs_and_compressed_files(preprocess):
     for name in ("a", "b"):
         write(f"{name}.xyz", [water(ord(name))])

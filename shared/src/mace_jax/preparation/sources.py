@@ -122,13 +122,16 @@ def _read_block(
 
 
 def _require_given_keys(source: Source, keys: LabelKeys, counts: LabelCounts) -> None:
-    for label, key in keys.given.items():
-        if not counts.total(label):
-            message = (
-                f"{source.path}: {label} found in 0 of {counts.n_structures} structures under "
-                f"{key!r}, keys present: {_keys_present(counts)}; correct --{label}_key"
-            )
-            raise DataError(message)
+    missing = [label for label in keys.given if not counts.total(label)]
+    if keys.head != LabelKeys().head and keys.head not in counts.seen_keys:
+        missing.append("head")
+    for label in missing:
+        key = keys.head if label == "head" else keys.given[label]
+        message = (
+            f"{source.path}: {label} found in 0 of {counts.n_structures} structures under "
+            f"{key!r}, keys present: {_keys_present(counts)}; correct --{label}_key"
+        )
+        raise DataError(message)
 
 
 def require_energies(
