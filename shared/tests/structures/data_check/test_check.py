@@ -153,6 +153,14 @@ def test_one_geometry_with_two_energies(ordinary, shift, severity, text):
     assert finding.places == (f"more.xyz: frame 0 = train.xyz: frame 5: {figure}",)
 
 
+def test_one_geometry_with_and_without_an_energy(ordinary):
+    forces = {"forces": ordinary[5].properties["forces"]}
+    again = dataclasses.replace(ordinary[5], properties=forces, place="more.xyz: frame 0")
+    finding = found(report_of([*ordinary, again]))["duplicates", "warning"]
+    assert "other labels" in finding.message
+    assert finding.places == ("more.xyz: frame 0 = train.xyz: frame 5: not both have an energy",)
+
+
 def test_one_geometry_with_other_forces(ordinary):
     again = labelled(ordinary[5], forces=-ordinary[5].properties["forces"])
     finding = only(report_of([*ordinary, again]))

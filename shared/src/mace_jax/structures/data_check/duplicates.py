@@ -23,7 +23,10 @@ def duplicate_findings(records: Records, tolerance: float) -> list[Finding]:
         elif records.labels[first] == records.labels[other]:
             repeated.add(0.0, _both(records, first, other))
         if records.labels[first] != records.labels[other]:
-            difference = float(np.nan_to_num(abs(per_atom[first] - per_atom[other])))
+            difference = float(abs(per_atom[first] - per_atom[other]))
+            if np.isnan(difference):
+                differing.add(0.0, f"{_both(records, first, other)}: not both have an energy")
+                continue
             worst = contradicting if difference > tolerance else differing
             figure = f"{1000 * difference:.4g} meV per atom"
             worst.add(difference, f"{_both(records, first, other)}: {figure}")
