@@ -371,3 +371,36 @@ def test_a_check_of_good_data_succeeds(preprocess):
     assert preprocess("--check", "--train_file", "train.xyz", "--h5_prefix", "d") == 0
     report = json.loads(Path("d/check.json").read_text())
     assert [f for f in report["findings"] if f["severity"] != "info"] == []
+
+
+def test_blocks_and_temporary_files_elsewhere_change_nothing(preprocess):
+    write("train.xyz", [water(index) for index in range(9)])
+    Path("work").mkdir()
+    common = ("--train_file", "train.xyz", "--layout", "flat", "--reproducible")
+    assert preprocess(*common, "--h5_prefix", "a") == 0
+    assert preprocess(*common, "--h5_prefix", "b", "--batch_size", "2", "--work_dir", "work") == 0
+    files = [path.relative_to("a") for path in sorted(Path("a").rglob("*")) if path.is_file()]
+    assert len(files) == 4
+    assert all((Path("a") / name).read_bytes() == (Path("b") / name).read_bytes() for name in files)
+    assert list(Path("work").iterdir()) == []
+
+
+def test_temporary_files_are_where_the_user_wants_them(preprocess, capfd):
+    write("train.xyz", [water(0), water(1)])
+    arguments = ("--train_file", "train.xyz", "--h5_prefix", "d", "--work_dir", "absent")
+    assert preprocess(*arguments) == 1
+    assert "absent" in last_line(capfd)
+
+
+@pytest.mark.parametrize(
+    ("scaling", "shown"),
+    [("no_scaling", "scale 1, shift 0"), ("std_scaling", "scale 0.5, shift -31")],
+)
+def test_the_scale_and_shift_of_a_scaling_are_shown(preprocess, capfd, scaling, shown):
+    frames = [water(index) for index in range(2)]
+    for frame, per_atom in zip(frames, (-31 - 8**-0.5, -31 + 8**-0.5), strict=True):
+        frame.info["REF_energy"] = 3 * per_atom - 4.0  # the E0s are -1, -1 and -2
+    write("train.xyz", frames)
+    arguments = ("--train_file", "train.xyz", "--h5_prefix", "d", "--valid_fraction", "0")
+    assert preprocess(*arguments, *E0S, "--scaling", scaling) == 0
+    assert f"{scaling}: head Default: {shown}\n" in capfd.readouterr().err
