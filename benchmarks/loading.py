@@ -229,7 +229,7 @@ def _train_step(hidden_irreps: str) -> Callable[[Any], None]:
     import jax
 
     from mace_jax.artifacts.model_bundle import ModelConfig
-    from mace_jax.artifacts.train_config import LossConfig, OptimizerConfig
+    from mace_jax.artifacts.train_config_sections import LossConfig, OptimizerConfig
     from mace_jax.model.load import split_trainable
     from mace_jax.model.mace import MACE
     from mace_jax_train.optimizer import make_optimizer
@@ -247,7 +247,7 @@ def _train_step(hidden_irreps: str) -> Callable[[Any], None]:
     optimizer = make_optimizer(
         OptimizerConfig(algorithm="amsgrad", lr=systems.LEARNING_RATE), systems.MAX_GRAD_NORM
     )
-    loss = LossConfig(systems.ENERGY_WEIGHT, systems.FORCES_WEIGHT)
+    loss = LossConfig("weighted", systems.ENERGY_WEIGHT, systems.FORCES_WEIGHT, 0.0)
     step = make_train_step(network, optimizer, loss, None)
     state, pending = initial_state(parameters, optimizer), None
 

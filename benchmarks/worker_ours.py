@@ -19,7 +19,7 @@ from protocol import serve
 from mace_jax.artifacts.batch_plan import BatchPlan, PlannedDataset
 from mace_jax.artifacts.batches import Batches
 from mace_jax.artifacts.model_bundle import read_model_bundle
-from mace_jax.artifacts.train_config import LossConfig, OptimizerConfig
+from mace_jax.artifacts.train_config_sections import LossConfig, OptimizerConfig
 from mace_jax.batching.graph_batch import GraphBatch
 from mace_jax.batching.graph_sizes import GraphSizes
 from mace_jax.batching.loader import PlannedLoader
@@ -114,7 +114,7 @@ class Train(_Batches):
         optimizer = make_optimizer(
             OptimizerConfig(algorithm="amsgrad", lr=systems.LEARNING_RATE), systems.MAX_GRAD_NORM
         )
-        loss = LossConfig(systems.ENERGY_WEIGHT, systems.FORCES_WEIGHT)
+        loss = LossConfig("weighted", systems.ENERGY_WEIGHT, systems.FORCES_WEIGHT, 0.0)
         self.train_step = make_train_step(self.network, optimizer, loss, ema_decay=None)
         self.state = initial_state(self.parameters, optimizer)
 

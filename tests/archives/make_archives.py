@@ -30,16 +30,19 @@ from mace_jax.artifacts.model_bundle import (
 )
 from mace_jax.artifacts.predictions import Predictions, write_predictions
 from mace_jax.artifacts.statistics import write_statistics
-from mace_jax.artifacts.train_config import (
+from mace_jax.artifacts.train_config import write_train_config
+from mace_jax.artifacts.train_config_sections import (
     DatasetsConfig,
     FlagsConfig,
     LogsConfig,
     LossConfig,
     ModelSection,
     OptimizerConfig,
+    ScheduleConfig,
+    SWAConfig,
     TrainConfig,
     TrainSection,
-    write_train_config,
+    WandbConfig,
 )
 from mace_jax.artifacts.training_sums import write_training_sums
 from mace_jax.structures.neighbor_list import PairList
@@ -205,7 +208,7 @@ PLAN_2 = BatchPlan(
 )
 
 # What the file of version 2 holds; read, it says that plain jax computes.
-TRAIN_CONFIG_2 = TrainConfig(
+TRAIN_CONFIG_3 = TrainConfig(
     DatasetsConfig(
         "train",
         "valid",
@@ -218,7 +221,7 @@ TRAIN_CONFIG_2 = TrainConfig(
         E0s="{1: -13.625}",
         energy_key="dft_energy",
     ),
-    FlagsConfig(3, "float64", "cpu", debug=True),
+    FlagsConfig(3, "float64", "cpu", "cueq", False, False, debug=True),
     LogsConfig("run", "out", True),
     ModelSection(
         5.0,
@@ -235,15 +238,40 @@ TRAIN_CONFIG_2 = TrainConfig(
         edge_irreps="4x0e + 4x1o",
         use_agnostic_product=True,
     ),
-    LossConfig(1.0, 10.0, 0.5),
+    LossConfig(energy_weight=1.0, forces_weight=10.0, stress_weight=0.5),
     OptimizerConfig("adam", 0.125, max_epochs=7),
-    TrainSection(None, 2.5, 2, 20),
+    TrainSection(None, 2.5, 2, patience=20),
 )
 TRAIN_CONFIG = replace(
-    TRAIN_CONFIG_2,
-    flags=replace(
-        TRAIN_CONFIG_2.flags, backend="cueq", cueq_conv_fusion=False, cueq_optimize_all=False
+    TRAIN_CONFIG_3,
+    flags=replace(TRAIN_CONFIG_3.flags, distributed=True, process_count=2, process_index=1),
+    logs=replace(TRAIN_CONFIG_3.logs, level="DEBUG"),
+    datasets=replace(
+        TRAIN_CONFIG_3.datasets,
+        virials_key="dft_virials",
+        config_type_weights={"surface": 2.5},
+        shuffle=False,
+        num_workers=2,
     ),
+    model=replace(TRAIN_CONFIG_3.model, foundation_model="small", torch_head="Surface"),
+    loss=LossConfig("huber", 1.0, 10.0, 0.5, huber_delta=0.125),
+    optimizer=replace(
+        TRAIN_CONFIG_3.optimizer,
+        accumulate=2,
+        scheduler=ScheduleConfig(
+            "piecewise_constant_schedule", boundaries_and_scales=((2.0, 0.5), (4.0, 0.25))
+        ),
+    ),
+    train=replace(
+        TRAIN_CONFIG_3.train,
+        log_errors="TotalMAE",
+        swa_config=SWAConfig(
+            5, 1e-3, loss=LossConfig("universal", 1000.0, 100.0, 10.0, huber_delta=0.125)
+        ),
+        checkpoint_every=3,
+        resume_from="run.checkpoint",
+    ),
+    wandb_run=WandbConfig(True, "mace", tags=("a", "b"), mode="offline"),
 )
 
 # What the files of version 1 hold; read, they say what version 1 took for granted.

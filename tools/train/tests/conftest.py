@@ -12,7 +12,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from mace_jax.artifacts.dataset import write_dataset_file
 from mace_jax.artifacts.provenance import make_provenance
-from mace_jax.artifacts.train_config import TrainConfig
+from mace_jax.artifacts.train_config_sections import TrainConfig
 from mace_jax.structures.structure import Structure
 from mace_jax.tracking import track_silently
 from mace_jax_train.gin_config import load_train_config

@@ -8,7 +8,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from mace_jax.artifacts.batch_plan import Caps
-from mace_jax.artifacts.train_config import LossConfig
+from mace_jax.artifacts.train_config_sections import LossConfig
 from mace_jax.batching.graph import GraphBuilder
 from mace_jax.batching.graph_batch import pad_batch
 from mace_jax.model.energy_forces import EnergyForces
@@ -107,7 +107,7 @@ def test_loss(name, terms):
             expected += weight * np.square(error).sum() / (3 * n_atoms)
         else:
             expected += weight * np.square(error).sum() / (9 * n_graph)
-    found = weighted_energy_forces_stress_loss(predicted, batch, LossConfig(*terms))
+    found = weighted_energy_forces_stress_loss(predicted, batch, LossConfig("stress", *terms))
     assert expected > 0
     assert_allclose(found, expected, rtol=1e-12)
 
@@ -115,7 +115,9 @@ def test_loss(name, terms):
 def test_a_term_that_is_switched_off_cannot_spoil_the_loss():
     batch = padded(BATCHES["all labels"])
     predicted = predict_anything(batch)._replace(stress=np.full((6, 3, 3), np.nan))
-    assert np.isfinite(weighted_energy_forces_stress_loss(predicted, batch, LossConfig(1, 1, 0)))
+    assert np.isfinite(
+        weighted_energy_forces_stress_loss(predicted, batch, LossConfig("stress", 1, 1, 0))
+    )
 
 
 @pytest.mark.parametrize("name", BATCHES)
@@ -156,9 +158,9 @@ def test_metrics_of_an_epoch_do_not_depend_on_the_batches():
         mine.energy[0], mine.stress[0] = whole.energy[index], whole.stress[index]
         mine.forces[: len(item)] = whole.forces[start : start + len(item)]
         start += len(item)
-        loss = weighted_energy_forces_stress_loss(mine, alone, LossConfig(1, 0, 1))
+        loss = weighted_energy_forces_stress_loss(mine, alone, LossConfig("stress", 1, 0, 1))
         predictions.append(batch_errors(mine, alone, loss))
-    loss = weighted_energy_forces_stress_loss(whole, together, LossConfig(1, 0, 1))
+    loss = weighted_energy_forces_stress_loss(whole, together, LossConfig("stress", 1, 0, 1))
     expected = metrics([batch_errors(whole, together, loss)])
     for name, value in metrics(predictions).items():
         assert_allclose(value, expected[name], rtol=1e-12, err_msg=name)

@@ -10,7 +10,7 @@ from flax import nnx
 from numpy.testing import assert_allclose
 
 from mace_jax.artifacts.model_bundle import ModelConfig
-from mace_jax.artifacts.train_config import OptimizerConfig
+from mace_jax.artifacts.train_config_sections import OptimizerConfig
 from mace_jax.model.mace import MACE
 from mace_jax_train.optimizer import decayed, make_optimizer
 

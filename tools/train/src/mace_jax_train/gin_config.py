@@ -12,12 +12,8 @@ from typing import Any, get_args
 import gin
 
 from mace_jax.artifacts.model_bundle import InteractionName
-from mace_jax.artifacts.train_config import (
-    SECTIONS,
-    TrainConfig,
-    read_train_config,
-    train_config_from_sections,
-)
+from mace_jax.artifacts.train_config import read_train_config, train_config_from_sections
+from mace_jax.artifacts.train_config_sections import SECTIONS, TrainConfig
 from mace_jax.errors import ConfigError
 
 Sections = dict[str, dict[str, Any]]

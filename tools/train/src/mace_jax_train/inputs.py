@@ -25,7 +25,7 @@ from mace_jax.artifacts.statistics import (
     statistics_training_digest,
     write_statistics,
 )
-from mace_jax.artifacts.train_config import DatasetsConfig, TrainConfig
+from mace_jax.artifacts.train_config_sections import DatasetsConfig, TrainConfig
 from mace_jax.batching.plan import plan_batches
 from mace_jax.batching.plan_report import plan_lines
 from mace_jax.elements import sorted_elements, species_index

@@ -14,7 +14,7 @@ from flax import nnx
 
 from mace_jax.artifacts.metrics import MetricsLog
 from mace_jax.artifacts.model_bundle import ModelBundle, write_model_bundle
-from mace_jax.artifacts.train_config import TrainConfig
+from mace_jax.artifacts.train_config_sections import TrainConfig
 from mace_jax.batching.graph_batch import GraphBatch
 from mace_jax.batching.loader import PlannedLoader
 from mace_jax.errors import DivergedError

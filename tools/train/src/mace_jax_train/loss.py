@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jax import Array
 
-from mace_jax.artifacts.train_config import LossConfig
+from mace_jax.artifacts.train_config_sections import LossConfig
 from mace_jax.batching.graph_batch import GraphBatch
 from mace_jax.model.energy_forces import EnergyForces
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from mace_jax.artifacts.train_config import OptimizerConfig
+from mace_jax.artifacts.train_config_sections import OptimizerConfig
 
 
 def make_optimizer(

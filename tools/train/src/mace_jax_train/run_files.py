@@ -9,7 +9,7 @@ from typing import Any
 
 from mace_jax.artifacts.atomic_write import atomic_directory_entries
 from mace_jax.artifacts.provenance import Input, make_provenance
-from mace_jax.artifacts.train_config import TrainConfig
+from mace_jax.artifacts.train_config_sections import TrainConfig
 from mace_jax.errors import ConfigError
 
 TOOL = "mace-jax-train"

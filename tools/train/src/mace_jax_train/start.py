@@ -14,7 +14,7 @@ from mace_jax.artifacts.batch_plan import Caps
 from mace_jax.artifacts.dataset import Dataset
 from mace_jax.artifacts.model_bundle import ModelBundle, ModelConfig
 from mace_jax.artifacts.provenance import Input
-from mace_jax.artifacts.train_config import FlagsConfig, TrainConfig
+from mace_jax.artifacts.train_config_sections import FlagsConfig, TrainConfig
 from mace_jax.batching.graph import GraphBuilder
 from mace_jax.batching.graph_source import DatasetGraphs
 from mace_jax.batching.loader import PlannedLoader

@@ -9,7 +9,7 @@ import optax
 from flax import nnx
 from jax import Array
 
-from mace_jax.artifacts.train_config import LossConfig
+from mace_jax.artifacts.train_config_sections import LossConfig
 from mace_jax.batching.graph_batch import GraphBatch
 from mace_jax.model.energy_forces import EnergyForces, energy_and_forces
 from mace_jax.model.mace import MACE
