@@ -20,8 +20,8 @@ from pathlib import Path
 import pytest
 
 from mace_jax.errors import ConfigError
-from mace_jax_convert import foundation_models
-from mace_jax_convert.foundation_models import (
+from mace_jax.torch_models import foundation_models
+from mace_jax.torch_models.foundation_models import (
     FOUNDATION_MODELS,
     DownloadError,
     FoundationModel,
@@ -461,7 +461,7 @@ def test_a_full_disk_is_not_blamed_on_the_network(server, cache):
 
 def start_fetch(model: FoundationModel) -> subprocess.Popen:
     code = (
-        "from mace_jax_convert.foundation_models import *\n"
+        "from mace_jax.torch_models.foundation_models import *\n"
         f"print(fetch_foundation_model({model!r}), end='')"
     )
     return subprocess.Popen(
@@ -528,7 +528,7 @@ def test_a_killed_download_leaves_no_model_and_continues(server, cache, how):
 
 def test_the_module_is_light():
     code = (
-        "import sys, mace_jax_convert.foundation_models\n"
+        "import sys, mace_jax.torch_models.foundation_models\n"
         "print({'pooch', 'requests', 'jax', 'torch', 'numpy'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
