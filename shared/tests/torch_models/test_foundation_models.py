@@ -28,6 +28,7 @@ from mace_jax.torch_models.foundation_models import (
     fetch_foundation_model,
     find_foundation_model,
     licence_notice,
+    released_model,
 )
 
 # The names of mace-torch 0.3.16, and two that it has no name for: OFF24 and the ANI model.
@@ -77,6 +78,29 @@ def test_an_unknown_name_lists_the_others_the_nearest_first():
 def test_an_unknown_source_lists_the_others():
     with pytest.raises(ConfigError, match=r"^om: no source of .* expected omol, .*(mp|off|anicc)"):
         find_foundation_model("om", None)
+
+
+def test_names_in_training_are_those_of_mace_run_train():
+    found = {name: released_model(name) for name in NAMES["mp"]}
+    assert {(m.source, m.name) for m in found.values()} == {("mp", name) for name in found}
+    others = {
+        "small_off": ("off", "small"),
+        "medium_off": ("off", "medium"),
+        "large_off": ("off", "large"),
+        "off24-medium": ("off", "off24-medium"),
+        "mace_omol": ("omol", "extra_large"),
+        "ani500k-large-cc": ("anicc", "ani500k-large-cc"),
+    }
+    for name, (source, own_name) in others.items():
+        assert released_model(name) is find_foundation_model(source, own_name)
+
+
+def test_an_unknown_name_in_training_lists_the_others():
+    with pytest.raises(ConfigError) as caught:
+        released_model("smal_off")
+    message = str(caught.value)
+    assert message.startswith("smal_off: no foundation model and no file; choose small_off,")
+    assert all(name in message for name in (*NAMES["mp"], "mace_omol", "off24-medium"))
 
 
 def test_polar_models_are_refused_with_the_reason():
@@ -355,7 +379,7 @@ def test_an_http_error_names_the_address_and_ways_out(server, cache, status, wor
     message = refusal(server.model)
     assert message.startswith(f"{server.address}/tiny.model: HTTP {status} {words}, expected")
     assert "MACE_JAX_MIRROR" in message
-    assert f"put the file at {cache / 'tiny.model'} and give --offline" in message
+    assert f"put the file at {cache / 'tiny.model'}" in message
     assert left_in(cache) == set()
 
 
