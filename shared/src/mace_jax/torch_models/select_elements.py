@@ -61,7 +61,8 @@ def _taken(array: NDArray[Any], kept: Sequence[int], axis: int) -> NDArray[Any]:
 
 def _by_element(config: ModelConfig, n_heads: int) -> tuple[dict[str, int], dict[str, int]]:
     """Return the axis that counts elements, by path: of maps of one-hots, and of other arrays."""
-    scaled, plain = {}, {}
+    scaled: dict[str, int] = {}
+    plain: dict[str, int] = {}
     products = {
         part.path for contraction in contractions(config) for part in contraction.tensor.parts
     }

@@ -40,6 +40,7 @@ _FLAGS = {
     "valid_plan": ("datasets", "valid_plan"),
     "test_plan": ("datasets", "test_plan"),
     "batch_max_edges": ("datasets", "n_edge"),
+    "num_workers": ("datasets", "num_workers"),
     "r_max": ("model", "r_max"),
     "atomic_numbers": ("datasets", "atomic_numbers"),
     "e0s": ("datasets", "E0s"),
@@ -136,9 +137,7 @@ _FLAGS = {
 @click.option(
     "--num-workers",
     type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    help="processes that make the batches of each split; 0: this one, between steps",
+    help="processes that make the batches of each split [default: 0: this one, between steps]",
 )
 @compile_cache_option
 @force_option
@@ -152,7 +151,6 @@ def main(
     only_cueq: bool,
     cueq_layout: str | None,
     cueq_group: str | None,
-    num_workers: int,
     compile_cache: bool,
     force: bool,
     reproducible: bool,
@@ -184,7 +182,7 @@ def main(
     if dry_run:
         return _dry_run(config, compile_cache)
     files.require_free(configs, force=force)
-    return _train(config, files, compile_cache, num_workers)
+    return _train(config, files, compile_cache)
 
 
 def _flag_sections(flags: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -235,7 +233,7 @@ def _dry_run(config: Any, compile_cache: bool) -> Result:
     return Result(Path(config.datasets.train_path), summary)
 
 
-def _train(config: Any, files: Any, compile_cache: bool, n_workers: int) -> Result:
+def _train(config: Any, files: Any, compile_cache: bool) -> Result:
     from mace_jax.artifacts.atomic_write import write_bytes
     from mace_jax.artifacts.train_config import write_train_config
     from mace_jax.cli.progress import track_on_stderr
@@ -245,7 +243,7 @@ def _train(config: Any, files: Any, compile_cache: bool, n_workers: int) -> Resu
 
     with _computing(config.flags, compile_cache), ExitStack() as stack:
         with files.staged() as staged:
-            run = prepare_run(config, staged, track_on_stderr, n_workers)
+            run = prepare_run(config, staged, track_on_stderr)
             stack.enter_context(closing(run))
             provenance = files.provenance(run.inputs, config.flags.seed)
             write_bytes(staged.path(".gin"), gin_text(config).encode())
