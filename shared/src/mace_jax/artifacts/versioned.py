@@ -26,6 +26,7 @@ MADE_BY = {
     "model_bundle": "mace-jax-train or mace-jax-from-torch",
     "metrics": "mace-jax-train",
     "predictions": "mace-jax-predict",
+    "lammps_model": "mace-create-lammps-model",
 }
 
 
