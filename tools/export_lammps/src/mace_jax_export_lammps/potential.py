@@ -34,7 +34,7 @@ from mace_jax_export_lammps.neighborhood import (
     exchanged_neighborhood,
     halo_neighborhood,
 )
-from mace_jax_export_lammps.self_test import assumed_inputs, check_self_test, entries_of
+from mace_jax_export_lammps.self_test import check_self_test, entries_of
 
 # Beyond the cutoff times the layers, so that rounding loses no pair.
 _HALO_MARGIN = 1 + 1e-6
@@ -163,7 +163,8 @@ class MACEPotential:
         """Build the network; it is compiled when it is evaluated first."""
         from mace_jax.model.domain_network import DomainNetwork
 
-        self._network = DomainNetwork(self._bundle, self._source, assumed_inputs(self._bundle))
+        inputs = {name: [[value]] for name, value in self._model.inputs.items()}
+        self._network = DomainNetwork(self._bundle, self._source, inputs)
 
     def _neighborhood(
         self, data: Any, entries: NeighborEntries, *, check: bool

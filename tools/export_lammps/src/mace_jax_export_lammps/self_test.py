@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from mace_jax.architecture import model_inputs
 from mace_jax.artifacts.model_bundle import ModelBundle
-from mace_jax.batching.graph import model_input
 from mace_jax.errors import CheckFailedError
 from mace_jax.structures.structure import Structure
 from mace_jax_export_lammps.neighborhood import NeighborEntries
@@ -19,40 +18,21 @@ TOLERANCE = {"float64": 1e-9, "float32": 1e-4}
 _N_ATOMS = 6
 
 
-def self_test_structure(bundle: ModelBundle) -> Structure:
-    """Return a small cluster of the model's elements, each atom within the cutoff of others."""
-    elements = np.array(bundle.config.atomic_numbers)
-    numbers = elements[np.linspace(0, len(elements) - 1, _N_ATOMS).astype(int)]
-    corners = np.argwhere(np.ones((2, 2, 2)))[:_N_ATOMS]
-    offsets = np.random.default_rng(5).uniform(-0.1, 0.1, corners.shape)
-    positions = 0.45 * bundle.config.r_max * (corners + offsets)
-    return Structure(numbers, positions, np.zeros((3, 3)), np.zeros(3, bool), place="self-test")
-
-
-def assumed_inputs(bundle: ModelBundle) -> dict[str, NDArray[np.float64]]:
-    """Return what else the model is told in LAMMPS, which has no words for it: the usual values.
-
-    Raises:
-        DataError: there is no usual value.
-    """
-    structure = self_test_structure(bundle)
-    return {spec.name: model_input(structure, spec)[:1] for spec in model_inputs(bundle.config)}
-
-
-def reference(bundle: ModelBundle, source: str) -> dict[str, Any]:
+def reference(bundle: ModelBundle, inputs: Mapping[str, float], source: str) -> dict[str, Any]:
     """Return the cluster and the model's numbers, as the file keeps them; needs jax.
 
     They are computed as ``mace-jax-predict`` does, not as in LAMMPS.
 
     Args:
         bundle: of one head.
+        inputs: what else it is told.
         source: its file, for messages.
     """
     import jax
 
     from mace_jax.model.predict import predict
 
-    structure = self_test_structure(bundle)
+    structure = _cluster(bundle, inputs)
     with jax.enable_x64(bundle.dtype == "float64"):
         found = predict(bundle, source, [structure], n_edge=64).of_structure(0)
     return {
@@ -62,6 +42,22 @@ def reference(bundle: ModelBundle, source: str) -> dict[str, Any]:
         "forces": found["forces"].tolist(),
         "tolerance": TOLERANCE[bundle.dtype],
     }
+
+
+def _cluster(bundle: ModelBundle, inputs: Mapping[str, float]) -> Structure:
+    """Return a small cluster of the model's elements, each atom within the cutoff of others."""
+    elements = np.array(bundle.config.atomic_numbers)
+    numbers = elements[np.linspace(0, len(elements) - 1, _N_ATOMS).astype(int)]
+    corners = np.argwhere(np.ones((2, 2, 2)))[:_N_ATOMS]
+    offsets = np.random.default_rng(5).uniform(-0.1, 0.1, corners.shape)
+    positions = 0.45 * bundle.config.r_max * (corners + offsets)
+    told = {
+        spec.source: np.full(1 if spec.per == "graph" else _N_ATOMS, inputs[spec.name])
+        for spec in model_inputs(bundle.config)
+    }
+    return Structure(
+        numbers, positions, np.zeros((3, 3)), np.zeros(3, bool), place="self-test", inputs=told
+    )
 
 
 def entries_of(record: Mapping[str, Any], bundle: ModelBundle) -> NeighborEntries:
