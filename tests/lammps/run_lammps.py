@@ -125,10 +125,18 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         found["seconds"] = (time.perf_counter() - before) / job["steps"]
         found["positions"] = np.array(lmp.gather_atoms("x", 1, 3)).reshape(-1, 3).tolist()
         found["last"] = state(lmp, job)
+    found["n_locals"] = n_locals(lmp)
     found["compilations"] = compilations()
     first = lmp.extract_setting("world_rank") == 0
     lmp.close()
     return found if first else {}
+
+
+def n_locals(lmp: Any) -> list[int]:
+    """Return the atoms of each process."""
+    lmp.commands_string("compute number all property/atom proc\nrun 0 post no")
+    processes = np.array(lmp.gather("c_number", 1, 1)).astype(int)
+    return np.bincount(processes, minlength=lmp.extract_setting("world_size")).tolist()
 
 
 def compilations() -> int:

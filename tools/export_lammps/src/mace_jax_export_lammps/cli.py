@@ -14,7 +14,7 @@ TOOL = "mace-jax-export-lammps"
     cls=ToolCommand,
     tool=TOOL,
     examples=(
-        "mace-create-lammps-model model.msgpack --no-self-test --output model.pkl",
+        "mace-create-lammps-model model.msgpack --output model.pkl",
         "mace-create-lammps-model model.pt --dtype float32 --no-self-test --json",
     ),
 )
