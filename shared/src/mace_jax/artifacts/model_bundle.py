@@ -7,8 +7,9 @@ The file is a map of two entries: ``header`` (JSON-like, validated by the schema
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import msgpack
 import numpy as np
@@ -184,6 +185,18 @@ class ModelBundle:
 
 def write_model_bundle(path: Path, bundle: ModelBundle, provenance: dict[str, Any]) -> None:
     """Write a bundle atomically."""
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        _write(file, bundle, provenance, path)
+
+
+def pack_model_bundle(bundle: ModelBundle, provenance: dict[str, Any]) -> bytes:
+    """Return the bytes of a bundle's file, to be kept inside another one."""
+    file = BytesIO()
+    _write(file, bundle, provenance, Path("bundle"))
+    return file.getvalue()
+
+
+def _write(file: IO[bytes], bundle: ModelBundle, provenance: dict[str, Any], path: Path) -> None:
     arrays = {name: _pack_array(array) for name, array in sorted(bundle.parameters.items())}
     config = asdict(bundle.config)
     header: dict[str, Any] = {
@@ -206,13 +219,12 @@ def write_model_bundle(path: Path, bundle: ModelBundle, provenance: dict[str, An
     header["content_sha256"] = _content_sha256(header, arrays)
     check_document(header, KIND, path)
     packer = msgpack.Packer()
-    with atomic_file(path) as temporary, temporary.open("wb") as file:  # one array at a time
-        file.write(packer.pack_map_header(2))
-        file.write(packer.pack("header") + packer.pack(header))
-        file.write(packer.pack("arrays") + packer.pack_map_header(len(arrays)))
-        for name, entry in arrays.items():
-            file.write(packer.pack(name))
-            file.write(packer.pack(entry))
+    file.write(packer.pack_map_header(2))
+    file.write(packer.pack("header") + packer.pack(header))
+    file.write(packer.pack("arrays") + packer.pack_map_header(len(arrays)))
+    for name, entry in arrays.items():  # one at a time
+        file.write(packer.pack(name))
+        file.write(packer.pack(entry))
 
 
 def read_model_bundle(path: Path) -> ModelBundle:
@@ -221,7 +233,25 @@ def read_model_bundle(path: Path) -> ModelBundle:
     Raises:
         ArtifactError: it is missing, truncated, damaged or of another kind.
     """
-    document = _unpack(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        message = f"{path}: cannot be read ({error.strerror}); check the path"
+        raise ArtifactError(message) from error
+    return unpack_model_bundle(content, path)
+
+
+def unpack_model_bundle(content: bytes, path: Path) -> ModelBundle:
+    """Return the bundle whose file has these bytes, and check its digest.
+
+    Args:
+        content: all of them.
+        path: the file, for messages.
+
+    Raises:
+        ArtifactError: they are truncated, damaged or of another kind.
+    """
+    document = _document(content, path)
     original, arrays = document["header"], document["arrays"]
     header = check_document(original, KIND, path, place="header")
     parameters = {name: _unpack_array(entry, path, name) for name, entry in arrays.items()}
@@ -267,12 +297,7 @@ def model_bundle_input(path: Path) -> Input:
     return Input("model", path, KIND, tag(KIND)["version"], file_sha256(path))
 
 
-def _unpack(path: Path) -> dict[str, Any]:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        message = f"{path}: cannot be read ({error.strerror}); check the path"
-        raise ArtifactError(message) from error
+def _document(content: bytes, path: Path) -> dict[str, Any]:
     try:
         document = msgpack.unpackb(content)
         canonical_json(document["header"])  # text keys and plain values only

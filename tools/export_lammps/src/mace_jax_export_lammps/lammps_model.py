@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import dumps
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgpack
 
 from mace_jax.artifacts.atomic_write import write_bytes
-from mace_jax.artifacts.model_bundle import ModelBundle, read_model_bundle, write_model_bundle
+from mace_jax.artifacts.model_bundle import ModelBundle, pack_model_bundle, unpack_model_bundle
 from mace_jax.artifacts.versioned import check_document, tag
 from mace_jax.elements import symbol
 from mace_jax.errors import ArtifactError
@@ -69,7 +68,7 @@ def write_lammps_model(path: Path, model: LammpsModel, provenance: dict[str, Any
         "self_test": model.self_test,
     }
     check_document(header, KIND, path)
-    document = msgpack.packb({"header": header, "bundle": _bundle_bytes(bundle, provenance)})
+    document = msgpack.packb({"header": header, "bundle": pack_model_bundle(bundle, provenance)})
     write_bytes(path, dumps(_Call(document), protocol=_PROTOCOL))
 
 
@@ -92,18 +91,8 @@ def unpack_lammps_model(document: bytes) -> LammpsModel:
         )
         raise ArtifactError(message) from error
     header = check_document(header, KIND, Path(_FILE), place="header")
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "model.msgpack"
-        path.write_bytes(packed)
-        bundle = read_model_bundle(path)
+    bundle = unpack_model_bundle(packed, Path(_FILE))
     return LammpsModel(bundle, header["inputs"], header["self_test"], header["source"])
-
-
-def _bundle_bytes(bundle: ModelBundle, provenance: dict[str, Any]) -> bytes:
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "model.msgpack"
-        write_model_bundle(path, bundle, provenance)
-        return path.read_bytes()
 
 
 class _Call:
