@@ -204,6 +204,8 @@ def lammps(tmp_path) -> Callable[..., Outcome]:
             "pair_coeff": " ".join(types),
             "processors": f"{n_processes} 1 1",
             "steps": 0,
+            "style": "mliap/py",
+            "commands": [],
             **options,
         }
         job_file = tmp_path / "job.json"

@@ -30,7 +30,7 @@ def test_energy_forces_stress_and_energies_of_atoms(
     assert outcome.code == 0, outcome.text
     assert_same(outcome.found, expected("vectors", structure))
     assert outcome.text.count("mace-jax: ScaleShiftMACE, head Default, float64, 2 layers") == 1
-    assert f"elements Na Cl; {MODES[flavor]}: " in outcome.text
+    assert f"elements Na Cl, units metal; {MODES[flavor]}: " in outcome.text
     assert outcome.text.count("mace-jax: self-test passed") == 1
     assert outcome.found["compilations"] <= 3
 
@@ -60,6 +60,13 @@ def test_a_process_without_atoms(lammps, model, structure_of, expected, flavor):
 
 def test_lists_of_ghosts_change_nothing(lammps, model, structure_of, expected):
     outcome = lammps(model("vectors").lammps, structure_of("crystal"), "plain", ghosts=1)
+    assert outcome.code == 0, outcome.text
+    assert_same(outcome.found, expected("vectors", "crystal"))
+
+
+@pytest.mark.parametrize("command", ["comm_modify cutoff 1.0", "comm_modify cutoff 14.0"])
+def test_the_halo_depends_on_no_setting(lammps, model, structure_of, expected, command):
+    outcome = lammps(model("vectors").lammps, structure_of("crystal"), "plain", commands=[command])
     assert outcome.code == 0, outcome.text
     assert_same(outcome.found, expected("vectors", "crystal"))
 

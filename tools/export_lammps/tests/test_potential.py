@@ -14,7 +14,13 @@ from ase import Atoms
 
 from mace_jax.artifacts.model_bundle import write_model_bundle
 from mace_jax.calculator import MACECalculator
-from mace_jax.errors import ArtifactError, CheckFailedError, DataError, IncompatibleError
+from mace_jax.errors import (
+    ArtifactError,
+    CheckFailedError,
+    ConfigError,
+    DataError,
+    IncompatibleError,
+)
 from mace_jax_export_lammps.exchange import GhostExchange
 from mace_jax_export_lammps.potential import load_potential
 
@@ -177,7 +183,7 @@ def test_the_way_is_chosen_by_what_lammps_offers_and_printed(load, bundle, capfd
         monkeypatch.setitem(sys.modules, "lammps_stand_in", stand_in)
         potential.interface = stand_in.Interface()
         assert potential.mode == mode
-        assert f"elements C O; {mode}: " in capfd.readouterr().err
+        assert f"elements C O, units metal; {mode}: " in capfd.readouterr().err
 
 
 def test_other_processes_are_silent(load, bundle, capfd, monkeypatch):
@@ -187,6 +193,12 @@ def test_other_processes_are_silent(load, bundle, capfd, monkeypatch):
 
 
 # --- what is wrong is said before the first step
+
+
+def test_a_python_without_jax(load, bundle, monkeypatch):
+    monkeypatch.setattr("mace_jax_export_lammps.potential.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"install mace-jax-export-lammps\[model\] there"):
+        load(bundle())
 
 
 def test_a_failed_self_test(load, bundle):

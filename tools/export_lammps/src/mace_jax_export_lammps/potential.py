@@ -11,6 +11,7 @@ test it. It computes in one of two ways, whichever the LAMMPS that runs it offer
 
 import os
 import sys
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from mace_jax.artifacts.batch_plan import Caps
 from mace_jax.batching.domain import domain_room, pad_domain
-from mace_jax.errors import DataError, IncompatibleError, MaceJaxError
+from mace_jax.errors import ConfigError, DataError, IncompatibleError, MaceJaxError
 from mace_jax_export_lammps.exchange import (
     GhostExchange,
     NodeExchange,
@@ -52,7 +53,13 @@ def load_potential(document: bytes) -> "MACEPotential":
 
     Raises:
         ArtifactError: the document is damaged or of another version.
+        ConfigError: what computes with the network is not installed.
     """
+    if any(find_spec(name) is None for name in ("jax", "flax")):
+        message = (
+            "the Python that LAMMPS runs has no jax; install mace-jax-export-lammps[model] there"
+        )
+        raise ConfigError(message)
     return MACEPotential(unpack_lammps_model(document))
 
 
@@ -98,7 +105,7 @@ class MACEPotential:
         _say(
             f"{self._bundle.config.model}, head {self._bundle.heads[0]}, {self._bundle.dtype}, "
             f"{self._bundle.config.num_interactions} layers of {self._bundle.config.r_max:g} Å, "
-            f"elements {' '.join(self.element_types)}; {self.mode}: {_MEANING[self.mode]}"
+            f"elements {' '.join(self.element_types)}, units metal; {self.mode}: {_MEANING[self.mode]}"
         )
 
     @property
