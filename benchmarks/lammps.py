@@ -106,7 +106,7 @@ def run(program: str, model: Path, atoms: Atoms, steps: int, folder: Path) -> di
         "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1",
         "MACE_ALLOW_CPU": "true",
     }
-    done = subprocess.run(
+    done = subprocess.run(  # noqa: S603
         [sys.executable, str(RUNNER), str(path)],
         env=environment,
         capture_output=True,

@@ -102,10 +102,11 @@ class MACEPotential:
         couple = sys.modules.get(type(interface).__module__)
         data_class = getattr(couple, "MLIAPDataPy", None)
         self.mode = "staged" if hasattr(data_class, "forward_exchange") else "halo"
+        config, elements = self._bundle.config, " ".join(self.element_types)
         _say(
-            f"{self._bundle.config.model}, head {self._bundle.heads[0]}, {self._bundle.dtype}, "
-            f"{self._bundle.config.num_interactions} layers of {self._bundle.config.r_max:g} Å, "
-            f"elements {' '.join(self.element_types)}, units metal; {self.mode}: {_MEANING[self.mode]}"
+            f"{config.model}, head {self._bundle.heads[0]}, {self._bundle.dtype}, "
+            f"{config.num_interactions} layers of {config.r_max:g} Å, elements {elements}, "
+            f"units metal; {self.mode}: {_MEANING[self.mode]}"
         )
 
     @property
