@@ -26,6 +26,9 @@ class World:
 class MLIAPDataPy:
     """The arrays of one process, by LAMMPS's names, as LAMMPS without KOKKOS has them."""
 
+    nlocal = ntotal = npairs = nlistatoms = 0
+    pair_i = pair_j = rij = elems = None
+
     def __init__(
         self,
         positions: NDArray[np.float64],

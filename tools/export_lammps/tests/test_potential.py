@@ -186,7 +186,15 @@ def test_the_way_is_chosen_by_what_lammps_offers_and_printed(load, bundle, capfd
         assert f"elements C O, units metal; {mode}: " in capfd.readouterr().err
 
 
+def test_an_old_lammps(load, bundle, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lammps_stand_in", stand_in)
+    monkeypatch.delattr(stand_in.MLIAPDataPy, "nlocal")
+    with pytest.raises(IncompatibleError, match="use a LAMMPS of 4 February 2025 or newer"):
+        load(bundle()).interface = stand_in.Interface()
+
+
 def test_other_processes_are_silent(load, bundle, capfd, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lammps_stand_in", stand_in)
     monkeypatch.setenv("PMI_RANK", "1")
     load(bundle()).interface = stand_in.Interface()
     assert capfd.readouterr().err == ""

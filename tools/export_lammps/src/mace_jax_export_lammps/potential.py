@@ -39,6 +39,8 @@ from mace_jax_export_lammps.self_test import check_self_test, entries_of
 
 # Beyond the cutoff times the layers, so that rounding loses no pair.
 _HALO_MARGIN = 1 + 1e-6
+# Of LAMMPS's data, what versions before the one that this is tested with may lack.
+_NEEDED = ("nlocal", "ntotal", "pair_i", "pair_j", "rij", "elems", "update_pair_forces")
 _MEANING = {
     "staged": "processes exchange features",
     "halo": "no exchange in this LAMMPS, so every process computes its ghosts, too",
@@ -97,10 +99,20 @@ class MACEPotential:
 
     @interface.setter
     def interface(self, interface: Any) -> None:
-        """Find out what the LAMMPS that loads this object offers, and say what is chosen."""
+        """Find out what the LAMMPS that loads this object offers, and say what is chosen.
+
+        Raises:
+            IncompatibleError: it is too old.
+        """
         self._interface = interface
         couple = sys.modules.get(type(interface).__module__)
         data_class = getattr(couple, "MLIAPDataPy", None)
+        if not all(hasattr(data_class, name) for name in _NEEDED):
+            message = (
+                f"{self._source}: this LAMMPS tells Python too little of its atoms, expected "
+                f"{', '.join(_NEEDED)}; use a LAMMPS of 4 February 2025 or newer"
+            )
+            raise IncompatibleError(message)
         self.mode = "staged" if hasattr(data_class, "forward_exchange") else "halo"
         config, elements = self._bundle.config, " ".join(self.element_types)
         _say(
