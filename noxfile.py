@@ -84,7 +84,7 @@ def bench_lammps(session: nox.Session) -> None:
     """Measure steps of LAMMPS beside mace-torch's potential."""
     install_editable(session)
     session.install("torch==2.13.0", "mace-torch>=0.3.16")
-    session.run("python", "benchmarks/lammps.py", *session.posargs, env=build_lammps(session))
+    session.run("python", "benchmarks/lammps_steps.py", *session.posargs, env=build_lammps(session))
 
 
 def build_lammps(session: nox.Session) -> dict[str, str]:

