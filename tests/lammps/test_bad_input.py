@@ -57,8 +57,18 @@ def test_an_element_that_the_model_lacks(lammps, model, structure_of, flavor, n_
 
 @pytest.mark.parametrize("symbols", ["Na", "NULL Cl"])
 def test_symbols_that_do_not_cover_the_types(lammps, model, structure_of, symbols):
+    """LAMMPS does not count them: it crashes, right after it was said what is needed."""
     outcome = lammps(model("vectors").lammps, structure_of("crystal"), "plain", pair_coeff=symbols)
-    assert_ended_before_a_step(outcome, "ERROR: ")
+    assert_ended_before_a_step(outcome, "now pair_coeff * * with one of Na Cl for each atom type")
+
+
+def test_symbols_beyond_the_types_change_nothing(lammps, model, structure_of, expected):
+    outcome = lammps(
+        model("vectors").lammps, structure_of("crystal"), "plain", pair_coeff="Na Cl Na"
+    )
+    assert outcome.code == 0, outcome.text
+    energy = expected("vectors", "crystal")["energy"]
+    assert outcome.found["energy"] == pytest.approx(energy, rel=1e-10)
 
 
 @ONE_OR_TWO

@@ -43,7 +43,7 @@ def test_numbers_of_mace_torch(lammps, tmp_path, name):
             text
             for key, usual in (("total_charge", 0), ("total_spin", 1))
             if "emb" in name
-            for text in ("--input", key, str(atoms.info.get(key, usual)))
+            for text in ("--input", f"{key}={atoms.info.get(key, usual)}")
         ]
         code = to_lammps(
             path, "--head", head, "--dtype", "float64", "--no-self-test", "--force", *inputs

@@ -81,21 +81,23 @@ def test_inputs_are_assumed_aloud_or_given(run, tmp_path):
     assert json.loads(outcome.out)["summary"]["inputs"] == {"total_charge": 0, "total_spin": 1}
     assert "warning: " in outcome.err
     assert "total_charge: 0 is assumed; --input gives it" in outcome.err
-    arguments = ("--input", "total_charge", "-1", "--input", "total_spin", "2", "--force")
+    arguments = ("--input", "total_charge=-1", "--input", "total_spin=2", "--force")
     outcome = run(path, "--no-self-test", "--json", *arguments)
     assert json.loads(outcome.out)["summary"]["inputs"] == {"total_charge": -1, "total_spin": 2}
     assert outcome.err == ""
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("argument", "message"),
     [
-        (("total_spins", "1"), "--input: 'total_spins', expected one of "),
-        (("total_spin", "0.5"), "--input: total_spin 0.5, expected a whole number from "),
+        ("total_spins=1", "--input: 'total_spins', expected one of "),
+        ("total_spin=0.5", "--input: total_spin 0.5, expected a whole number from "),
+        ("total_spin=nan", "is not a name and a number such as total_charge=-1"),
+        ("total_spin", "is not a name and a number such as total_charge=-1"),
     ],
 )
-def test_inputs_that_the_model_does_not_know(run, tmp_path, arguments, message):
-    outcome = run(write_stored("json_embeddings", tmp_path), "--input", *arguments)
+def test_inputs_that_the_model_does_not_know(run, tmp_path, argument, message):
+    outcome = run(write_stored("json_embeddings", tmp_path), "--input", argument)
     assert outcome.code == 2
     assert message in outcome.err
 

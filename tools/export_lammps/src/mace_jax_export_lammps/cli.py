@@ -1,6 +1,8 @@
 """The command line of mace-create-lammps-model."""
 
+import math
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -8,6 +10,25 @@ from mace_jax.cli.command import Result, ToolCommand
 from mace_jax.cli.options import FilePath, force_option, reproducible_option
 
 TOOL = "mace-jax-export-lammps"
+
+
+class NamedNumber(click.ParamType):
+    """A name and a finite number, such as ``total_charge=-1``."""
+
+    name = "NAME=NUMBER"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, float]:
+        """Parse both."""
+        name, _, text = str(value).partition("=")
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not (name and math.isfinite(number)):
+            self.fail(f"{value!r} is not a name and a number such as total_charge=-1", param, ctx)
+        return name, number
 
 
 @click.command(
@@ -29,9 +50,8 @@ TOOL = "mace-jax-export-lammps"
     "--input",
     "inputs",
     multiple=True,
-    type=(str, float),
-    metavar="NAME VALUE",
-    help="what else the model is told, such as total_charge -1; once for each",
+    type=NamedNumber(),
+    help="what else the model is told, such as total_charge=-1; once for each",
 )
 @click.option("--output", "-o", type=FilePath, help="[default: <model>-lammps.pkl]")
 @click.option(

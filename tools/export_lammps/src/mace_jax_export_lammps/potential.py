@@ -120,6 +120,8 @@ class MACEPotential:
             f"{config.num_interactions} layers of {config.r_max:g} Å, elements {elements}, "
             f"units metal; {self.mode}: {_MEANING[self.mode]}"
         )
+        # LAMMPS does not count the symbols itself, and may crash where some are missing
+        _say(f"now pair_coeff * * with one of {elements} for each atom type")
 
     @property
     def cutoff(self) -> float:
