@@ -185,7 +185,6 @@ def test_values(binding, section, key, value):
         ("flags.dtype = 'float16'", "float16"),
         ("model.gate = @relu", "relu"),
         ("model.gate = @adam", "gate"),
-        ("optimizer.algorithm = @sgd", "sgd"),
         ("optimizer.algorithm = 'lbfgs'", "lbfgs"),
         ("optimizer.algorithm = @silu", "silu"),
         ("adam.momentum = 0.5\noptimizer.algorithm = @adam", "momentum"),
