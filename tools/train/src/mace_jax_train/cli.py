@@ -54,9 +54,11 @@ def main(
     """
     from mace_jax_train.gin_config import gin_text, load_train_config
     from mace_jax_train.run_files import run_files
+    from mace_jax_train.wandb_run import require_wandb
 
     config = load_train_config(configs, bindings, *given_flags(ctx))
     set_log_level(config.logs.level)
+    require_wandb(config.wandb_run)
     default_name = configs[0].name.split(".")[0] if configs else "run"
     files = run_files(config, default_name, reproducible=reproducible)
     if print_config:
