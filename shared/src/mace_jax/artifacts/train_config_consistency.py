@@ -54,7 +54,7 @@ def check_consistency(config: TrainConfig, where: Callable[[str], str]) -> None:
     Raises:
         ConfigError: names the first value that contradicts another.
     """
-    checks = (_optimizer, _schedule, _averaging, _stage_two, _starting_point, _predicted, _run)
+    checks = (_optimizer, _schedule, _averaging, _stage_two, _predicted, _run)
     for name, problem in chain.from_iterable(check(config) for check in checks):
         value: Any = config
         for part in name.split("."):
@@ -114,22 +114,6 @@ def _stage_two(config: TrainConfig) -> Iterator[Problem]:
     if stage_two.max_snapshots and stage_two.max_snapshots < stage_two.min_snapshots_for_eval:
         problem = f"min_snapshots_for_eval is {stage_two.min_snapshots_for_eval}; raise it"
         yield f"{prefix}.max_snapshots", problem
-
-
-def _starting_point(config: TrainConfig) -> Iterator[Problem]:
-    model = config.model
-    names = ("start_from", "torch_checkpoint", "foundation_model")
-    given = [name for name in names if getattr(model, name) is not None]
-    if len(given) > 1:
-        yield f"model.{given[1]}", f"model.{given[0]} is given, too; choose one"
-    if given:
-        return
-    for name in ("torch_head", "torch_param_dtype"):
-        if getattr(model, name) is not None:
-            yield f"model.{name}", f"there is no model to start from; give {' or '.join(names)}"
-    if config.datasets.E0s == "foundation":
-        problem = f"there is no model to take them from; give {' or '.join(names)}"
-        yield "datasets.E0s", problem
 
 
 def _predicted(config: TrainConfig) -> Iterator[Problem]:

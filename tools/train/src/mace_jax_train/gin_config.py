@@ -272,7 +272,7 @@ def _given(
     for key, value in values.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping) and is_section(FIELDS.get(name)):
-            if "." in name:
+            if name in _SECTIONS:
                 yield _Setting(name, {}, where(name), "flags")
             yield from _given(f"{name}.", value, where)
         else:
