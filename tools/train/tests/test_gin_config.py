@@ -527,10 +527,8 @@ def any_value(name):
     hint = FIELDS[name]
     words, kind = choices(hint), without_none(hint)
     kinds = {int: st.integers(1, 4), float: NUMBER, bool: st.booleans(), str: TEXT}
-    if name in VALUES:
-        found = VALUES[name]
-    else:
-        found = st.sampled_from(words) if words else kinds[kind]
+    plain = st.sampled_from(words) if words else kinds.get(kind)
+    found = VALUES.get(name, plain)
     return found | st.none() if is_optional(hint) and name != "datasets.train_path" else found
 
 

@@ -52,7 +52,8 @@ def main(
     A flag that is not given changes nothing. Where nothing is possible, None takes away what a file
     says.
     """
-    from mace_jax_train.gin_config import gin_text, load_train_config
+    from mace_jax_train.gin_config import load_train_config
+    from mace_jax_train.gin_text import gin_text
     from mace_jax_train.run_files import run_files
     from mace_jax_train.wandb_run import require_wandb
 
@@ -111,7 +112,7 @@ def _train(config: Any, files: Any, compile_cache: bool) -> Result:
     from mace_jax.artifacts.atomic_write import write_bytes
     from mace_jax.artifacts.train_config import write_train_config
     from mace_jax.cli.progress import track_on_stderr
-    from mace_jax_train.gin_config import gin_text
+    from mace_jax_train.gin_text import gin_text
     from mace_jax_train.loop import train
     from mace_jax_train.start import parameter_count, prepare_run
 

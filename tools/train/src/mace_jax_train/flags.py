@@ -74,7 +74,9 @@ FLAGS = (
     Flag("--process-index", "flags.process_index", "which of them this is, from 0"),
     Flag("--coordinator-address", "flags.coordinator_address", "host of process 0"),
     Flag("--coordinator-port", "flags.coordinator_port", "where process 0 listens"),
-    Flag("--train-path --train-file", "datasets.train_path", "HDF5 file, folder or glob, or extxyz"),
+    Flag(
+        "--train-path --train-file", "datasets.train_path", "HDF5 file, folder or glob, or extxyz"
+    ),
     Flag("--valid-path --valid-file", "datasets.valid_path", "the same, or None"),
     Flag("--test-path --test-file", "datasets.test_path", "the same, or None"),
     Flag("--statistics-file", "datasets.statistics_file", "statistics.json of mace-jax-preprocess"),

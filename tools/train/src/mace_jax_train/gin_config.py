@@ -13,13 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from gin.config_parser import (
-    BindingStatement,
-    ConfigParser,
-    ImportStatement,
-    IncludeStatement,
-    ParserDelegate,
-)
+from gin.config_parser import BindingStatement, ConfigParser, ImportStatement, IncludeStatement
 
 from mace_jax.artifacts.train_config import read_train_config, train_config_from_sections
 from mace_jax.artifacts.train_config_consistency import ALGORITHM_PARAMETERS
@@ -79,14 +73,14 @@ class _Setting(NamedTuple):
     owner: str
 
 
-class _Values(ParserDelegate):
-    """What gin's parser makes of references and macros."""
+class _Values:
+    """What gin's parser makes of references and macros: its ``ParserDelegate``."""
 
-    def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> _Reference:
-        return _Reference(scoped_configurable_name)
+    def configurable_reference(self, name: str, _evaluate: bool) -> _Reference:
+        return _Reference(name)
 
-    def macro(self, macro_name: str) -> _Macro:
-        return _Macro(macro_name)
+    def macro(self, name: str) -> _Macro:
+        return _Macro(name)
 
 
 def load_train_config(
@@ -172,7 +166,7 @@ def _require_harmless(module: str, place: str) -> None:
     Raises:
         ConfigError: it is a module of something else.
     """
-    if module.split(".")[0] != "mace_jax":
+    if module != "mace_jax" and not module.startswith("mace_jax."):
         message = f"{place}: import {module}: a configuration imports nothing; remove it"
         raise ConfigError(message)
 

@@ -114,9 +114,7 @@ VALUES: Mapping[str, Callable[[Any], Any]] = {
     "model.avg_num_neighbors": lambda value: None if value == "average" else value,
     "model.gate": lambda value: "None" if value is None else value,
     "model.distance_transform": lambda value: "None" if value is None else value,
-    "model.scaling": lambda value: (
-        "no_scaling" if value in (None, "constant_scaling") else value
-    ),
+    "model.scaling": lambda value: "no_scaling" if value in (None, "constant_scaling") else value,
     "datasets.E0s": lambda value: repr(value) if isinstance(value, dict) else value,
     "loss.loss_cls": lambda value: LOSSES.get(value, value),
     "train.swa_config.loss.loss_cls": lambda value: LOSSES.get(value, value),

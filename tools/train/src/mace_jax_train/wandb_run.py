@@ -42,9 +42,7 @@ def require_wandb(config: WandbConfig) -> None:
 
 
 @contextmanager
-def tracker(
-    config: TrainConfig, tag: str, facts: Mapping[str, Any] = _NOTHING
-) -> Iterator[Report]:
+def tracker(config: TrainConfig, tag: str, facts: Mapping[str, Any] = _NOTHING) -> Iterator[Report]:
     """Report while a run goes on; of several processes the first does.
 
     Args:
