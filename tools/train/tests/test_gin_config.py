@@ -29,7 +29,7 @@ from mace_jax.artifacts.train_config_sections import (
 )
 from mace_jax.errors import ArtifactError, ConfigError
 from mace_jax_train.gin_config import load_train_config
-from mace_jax_train.gin_names import MEANS, ONLY, WITHOUT_EFFECT
+from mace_jax_train.gin_names import KNOWN, MEANS, ONLY, WITHOUT_EFFECT
 from mace_jax_train.gin_text import gin_text
 
 DATA = "datasets.train_path='train.h5'"
@@ -172,6 +172,7 @@ def test_values(binding, section, key, value):
         ("import os", "import os: a configuration imports nothing"),
         ("torch.optim.adam.b1 = 0.5", "unknown torch.optim.adam"),
         ("optimizer.lr = %lr", "unknown %lr"),
+        ("lr = %lr\noptimizer.lr = %lr", "unknown %lr"),
         ("loss.loss_cls = @UniversalLos", "did you mean UniversalLoss?"),
         ("loss.loss_cls = 'universl'", "did you mean universal?"),
         ("optimiser.lr = 0.1", "did you mean optimizer?"),
@@ -586,3 +587,32 @@ def test_any_configuration_is_repeated_by_its_files(tmp_path_factory, config):
     assert load_train_config([saved], [], {}) == config
     other = load_train_config([saved], ["flags.seed = 12345"], {})
     assert other == replace(config, flags=replace(config.flags, seed=12345))
+
+
+ODD = (
+    "()",
+    "{}",
+    "[[1]]",
+    "{'a': {1: 2}}",
+    "{1: 0.5, 'a': 2}",
+    "@adam",
+    "@SWAConfig()",
+    "-1",
+    "''",
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(name=st.sampled_from(sorted(KNOWN)), value=st.sampled_from(ODD) | TEXT)
+def test_whatever_is_written_is_a_configuration_or_an_error_of_one_line(name, value):
+    message = ""
+    try:
+        load(f"{name} = {value}")
+    except ConfigError as error:
+        message = str(error)
+    assert "\n" not in message
+
+
+def test_a_name_that_a_caller_gives_wrong_is_not_lost():
+    assert "unknown lrr; did you mean lr?" in refusal(flags={"optimizer": {"lrr": 1.0}})
+    assert "unknown optimizr" in refusal(flags={"optimizr": {"lr": 1.0}})

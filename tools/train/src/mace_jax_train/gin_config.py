@@ -1,21 +1,17 @@
 """Gin files, bindings and flags, resolved once into the typed configuration of a run.
 
-This is the only module that reads gin. Its parser is gin's own, but nothing is registered or
-called: a name is looked up in the table of ``gin_names`` and sets one value. Flags win over
-bindings, bindings over files, what comes later over what came before; an unknown name is an error.
+A name is looked up in the table of ``gin_names`` and sets one value. Flags win over bindings,
+bindings over files, what comes later over what came before; an unknown name is an error.
 """
 
 import logging
-import tokenize
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from gin.config_parser import BindingStatement, ConfigParser, ImportStatement, IncludeStatement
-
-from mace_jax.artifacts.train_config import read_train_config, train_config_from_sections
+from mace_jax.artifacts.train_config import train_config_from_sections
 from mace_jax.artifacts.train_config_consistency import ALGORITHM_PARAMETERS
 from mace_jax.artifacts.train_config_fields import FIELDS, is_section
 from mace_jax.artifacts.train_config_sections import OptimizerConfig, ScheduleConfig, TrainConfig
@@ -23,7 +19,6 @@ from mace_jax.errors import ConfigError, did_you_mean
 from mace_jax_train.gin_names import (
     CONFIGURABLES,
     KNOWN,
-    MODULES,
     ONLY,
     PARAMETERS,
     REFERRED,
@@ -32,33 +27,19 @@ from mace_jax_train.gin_names import (
     WITHOUT_EFFECT,
     WORDS,
 )
-from mace_jax_train.gin_text import gin_text
+from mace_jax_train.gin_statements import (
+    Macro,
+    Reference,
+    Statement,
+    parse_statements,
+    read_statements,
+    unqualified,
+)
 
 log = logging.getLogger(__name__)
 
 _SECTIONS = frozenset(REFERRED.values())
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
-
-
-class _Reference(NamedTuple):
-    """``@name`` or ``@name()``."""
-
-    name: str
-
-
-class _Macro(NamedTuple):
-    """``%name``."""
-
-    name: str
-
-
-class _Statement(NamedTuple):
-    """``configurable.parameter = value``; without a parameter it defines a macro."""
-
-    configurable: str
-    parameter: str
-    value: Any
-    place: str
 
 
 class _Setting(NamedTuple):
@@ -71,16 +52,6 @@ class _Setting(NamedTuple):
     value: Any
     place: str
     owner: str
-
-
-class _Values:
-    """What gin's parser makes of references and macros: its ``ParserDelegate``."""
-
-    def configurable_reference(self, name: str, _evaluate: bool) -> _Reference:
-        return _Reference(name)
-
-    def macro(self, name: str) -> _Macro:
-        return _Macro(name)
 
 
 def load_train_config(
@@ -101,9 +72,9 @@ def load_train_config(
         ConfigError: a file, name or value is wrong.
     """
     source = ", ".join(str(path) for path in configs) or "configuration"
-    statements = [item for path in configs for item in _read(path)]
+    statements = [item for path in configs for item in read_statements(path)]
     for binding in bindings:
-        statements += _parse(binding, lambda _line: "binding")
+        statements += parse_statements(binding, lambda _line: "binding")
     settings = [
         *_settings(statements),
         *_given("", flags, lambda name: places.get(name, source)),
@@ -115,72 +86,7 @@ def load_train_config(
     return train_config_from_sections(sections, source, found_at)
 
 
-def _read(path: Path, including: tuple[Path, ...] = ()) -> Iterator[_Statement]:
-    """Yield the statements of a gin file, or those that say what a saved configuration says."""
-    if not path.is_file():
-        message = f"{path}: no such file; give a gin file such as configs/aspirin_small.gin"
-        raise ConfigError(message)
-    if path.suffix == ".json":
-        yield from _parse(gin_text(read_train_config(path)), lambda _line: str(path))
-        return
-    if path in including:
-        message = f"{path}: includes itself; remove the include"
-        raise ConfigError(message)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        message = f"{path}: not a text file ({error}); give a gin file"
-        raise ConfigError(message) from error
-    yield from _parse(text, lambda line: f"{path}: line {line}", (*including, path))
-
-
-def _parse(
-    text: str, place: Callable[[int], str], including: tuple[Path, ...] = ()
-) -> Iterator[_Statement]:
-    """Yield the statements of a text; ``place`` names its lines."""
-    try:
-        for item in ConfigParser(text, _Values()):
-            if isinstance(item, BindingStatement):
-                where = place(item.location.line_num)
-                if item.scope:
-                    message = f"{where}: {item.scope}/: scopes have no meaning here; remove it"
-                    raise ConfigError(message)
-                configurable = _unqualified(item.selector, where)
-                yield _Statement(configurable, item.arg_name, item.value, where)
-            elif isinstance(item, IncludeStatement):
-                yield from _read(Path(item.filename), including)
-            elif isinstance(item, ImportStatement):
-                _require_harmless(item.module, place(item.location.line_num))
-    except SyntaxError as error:
-        what = " ".join(str(error.msg).split()).rstrip(".")
-        message = f"{place(error.lineno or 1)}: {what}; correct the configuration"
-        raise ConfigError(message) from error
-    except (tokenize.TokenError, ValueError) as error:
-        message = f"{place(1)}: {error.args[0]}; correct the configuration"
-        raise ConfigError(message) from error
-
-
-def _require_harmless(module: str, place: str) -> None:
-    """Refuse to import anything; mace-jax's files name the modules of their names, which is fine.
-
-    Raises:
-        ConfigError: it is a module of something else.
-    """
-    if module != "mace_jax" and not module.startswith("mace_jax."):
-        message = f"{place}: import {module}: a configuration imports nothing; remove it"
-        raise ConfigError(message)
-
-
-def _unqualified(selector: str, place: str) -> str:
-    """Return a name without the modules of mace-jax before it."""
-    *modules, name = selector.split(".")
-    if modules and modules[0] not in MODULES:
-        message = f"{place}: unknown {selector}; {did_you_mean(selector, CONFIGURABLES)}"
-        raise ConfigError(message)
-    return name
-
-
-def _settings(statements: Sequence[_Statement]) -> Iterator[_Setting]:
+def _settings(statements: Sequence[Statement]) -> Iterator[_Setting]:
     """Look every name up, and warn about those that do nothing."""
     macros = {item.configurable: item.value for item in statements if not item.parameter}
     for configurable, parameter, written, place in statements:
@@ -230,13 +136,14 @@ def _require_only(name: str, value: Any, place: str) -> None:
 
 def _resolve(value: Any, macros: Mapping[str, Any], place: str) -> Any:
     """Replace macros by their values and references by the names they stand for."""
-    if isinstance(value, _Macro):
+    if isinstance(value, Macro):
         if value.name not in macros:
             message = f"{place}: unknown %{value.name}, expected a name that is defined; define it"
             raise ConfigError(message)
-        return _resolve(macros[value.name], macros, place)
-    if isinstance(value, _Reference):
-        name = _unqualified(value.name, place)
+        others = {name: other for name, other in macros.items() if name != value.name}
+        return _resolve(macros[value.name], others, place)
+    if isinstance(value, Reference):
+        name = unqualified(value.name, place)
         if name not in WORDS | CONFIGURABLES:
             message = f"{place}: unknown @{name}; {did_you_mean(name, WORDS | CONFIGURABLES)}"
             raise ConfigError(message)
@@ -282,11 +189,12 @@ def _nested(settings: Sequence[_Setting]) -> tuple[dict[str, dict[str, Any]], di
     for name, value, place, owner in sorted(settings, key=_outermost_first):
         if not _is_used(owner, last):
             unused[owner].append(f"{place}: {owner}.{name.rpartition('.')[2]}")
-        elif name in _SECTIONS & FIELDS.keys():
-            _set(sections, name, last[name] if last[name] is None else {})
-        elif name in FIELDS:
-            _set(sections, name, VALUES[name](value) if name in VALUES else value)
+            continue
         places[name] = place
+        if name not in _SECTIONS:
+            _set(sections, name, VALUES[name](value) if name in VALUES else value)
+        elif name in FIELDS:
+            _set(sections, name, last[name] if last[name] is None else {})
     for owner, names in unused.items():
         log.warning("%s: no effect, because nothing refers to @%s", ", ".join(names), owner)
     return sections, places

@@ -108,7 +108,19 @@ ONLY: Mapping[str, tuple[Any, str]] = {
     "wandb_run.anonymous": (None, "log in with wandb login, or use wandb_run.mode = 'offline'"),
 }
 
-_BACKENDS = {True: "cueq", False: "dense"}
+
+def _loss(value: Any) -> Any:
+    return LOSSES.get(value, value) if isinstance(value, str) else value
+
+
+def _pairs(value: Any) -> Any:
+    """Return the items of a dict, in order of their epochs."""
+    if not isinstance(value, dict):
+        return value
+    numbers = all(isinstance(epoch, (int, float)) for epoch in value)
+    return tuple(sorted(value.items()) if numbers else value.items())
+
+
 # name -> from a value as it may be written to what it is
 VALUES: Mapping[str, Callable[[Any], Any]] = {
     "model.avg_num_neighbors": lambda value: None if value == "average" else value,
@@ -116,14 +128,12 @@ VALUES: Mapping[str, Callable[[Any], Any]] = {
     "model.distance_transform": lambda value: "None" if value is None else value,
     "model.scaling": lambda value: "no_scaling" if value in (None, "constant_scaling") else value,
     "datasets.E0s": lambda value: repr(value) if isinstance(value, dict) else value,
-    "loss.loss_cls": lambda value: LOSSES.get(value, value),
-    "train.swa_config.loss.loss_cls": lambda value: LOSSES.get(value, value),
-    "optimizer.scheduler.boundaries_and_scales": lambda value: (
-        tuple(sorted(value.items())) if isinstance(value, dict) else value
-    ),
+    "loss.loss_cls": _loss,
+    "train.swa_config.loss.loss_cls": _loss,
+    "optimizer.scheduler.boundaries_and_scales": _pairs,
     "optimizer.scheduler.end_value": lambda value: 0.0 if value is None else value,
     "flags.backend": lambda value: (
-        _BACKENDS.get(value, value) if isinstance(value, bool) else value
+        ("cueq" if value else "dense") if isinstance(value, bool) else value
     ),
 }
 
