@@ -104,7 +104,7 @@ def _ignored_option(name: str) -> click.Option:
 
     def warn(_ctx: click.Context, _param: click.Parameter, value: Any) -> None:
         if value is not None and not used.startswith(f"{value} "):
-            log.warning("%s %s: no effect: %s", name, value, used)
+            log.warning("%s %s: %s", name, value, used)
 
     return click.Option(
         [name],
