@@ -1,7 +1,7 @@
 """Sums of errors over batches, and the metrics that follow from them."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -110,5 +110,5 @@ def _errors(name: str, sums: ErrorSums, *, relative: bool) -> Iterator[tuple[str
         yield f"rel_rmse_{name}", _ratio(100 * np.sqrt(sums.squared), root)
 
 
-def _ratio(error: Array, size: Array) -> float | None:
+def _ratio(error: Any, size: Any) -> float | None:
     return float(error / size) if size > 0 else None
