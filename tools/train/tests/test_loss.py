@@ -242,6 +242,14 @@ def test_a_batch_of_padding_has_loss_0_and_no_gradient(name):
 
 
 @pytest.mark.parametrize("name", LOSS_TERMS)
+def test_the_loss_has_the_dtype_of_the_batch(name):
+    graphs = [BUILDER.build(item) for item in BATCHES["weights"]]
+    batch = pad_batch(graphs, CAPS, "float32")
+    predicted = {term: array.astype(np.float32) for term, array in predict_anything(batch).items()}
+    assert jax.eval_shape(make_loss(CONFIGS[name]), predicted, batch).dtype == np.float32
+
+
+@pytest.mark.parametrize("name", LOSS_TERMS)
 def test_gradients_are_finite_where_the_prediction_is_exact(name):
     batch = padded([structure(5), structure(3)])
     exact = {term: getattr(batch, term) for term in TERMS}
