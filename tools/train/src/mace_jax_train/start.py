@@ -1,7 +1,6 @@
 """From a configuration to everything a run needs: data, plans, statistics, network."""
 
 import logging
-from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -19,7 +18,6 @@ from mace_jax.batching.graph import GraphBuilder
 from mace_jax.batching.graph_source import DatasetGraphs
 from mace_jax.batching.loader import PlannedLoader
 from mace_jax.elements import species_index
-from mace_jax.errors import DataError
 from mace_jax.model.backend import DENSE, Backend
 from mace_jax.model.load import model_parameters
 from mace_jax.model.mace import MACE
@@ -27,6 +25,7 @@ from mace_jax.structures.statistics import Statistics
 from mace_jax.tracking import Track
 from mace_jax_train.inputs import open_datasets, run_plan, run_statistics
 from mace_jax_train.run_files import RunFiles
+from mace_jax_train.usable_labels import UsableLabels
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +78,11 @@ def prepare_run(config: TrainConfig, files: RunFiles, track: Track, n_workers: i
         }
         bundle = _untrained_bundle(config, statistics, r_max)
         builder = GraphBuilder(
-            r_max, bundle.config.atomic_numbers, bundle.heads, bundle.atomic_energies
+            r_max,
+            bundle.config.atomic_numbers,
+            bundle.heads,
+            bundle.atomic_energies,
+            config_type_weights=config.datasets.config_type_weights or {},
         )
         for split, dataset in datasets.items():
             _require_usable(config, builder, split, dataset)
@@ -150,21 +153,16 @@ def _require_usable(config: TrainConfig, builder: GraphBuilder, split: str, data
 
     Raises:
         ArtifactError, DataError: a structure is damaged or has an element that the model does not
-            know, or a weighted label occurs nowhere in the training data.
+            know, or what the loss needs occurs nowhere in the training data.
+        ConfigError: a config type that is given a weight occurs nowhere in them.
     """
-    labels: Counter[str] = Counter()
+    labels = UsableLabels(builder.config_type_weights)
     for structure in data:
         species_index(structure.atomic_numbers, builder.elements, structure.place)
-        labels.update(structure.properties.keys())
-    for name in ("energy", "forces", "stress"):
-        log.info("%s: %s in %d/%d structures", split, name, labels[name], len(data))
-        weight = getattr(config.loss, f"{name}_weight")
-        if split == "train" and weight and not labels[name]:
-            message = (
-                f"{data.path}: {name} found in 0 of {len(data)} structures, but "
-                f"loss.{name}_weight is {weight}; set it to 0 or name the key"
-            )
-            raise DataError(message)
+        labels.add(structure)
+    log.info("%s: %s", split, labels.summary())
+    if split == "train":
+        labels.require(config, str(data.path))
 
 
 def parameter_count(run: Run) -> int:
