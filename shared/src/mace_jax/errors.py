@@ -3,6 +3,9 @@
 Messages read ``file: place: what is wrong, found vs expected; what to do``.
 """
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class MaceJaxError(Exception):
     """Something the user gave is wrong; the message says what to do about it."""
@@ -36,3 +39,10 @@ class CheckFailedError(MaceJaxError):
     """A check that the user asked for found a difference."""
 
     exit_code = 3
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Return what to do about an unknown name: the nearest of those that are known, or all."""
+    known = sorted(names)
+    nearest = get_close_matches(name, known, n=1)
+    return f"did you mean {nearest[0]}?" if nearest else f"expected one of {', '.join(known)}"
