@@ -19,10 +19,9 @@ from mace_jax.structures.structure import Structure
 from mace_jax.tracking import track_silently
 from mace_jax_train.error_metrics import metrics
 from mace_jax_train.loop import train
-from mace_jax_train.optimizer import make_optimizer
+from mace_jax_train.method import make_method
 from mace_jax_train.run_files import RunFiles
 from mace_jax_train.start import prepare_run
-from mace_jax_train.step import initial_state, make_eval_step, make_train_step
 
 EPOCHS = 3
 
@@ -134,16 +133,15 @@ def by_hand(make_config, tmp_path_factory):
     files = RunFiles(tmp_path_factory.mktemp("by_hand"), "run")
     run = prepare_run(make_config(), files, track_silently)
     network, parameters = split_trainable(run.model)
-    optimizer = make_optimizer(run.config.optimizer, run.config.train.max_grad_norm)
-    step = make_train_step(network, optimizer, run.config.loss, run.config.train.ema_decay)
-    state = initial_state(parameters, optimizer)
+    method = make_method(run.config, network, len(run.loaders["train"]))
+    state = method.initial_state(parameters)
     steps, epochs = [parameter_table(state.parameters)], []
     for epoch in range(1, EPOCHS + 1):
         for _, batch in run.loaders["train"].epoch(run.config.flags.seed, epoch):
-            state, _ = step(state, batch)
+            state, _ = method.train_step(state, batch)
             steps.append({k: v.copy() for k, v in parameter_table(state.parameters).items()})
-        epochs.append({k: v.copy() for k, v in parameter_table(state.averaged).items()})
-    assert step._cache_size() == 1
+        epochs.append({k: v.copy() for k, v in parameter_table(method.evaluated(state)).items()})
+    assert method.n_compilations == 1
     return run, steps, epochs
 
 
@@ -176,9 +174,9 @@ def test_the_best_bundle_has_the_loss_it_claims(first, by_hand):
     run, *_ = by_hand
     bundle = read_model_bundle(outcome.best)
     network, parameters = split_trainable(load_model(bundle, "best"))
-    evaluate = make_eval_step(network, run.config.loss)
+    method = make_method(run.config, network, 1)
     for split, row in (("valid", outcome.best_row), ("test", outcome.test_row)):
-        errors = [evaluate(parameters, batch) for _, batch in run.loaders[split].in_order()]
+        errors = [method.eval_step(parameters, batch) for _, batch in run.loaders[split].in_order()]
         found = metrics(jax.device_get(errors))
         for name in ("loss", "mae_e", "rmse_f"):
             assert found[name] == pytest.approx(row[name], rel=1e-5)
