@@ -100,22 +100,6 @@ def test_energies_and_dipoles(make_config, prepare, train_path, caplog):
 
 
 @pytest.mark.parametrize(
-    ("model", "loss", "found"),
-    [
-        ({}, {"loss_cls": "dipole"}, "loss.dipole_weight is 1.0, but ScaleShiftMACE predicts "),
-        (
-            {**DIPOLES, "model": "AtomicDipolesMACE"},
-            {},
-            "loss.energy_weight is 1.0, but AtomicDipolesMACE predicts dipole only",
-        ),
-    ],
-)
-def test_a_loss_of_what_is_not_predicted(make_config, prepare, model, loss, found):
-    with pytest.raises(ConfigError, match=f"^{found}"):
-        prepare(make_config(model=model, loss=loss))
-
-
-@pytest.mark.parametrize(
     ("sections", "found"),
     [
         ({"loss": {"loss_cls": "virials"}}, r"virials found in 0 .* loss\.virials_weight is 1\.0"),
@@ -143,7 +127,7 @@ def test_an_impossible_network_is_said_before_data_are_read(make_config, prepare
 
 def test_training_data_of_several_heads(make_config, prepare, train_path):
     path = train_path(lambda index, s: replace(s, head="pbe" if index % 2 else "r2scan"))
-    message = r"changed\.h5: structures of heads pbe, r2scan, expected one head"
+    message = r"changed\.h5: structures of heads pbe, r2scan, expected those of one head"
     with pytest.raises(DataError, match=message):
         prepare(make_config(datasets={"train_path": path}))
 

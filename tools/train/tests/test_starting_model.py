@@ -16,6 +16,7 @@ import pytest
 from mace_jax.artifacts.dataset import Dataset, write_dataset_file
 from mace_jax.artifacts.metrics import read_metrics
 from mace_jax.artifacts.model_bundle import read_model_bundle, write_model_bundle
+from mace_jax.artifacts.statistics import read_statistics
 from mace_jax.artifacts.provenance import file_sha256, make_provenance
 from mace_jax.artifacts.train_config_sections import TrainConfig
 from mace_jax.errors import ArtifactError, ConfigError, DataError, IncompatibleError
@@ -406,7 +407,7 @@ def test_isolated_atoms(starting, checkpoint, prepare, own, train_xyz, tmp_path,
     caplog.clear()
     run, _ = prepare(starting(model, datasets=datasets))
     assert run.bundle.atomic_energies == {HEAD: {1: own[1], 8: own[8]}}
-    assert "E0s of isolated atoms in the data differ from those of the model" in caplog.text
+    assert "isolated atoms in the data have other energies than the model's E0s" in caplog.text
 
 
 @pytest.mark.parametrize("e0s", ["foundation", "estimated"])
@@ -425,8 +426,8 @@ def statistics_file(make_config, prepare) -> Path:
     return files.path(".statistics.json")
 
 
-def test_statistics_choose_elements_and_averages_but_not_the_scale(
-    starting, checkpoint, prepare, statistics_file, caplog, own
+def test_statistics_choose_elements_and_e0s_but_not_the_scale(
+    starting, checkpoint, prepare, statistics_file, own
 ):
     model = {"torch_checkpoint": checkpoint(PLAIN)}
     datasets = {"statistics_file": str(statistics_file)}
@@ -435,10 +436,9 @@ def test_statistics_choose_elements_and_averages_but_not_the_scale(
     assert run.bundle.config.atomic_numbers == (1, 8)
     assert run.bundle.config.avg_num_neighbors == whole.config.avg_num_neighbors
     assert (run.bundle.scale, run.bundle.shift) == (whole.scale, whole.shift)
-    assert run.bundle.atomic_energies == {HEAD: {1: own[1], 8: own[8]}}
-    assert "E0s of the statistics file differ from those of the model" in caplog.text
-    run, _ = prepare(starting(model, datasets={**datasets, "E0s": "average"}))
     assert run.bundle.atomic_energies == {HEAD: {1: -13.6, 8: -2041.8}}  # as the file has them
+    run, _ = prepare(starting(model, datasets={**datasets, "E0s": "foundation"}))
+    assert run.bundle.atomic_energies == {HEAD: {1: own[1], 8: own[8]}}
 
 
 def test_statistics_of_another_cutoff(starting, checkpoint, prepare, statistics_file):
@@ -496,13 +496,15 @@ def test_the_files_of_the_run_say_what_it_began_with(starting, bundle_file, prep
         }
     }
     assert run.bundle.parity is None
-    assert not files.path(".statistics.json").exists()
+    statistics = read_statistics(files.path(".statistics.json"))
+    assert statistics.atomic_energies == run.bundle.atomic_energies[HEAD]
 
 
-def test_a_model_of_dipoles_is_not_trained_on_energies(starting, checkpoint, prepare):
+def test_a_model_of_dipoles_is_not_trained_on_energies(starting, checkpoint):
     config = starting({"torch_checkpoint": checkpoint("atomic_dipoles")})
-    with pytest.raises(ConfigError, match=r"loss.energy_weight is 1.0, but AtomicDipolesMACE pred"):
-        prepare(config)
+    assert "AtomicDipolesMACE predicts dipole, but loss.energy_weight is 1.0" in refusal(
+        ConfigError, config
+    )
 
 
 def test_what_a_model_is_told_is_not_lost_on_the_way(

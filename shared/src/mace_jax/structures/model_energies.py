@@ -1,6 +1,7 @@
 """The E0s of a model that is trained further: kept as they are, or corrected for other data."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from mace_jax.elements import symbol
 from mace_jax.errors import DataError
@@ -19,10 +20,7 @@ _SAME = 1e-3
 
 
 def kept_energies(
-    atomic_energies: Mapping[int, float],
-    head: str,
-    sums: HeadSums,
-    others: Mapping[str, Mapping[int, float]],
+    atomic_energies: Mapping[int, float], head: str, sums: HeadSums, isolated: Mapping[int, float]
 ) -> AtomicEnergyTable:
     """Return a model's own E0s, and what speaks against them.
 
@@ -30,13 +28,21 @@ def kept_energies(
         atomic_energies: of the model, eV, by atomic number.
         head: of the data.
         sums: over the training structures.
-        others: E0s by atomic number that are known of the data, by where they are from.
+        isolated: energies of isolated atoms in the data, eV, by atomic number.
     """
     table = _table(atomic_energies, head, sums, None)
-    warnings = [
-        line for source, found in others.items() for line in _differing(table, source, found)
+    differing = [
+        f"{symbol(row.number)} {isolated[row.number]:.6g} eV, of the model {row.energy:.6g} eV"
+        for row in table.rows
+        if row.number in isolated and abs(isolated[row.number] - row.energy) > _SAME
     ]
-    return AtomicEnergyTable(table.rows, {}, (*table.warnings, *warnings))
+    if not differing:
+        return table
+    warning = (
+        f"{head}: isolated atoms in the data have other energies than the model's E0s, which are "
+        f"kept: {'; '.join(differing)}; use --E0s isolated_atom if they are of another method"
+    )
+    return replace(table, warnings=(*table.warnings, warning))
 
 
 def estimated_energies(
@@ -81,17 +87,3 @@ def _table(
     )
     warnings = scale_warnings(head, sums, rows, ESTIMATED)
     return AtomicEnergyTable(rows, {head: fit} if fit else {}, tuple(warnings), ESTIMATED)
-
-
-def _differing(table: AtomicEnergyTable, source: str, others: Mapping[int, float]) -> list[str]:
-    pairs = [
-        f"{symbol(row.number)} {others[row.number]:.6g} eV, of the model {row.energy:.6g} eV"
-        for row in table.rows
-        if row.number in others and abs(others[row.number] - row.energy) > _SAME
-    ]
-    if not pairs:
-        return []
-    return [
-        f"E0s of {source} differ from those of the model, which are kept: {'; '.join(pairs)}; "
-        "if the data are of another method, give --E0s"
-    ]

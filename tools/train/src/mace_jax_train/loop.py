@@ -23,8 +23,7 @@ from mace_jax.tracking import Track
 from mace_jax_train.error_metrics import BatchErrors, metrics
 from mace_jax_train.optimizer import make_optimizer
 from mace_jax_train.run_files import TOOL, RunFiles
-from mace_jax_train.start import Run
-from mace_jax_train.starting_model import HEAD
+from mace_jax_train.start import HEAD, Run
 from mace_jax_train.step import (
     EvalStep,
     StepReport,

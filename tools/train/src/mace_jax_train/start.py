@@ -21,11 +21,13 @@ from mace_jax.model.mace import MACE, DipoleMACE
 from mace_jax.tracking import Track
 from mace_jax_train.inputs import open_datasets, run_plan
 from mace_jax_train.run_files import RunFiles
-from mace_jax_train.starting_energies import prediction_errors, starting_energies
-from mace_jax_train.starting_model import HEAD, StartingModel, read_starting_model
-from mace_jax_train.survey import Surveys, require_labels, require_predicted, survey_splits
-from mace_jax_train.training_statistics import given_statistics, log_table, run_r_max
+from mace_jax_train.starting_energies import continued_bundle
+from mace_jax_train.starting_model import HEAD, read_starting_model
+from mace_jax_train.survey import survey_splits
+from mace_jax_train.training_statistics import given_statistics, run_r_max
 from mace_jax_train.untrained_model import configured_network, untrained_bundle
+
+__all__ = ["HEAD", "Run", "chosen_backend", "parameter_count", "prepare_run"]
 
 # Batches of a split are kept for later epochs up to this.
 _CACHE_BYTES = 1 << 30
@@ -69,29 +71,28 @@ def prepare_run(config: TrainConfig, files: RunFiles, track: Track) -> Run:
     starting = read_starting_model(config, track)
     network = starting.bundle.config if starting else configured_network(config.model)
     architecture(network)  # what is impossible is said before data are read
-    require_predicted(config, network)
-    told = model_inputs(network)
+    told, backend = model_inputs(network), chosen_backend(config.flags)
     with ExitStack() as stack:
         isolated, datasets = open_datasets(config, told, files, stack)
         inputs = [starting.source.as_input()] if starting else []
         inputs += [dataset.as_input(split) for split, dataset in datasets.items()]
         given = given_statistics(config.datasets, datasets["train"], inputs)
         r_max = run_r_max(config, given, network.r_max if starting else None)
-        surveys = survey_splits(config, datasets, starting, given, told, r_max)
-        surveys.train.isolated_atoms.merge(isolated)
-        require_labels(config, datasets["train"], surveys.train)
+        train = survey_splits(config, datasets, starting, given, told, r_max)
+        train.sums.isolated_atoms.merge(isolated)
         plans = {
             split: run_plan(config, split, dataset, r_max, files, inputs, track)
             for split, dataset in datasets.items()
         }
         if starting:
-            bundle = _continued(config, starting, surveys, datasets["train"], plans["train"], track)
-            model = load_model(bundle, starting.name, chosen_backend(config.flags))
-        else:
-            bundle = untrained_bundle(
-                config, replace(network, r_max=r_max), surveys, datasets["train"], files, inputs
+            bundle = continued_bundle(
+                config, starting, train, plans["train"], files, inputs, backend, track
             )
-            model = _fresh_network(bundle, config.flags)
+            model = load_model(bundle, starting.name, backend)
+        else:
+            network = replace(network, r_max=r_max)
+            bundle = untrained_bundle(config, network, train, files, inputs)
+            model = _fresh_network(bundle, config.flags.seed, backend)
             bundle = replace(bundle, parameters=model_parameters(model))
         loaders = _loaders(config, bundle, datasets, plans, files, stack)
         return Run(config, model, bundle, loaders, tuple(inputs), stack.pop_all())
@@ -104,45 +105,15 @@ def chosen_backend(flags: FlagsConfig) -> Backend:
     return Backend(convolution=flags.cueq_conv_fusion, products=flags.cueq_optimize_all)
 
 
-def _continued(
-    config: TrainConfig,
-    starting: StartingModel,
-    surveys: Surveys,
-    train: Dataset,
-    plan: BatchPlan,
-    track: Track,
-) -> ModelBundle:
-    """Return the starting model as the run needs it: of its elements, with its E0s."""
-    bundle = starting.of_elements(surveys.elements, config.flags.dtype)
-    if not bundle.atomic_energies:
-        return bundle
-    table = starting_energies(
-        config.datasets.E0s,
-        bundle.atomic_energies[HEAD],
-        surveys.train,
-        surveys.given,
-        lambda: prediction_errors(
-            bundle,
-            DatasetGraphs([train], graph_builder(bundle)),
-            plan,
-            source=starting.name,
-            backend=chosen_backend(config.flags),
-            track=track,
-        ),
-    )
-    log_table(table)
-    return replace(bundle, atomic_energies={HEAD: table.of_elements(surveys.elements)})
-
-
-def _fresh_network(bundle: ModelBundle, flags: FlagsConfig) -> MACE | DipoleMACE:
+def _fresh_network(bundle: ModelBundle, seed: int, backend: Backend) -> MACE | DipoleMACE:
     """Return a network with random weights."""
     return build_model(
         bundle.config,
         scale=list(bundle.scale.values()),
         shift=list(bundle.shift.values()),
         dtype=bundle.dtype,
-        rng=np.random.default_rng(flags.seed),
-        backend=chosen_backend(flags),
+        rng=np.random.default_rng(seed),
+        backend=backend,
     )
 
 

@@ -1,66 +1,112 @@
 """The E0s of a run that begins with a model: its own, corrected ones, or those of the data."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import jax
 import numpy as np
 from flax import nnx
 from jax import Array
 
+from mace_jax.architecture import predicts_energy
 from mace_jax.artifacts.batch_plan import BatchPlan
 from mace_jax.artifacts.model_bundle import ModelBundle
+from mace_jax.artifacts.provenance import Input
+from mace_jax.artifacts.train_config_sections import TrainConfig
 from mace_jax.batching.graph_batch import GraphBatch, pad_batch
-from mace_jax.batching.graph_source import GraphSource
+from mace_jax.batching.graph_source import DatasetGraphs, GraphSource
 from mace_jax.elements import MAX_ATOMIC_NUMBER
 from mace_jax.errors import DataError
 from mace_jax.model.backend import Backend
-from mace_jax.model.load import load_model
+from mace_jax.model.load import graph_builder, load_model
 from mace_jax.model.predict import properties
 from mace_jax.structures.atomic_energies import AVERAGE
 from mace_jax.structures.atomic_energy_table import AtomicEnergyTable, atomic_energy_table
 from mace_jax.structures.composition_rows import CompositionRows
 from mace_jax.structures.model_energies import ESTIMATED, estimated_energies, kept_energies
-from mace_jax.structures.statistics import Statistics
-from mace_jax.structures.training_sums import TrainingSums
 from mace_jax.tracking import Track
-from mace_jax_train.training_statistics import FOUNDATION, ISOLATED_ATOM
+from mace_jax_train.run_files import RunFiles
+from mace_jax_train.starting_model import HEAD, StartingModel
+from mace_jax_train.survey import TrainingData
+from mace_jax_train.training_statistics import (
+    FOUNDATION,
+    ISOLATED_ATOM,
+    keep_statistics,
+    log_table,
+)
 
 
-def starting_energies(
+def continued_bundle(
+    config: TrainConfig,
+    starting: StartingModel,
+    train: TrainingData,
+    plan: BatchPlan,
+    files: RunFiles,
+    inputs: list[Input],
+    backend: Backend,
+    track: Track,
+) -> ModelBundle:
+    """Return the starting model as the run needs it: of its elements, with its E0s.
+
+    Args:
+        config: of the run.
+        starting: the model.
+        train: training data.
+        plan: of the training data.
+        files: where to keep statistics that are computed.
+        inputs: what was read; the statistics are added.
+        backend: what computes the network.
+        track: progress.
+
+    Raises:
+        ConfigError, DataError: the model lacks an element, or its E0 cannot be had.
+    """
+    bundle = starting.of_elements(train.elements, config.flags.dtype)
+    if not predicts_energy(bundle.config):
+        return bundle
+
+    def errors() -> CompositionRows:
+        graphs = DatasetGraphs([train.dataset], graph_builder(bundle))
+        return prediction_errors(
+            bundle, graphs, plan, source=starting.name, backend=backend, track=track
+        )
+
+    table = _energies(config.datasets.E0s, bundle.atomic_energies[HEAD], train, errors)
+    if train.given:
+        log_table(table)
+    else:
+        keep_statistics(table, train, files, inputs)
+    return replace(bundle, atomic_energies={HEAD: table.of_elements(train.elements)})
+
+
+def _energies(
     e0s: str | None,
     own: Mapping[int, float],
-    sums: TrainingSums,
-    given: Statistics | None,
+    train: TrainingData,
     errors: Callable[[], CompositionRows],
 ) -> AtomicEnergyTable:
     """Find the E0s of a run that begins with a model.
 
     Args:
-        e0s: ``foundation`` or None for the model's own, ``estimated`` for those with the least
-            errors; ``average``, ``isolated_atom``, a dict or a file as for a fresh network.
-        own: E0s of the model, eV, of the elements that are trained.
-        sums: over the training set, of one head.
-        given: the statistics file, which holds averages and isolated atoms of its data.
+        e0s: ``foundation`` for the model's own, ``estimated`` for those with the least errors;
+            ``average``, ``isolated_atom``, a dict or a file as for a fresh network. None: those of
+            the statistics file, without one the model's own.
+        own: E0s of the model, eV.
+        train: training data.
         errors: computes what ``prediction_errors`` does.
-
-    Raises:
-        ConfigError, DataError: ``e0s`` cannot be read, or leaves out an element.
     """
+    sums, given = train.sums, train.given
     ((head, of_head),) = sums.heads.items()
-    elements = tuple(own)
-    choice = (e0s or FOUNDATION).lower()
+    choice = (e0s or (AVERAGE if given else FOUNDATION)).lower()
     if choice == FOUNDATION:
-        others: dict[str, Mapping[int, float]] = {
-            "isolated atoms in the data": sums.isolated_atoms.of_head(head)
-        }
-        if given:
-            others["the statistics file"] = given.of_head(head).atomic_energies
-        return kept_energies(own, head, of_head, others)
+        return kept_energies(own, head, of_head, sums.isolated_atoms.of_head(head))
     if choice == ESTIMATED:
         return estimated_energies(own, head, of_head, errors())
     if given and choice in (AVERAGE, ISOLATED_ATOM):
-        return atomic_energy_table(str(dict(given.of_head(head).atomic_energies)), sums, elements)
-    return atomic_energy_table(None if choice == ISOLATED_ATOM else e0s, sums, elements)
+        return atomic_energy_table(
+            str(dict(given.of_head(head).atomic_energies)), sums, train.elements
+        )
+    return atomic_energy_table(None if choice == ISOLATED_ATOM else e0s, sums, train.elements)
 
 
 def prediction_errors(

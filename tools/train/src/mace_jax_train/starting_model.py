@@ -6,7 +6,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from mace_jax.architecture import READOUT_IRREPS, predicts_energy
 from mace_jax.artifacts.model_bundle import ModelBundle, ModelConfig
+from mace_jax.artifacts.train_config import term_weights
 from mace_jax.artifacts.train_config_sections import ModelSection, TrainConfig
 from mace_jax.elements import symbol
 from mace_jax.equivariance.irreps import Irreps
@@ -98,6 +100,7 @@ def read_starting_model(config: TrainConfig, track: Track) -> StartingModel | No
         return None
     whole = source.read()
     _require_own_options(config, whole.config, source.path)
+    _require_predicted(config, whole.config, source.path)
     head = _head(whole, config.model.torch_head, source.path)
     bundle = _renamed(select_head(whole, head))
     if config.model.torch_param_dtype:
@@ -192,6 +195,26 @@ def _require_own_options(config: TrainConfig, model: ModelConfig, path: Path) ->
             "out or begin with another model"
         )
         raise ConfigError(message)
+
+
+def _require_predicted(config: TrainConfig, model: ModelConfig, path: Path) -> None:
+    """Check that the model predicts every quantity of the loss, in both stages.
+
+    Raises:
+        ConfigError: there is one that it does not.
+    """
+    predicted = ["energy", "forces", "stress", "virials"] if predicts_energy(model) else []
+    predicted += ["dipole"] if model.model in READOUT_IRREPS else []
+    stage_two = config.train.swa_config
+    losses = {"loss": config.loss, "train.swa_config.loss": stage_two and stage_two.loss}
+    for place, loss in losses.items():
+        for term, weight in term_weights(loss).items() if loss else ():
+            if term not in predicted:
+                message = (
+                    f"{path}: {model.model} predicts {', '.join(predicted)}, but "
+                    f"{place}.{term}_weight is {weight}; choose another loss or model"
+                )
+                raise ConfigError(message)
 
 
 def _agree(name: str, given: Any, model: ModelConfig) -> bool:

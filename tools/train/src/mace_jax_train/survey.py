@@ -25,16 +25,18 @@ from mace_jax_train.starting_model import StartingModel
 log = logging.getLogger(__name__)
 
 
-class Surveys(NamedTuple):
-    """What the data hold.
+class TrainingData(NamedTuple):
+    """What a run learns from.
 
     Attributes:
-        train: sums over the training data.
+        dataset: its structures.
+        sums: over them; the neighbours are counted only where there is no statistics file.
         elements: atomic numbers that the run's model knows, ascending.
         given: the statistics file, if there is one.
     """
 
-    train: TrainingSums
+    dataset: Dataset
+    sums: TrainingSums
     elements: tuple[int, ...]
     given: Statistics | None
 
@@ -46,7 +48,7 @@ def survey_splits(
     given: Statistics | None,
     told: Sequence[EmbeddingSpec],
     r_max: float,
-) -> Surveys:
+) -> TrainingData:
     """Read every structure, and find out which elements the model of the run needs.
 
     They are those of ``datasets.atomic_numbers``, of the statistics file, or of the data: all of
@@ -66,16 +68,16 @@ def survey_splits(
     """
     elements = config.datasets.atomic_numbers or (given.atomic_numbers if given else ())
     known = sorted_elements(elements)
-    count_edges = starting is None and given is None
     sums: list[TrainingSums] = []
     for split, dataset in datasets.items():
         require = partial(_require_elements, starting, known)
-        edges = count_edges and split == "train"
+        edges = split == "train" and given is None
         sums.append(_survey(split, dataset, require, told, r_max, count_edges=edges))
         if not known and not starting:
             known = _elements_of(sums)
-    _require_one_head(datasets["train"], sums[0])
-    return Surveys(sums[0], known or _elements_of(sums), given)
+    train = TrainingData(datasets["train"], sums[0], known or _elements_of(sums), given)
+    _require_one_head(train)
+    return train
 
 
 def _require_elements(
@@ -125,58 +127,14 @@ def _elements_of(parts: Sequence[TrainingSums]) -> tuple[int, ...]:
     )
 
 
-def _require_one_head(dataset: Dataset, sums: TrainingSums) -> None:
+def _require_one_head(train: TrainingData) -> None:
     """Check that the training data are of one head.
 
     Raises:
         DataError: they are of several, whose energies cannot be told apart yet.
     """
-    if len(sums.heads) > 1:
-        message = (
-            f"{dataset.path}: structures of heads {', '.join(sorted(sums.heads))}, expected one "
-            "head; train on the data of one"
-        )
+    heads = ", ".join(sorted(train.sums.heads))
+    if len(train.sums.heads) != 1:
+        what = f"structures of heads {heads}" if heads else "no structures"
+        message = f"{train.dataset.path}: {what}, expected those of one head; train on such data"
         raise DataError(message)
-
-
-def require_labels(config: TrainConfig, dataset: Dataset, sums: TrainingSums) -> None:
-    """Check that every term of the loss, in both stages, has a label in the training data.
-
-    Raises:
-        DataError: a term has none anywhere.
-    """
-    (of_head,) = sums.heads.values()
-    for place, loss in _losses(config):
-        for term, weight in term_weights(loss).items():
-            if not of_head.labels[term]:
-                message = (
-                    f"{dataset.path}: {term} found in 0 of {len(dataset)} structures, but "
-                    f"{place}.{term}_weight is {weight}; set it to 0 or name the key"
-                )
-                raise DataError(message)
-
-
-def require_predicted(config: TrainConfig, model: ModelConfig) -> None:
-    """Check that the model predicts every quantity of the loss, in both stages.
-
-    Raises:
-        ConfigError: there is one that it does not.
-    """
-    predicted = {"energy", "forces", "stress", "virials"} if predicts_energy(model) else set()
-    predicted |= {"dipole"} if model.model in READOUT_IRREPS else set()
-    for place, loss in _losses(config):
-        for term, weight in term_weights(loss).items():
-            if term not in predicted:
-                message = (
-                    f"{place}.{term}_weight is {weight}, but {model.model} predicts "
-                    f"{', '.join(sorted(predicted))} only; choose another loss or model"
-                )
-                raise ConfigError(message)
-
-
-def _losses(config: TrainConfig) -> Iterator[tuple[str, LossConfig]]:
-    """Yield the loss of each stage and where the configuration has it."""
-    yield "loss", config.loss
-    stage_two = config.train.swa_config
-    if stage_two and stage_two.loss:
-        yield "train.swa_config.loss", stage_two.loss

@@ -22,8 +22,9 @@ from mace_jax.structures.atomic_energies import (
 from mace_jax.structures.atomic_energy_table import AtomicEnergyTable, atomic_energy_table
 from mace_jax.structures.model_energies import ESTIMATED
 from mace_jax.structures.statistics import Statistics
-from mace_jax.structures.training_sums import TrainingSums, compute_statistics
+from mace_jax.structures.training_sums import compute_statistics
 from mace_jax_train.run_files import RunFiles
+from mace_jax_train.survey import TrainingData
 
 log = logging.getLogger(__name__)
 
@@ -78,15 +79,9 @@ def run_r_max(config: TrainConfig, given: Statistics | None, of_model: float | N
 
 
 def run_statistics(
-    config: DatasetsConfig,
-    given: Statistics | None,
-    train: Dataset,
-    sums: TrainingSums,
-    elements: tuple[int, ...],
-    files: RunFiles,
-    inputs: list[Input],
+    config: DatasetsConfig, train: TrainingData, files: RunFiles, inputs: list[Input]
 ) -> Statistics:
-    """Return the statistics of a fresh network of ``elements``; keep those that are computed.
+    """Return the statistics of a fresh network; keep those that are computed.
 
     Raises:
         ConfigError, DataError: the E0s cannot be read, or leave out an element.
@@ -98,13 +93,21 @@ def run_statistics(
             "none; choose average, isolated_atom, a dict or a file"
         )
         raise ConfigError(message)
-    if given:
-        return _with_given_energies(config, given, train, elements)
-    table = atomic_energy_table(None if choice == ISOLATED_ATOM else config.E0s, sums, elements)
+    if train.given:
+        return _with_given_energies(config, train.given, train)
+    e0s = None if choice == ISOLATED_ATOM else config.E0s
+    table = atomic_energy_table(e0s, train.sums, train.elements)
+    return keep_statistics(table, train, files, inputs)
+
+
+def keep_statistics(
+    table: AtomicEnergyTable, train: TrainingData, files: RunFiles, inputs: list[Input]
+) -> Statistics:
+    """Say what the E0s are, and keep the statistics that go with them in a file of the run."""
     log_table(table)
-    statistics = sums.statistics(elements, table.by_head())
+    statistics = train.sums.statistics(train.elements, table.by_head())
     path = files.path(".statistics.json")
-    write_statistics(path, statistics, files.provenance([train.as_input("train")]))
+    write_statistics(path, statistics, files.provenance([train.dataset.as_input("train")]))
     inputs.append(statistics_input(path))
     log.info("statistics: computed from the training data, saved to %s", path.name)
     return statistics
@@ -119,17 +122,17 @@ def log_table(table: AtomicEnergyTable) -> None:
 
 
 def _with_given_energies(
-    config: DatasetsConfig, given: Statistics, train: Dataset, elements: tuple[int, ...]
+    config: DatasetsConfig, given: Statistics, train: TrainingData
 ) -> Statistics:
     """Let E0s and elements of the configuration win over those of the statistics file."""
     if config.E0s and config.E0s.lower() not in (AVERAGE, ISOLATED_ATOM):
         energies = require_atomic_energies(
-            parse_atomic_energies(config.E0s), elements, f"E0s {config.E0s!r}"
+            parse_atomic_energies(config.E0s), train.elements, f"E0s {config.E0s!r}"
         )
     else:
         source = str(config.statistics_file)
-        energies = require_atomic_energies(given.atomic_energies, elements, source)
+        energies = require_atomic_energies(given.atomic_energies, train.elements, source)
     if energies != given.atomic_energies:
         # mean is taken relative to the E0s, so other E0s need another mean
-        return compute_statistics(train, elements, energies, given.r_max)
-    return replace(given, atomic_numbers=elements, atomic_energies=energies)
+        return compute_statistics(train.dataset, train.elements, energies, given.r_max)
+    return replace(given, atomic_numbers=train.elements, atomic_energies=energies)

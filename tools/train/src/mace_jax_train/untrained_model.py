@@ -5,14 +5,13 @@ from math import nan
 from typing import Any
 
 from mace_jax.architecture import predicts_energy
-from mace_jax.artifacts.dataset import Dataset
 from mace_jax.artifacts.model_bundle import ModelBundle, ModelConfig
 from mace_jax.artifacts.provenance import Input
 from mace_jax.artifacts.train_config_sections import ModelSection, TrainConfig
 from mace_jax.structures.statistics import HeadStatistics, Statistics
 from mace_jax_train.run_files import RunFiles
 from mace_jax_train.starting_model import HEAD
-from mace_jax_train.survey import Surveys
+from mace_jax_train.survey import TrainingData
 from mace_jax_train.training_statistics import run_statistics
 
 
@@ -31,8 +30,7 @@ def configured_network(section: ModelSection) -> ModelConfig:
 def untrained_bundle(
     config: TrainConfig,
     network: ModelConfig,
-    surveys: Surveys,
-    train: Dataset,
+    train: TrainingData,
     files: RunFiles,
     inputs: list[Input],
 ) -> ModelBundle:
@@ -41,7 +39,6 @@ def untrained_bundle(
     Args:
         config: of the run.
         network: hyper-parameters, r_max included.
-        surveys: of the data.
         train: training data.
         files: where to keep statistics that are computed.
         inputs: what was read; the statistics are added.
@@ -49,9 +46,9 @@ def untrained_bundle(
     Raises:
         ConfigError, DataError, IncompatibleError: the E0s or the statistics cannot be had.
     """
-    section, elements, given = config.model, surveys.elements, surveys.given
+    section = config.model
     bundle = ModelBundle(
-        config=replace(network, atomic_numbers=elements),
+        config=replace(network, atomic_numbers=train.elements),
         dtype=config.flags.dtype,
         heads=(HEAD,),
         atomic_energies={},
@@ -60,9 +57,7 @@ def untrained_bundle(
         parameters={},
     )
     if predicts_energy(network):
-        statistics = run_statistics(
-            config.datasets, given, train, surveys.train, elements, files, inputs
-        )
+        statistics = run_statistics(config.datasets, train, files, inputs)
         scale, shift = _scale_and_shift(section, statistics)
         bundle = replace(
             bundle,
@@ -72,7 +67,7 @@ def untrained_bundle(
         )
         neighbors = statistics.avg_num_neighbors
     else:
-        neighbors = given.avg_num_neighbors if given else surveys.train.avg_num_neighbors
+        neighbors = (train.given or train.sums).avg_num_neighbors
     neighbors = section.avg_num_neighbors or neighbors
     return replace(bundle, config=replace(bundle.config, avg_num_neighbors=neighbors))
 
