@@ -13,7 +13,7 @@ import pytest
 from mace_jax.artifacts.metrics import read_metrics
 from mace_jax.artifacts.model_bundle import read_model_bundle
 from mace_jax.batching.loader import PlannedLoader
-from mace_jax.errors import DataError, DivergedError
+from mace_jax.errors import ConfigError, DataError, DivergedError
 from mace_jax.model.load import load_model, parameter_table, split_trainable
 from mace_jax.structures.structure import Structure
 from mace_jax.tracking import track_silently
@@ -299,6 +299,15 @@ def test_a_label_that_is_not_a_number_is_named(make_config, prepare, tmp_path, d
 def test_a_term_without_any_label_is_refused(make_config, prepare):
     with pytest.raises(DataError, match=r"stress found in 0 of 12 structures.*stress_weight"):
         prepare(make_config(loss={"stress_weight": 1.0}))
+
+
+def test_weights_of_config_types_reach_the_batches(make_config, prepare):
+    run, _ = prepare(make_config(datasets={"config_type_weights": {"Default": 2.5}}))
+    _, batch = next(iter(run.loaders["train"].in_order()))
+    assert set(batch.energy_weight[batch.graph_mask]) == {2.5}
+    assert set(batch.forces_weight[batch.graph_mask]) == {2.5}
+    with pytest.raises(ConfigError, match="no structure of config type other in"):
+        prepare(make_config(datasets={"config_type_weights": {"other": 2.5}}))
 
 
 def test_isolated_structures_train(make_config, prepare, tmp_path, data):

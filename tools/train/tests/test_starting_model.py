@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 
 from mace_jax.artifacts.dataset import Dataset, write_dataset_file
-from mace_jax.artifacts.metrics import read_metrics
 from mace_jax.artifacts.model_bundle import read_model_bundle, write_model_bundle
-from mace_jax.artifacts.statistics import read_statistics
 from mace_jax.artifacts.provenance import file_sha256, make_provenance
+from mace_jax.artifacts.statistics import read_statistics
 from mace_jax.artifacts.train_config_sections import TrainConfig
 from mace_jax.errors import ArtifactError, ConfigError, DataError, IncompatibleError
 from mace_jax.model.predict import predict, properties
@@ -473,9 +472,7 @@ def test_training_goes_on_from_each_source(
     run, files = prepare(config)
     with closing(run):
         outcome = train(run, files, track_silently)
-    _, rows = read_metrics(files.path(".metrics"))
-    losses = [row["loss"] for row in rows if row["mode"] == "train"]
-    assert losses[-1] < losses[0]
+    assert outcome.best_row["epoch"] == 3  # it learns
     best = read_model_bundle(outcome.best)
     assert best.config.atomic_numbers == (1, 8)
     changed = [n for n, a in run.bundle.parameters.items() if (best.parameters[n] != a).any()]

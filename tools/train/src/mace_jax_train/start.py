@@ -126,7 +126,8 @@ def _loaders(
     stack: ExitStack,
 ) -> dict[str, PlannedLoader]:
     """Return the batches of each split; all that is only evaluated has one shape."""
-    builder = graph_builder(bundle)
+    weights = config.datasets.config_type_weights or {}
+    builder = graph_builder(bundle)._replace(config_type_weights=weights)
     evaluated = [plans[split].caps for split in datasets if split != "train"]
     caps = Caps.covering(evaluated) if evaluated else None  # so that it is compiled once
     return {

@@ -11,10 +11,10 @@ from jax import Array
 
 from mace_jax.artifacts.train_config_sections import LossConfig
 from mace_jax.batching.graph_batch import GraphBatch
-from mace_jax.model.energy_forces import EnergyForces, energy_and_forces
 from mace_jax.model.mace import MACE
+from mace_jax.model.predict import properties
 from mace_jax_train.error_metrics import BatchErrors, batch_errors
-from mace_jax_train.loss import weighted_energy_forces_stress_loss
+from mace_jax_train.loss import Predicted, make_loss
 
 
 class TrainState(NamedTuple):
@@ -62,10 +62,11 @@ def make_train_step(
     ema_decay: float | None,
 ) -> TrainStep:
     """Return the compiled step: loss, gradient, update, moving average."""
+    loss_of = make_loss(loss_config)
 
-    def loss_and_prediction(parameters: nnx.State, batch: GraphBatch) -> tuple[Array, EnergyForces]:
-        predicted = energy_and_forces(network(parameters), batch)
-        return weighted_energy_forces_stress_loss(predicted, batch, loss_config), predicted
+    def loss_and_prediction(parameters: nnx.State, batch: GraphBatch) -> tuple[Array, Predicted]:
+        predicted = properties(network(parameters), batch)
+        return loss_of(predicted, batch), predicted
 
     def train_step(state: TrainState, batch: GraphBatch) -> tuple[TrainState, StepReport]:
         gradient_of = jax.value_and_grad(loss_and_prediction, has_aux=True)
@@ -97,10 +98,10 @@ def _average(
 
 def make_eval_step(network: Network, loss_config: LossConfig) -> EvalStep:
     """Return the compiled evaluation of a batch."""
+    loss_of = make_loss(loss_config)
 
     def eval_step(parameters: nnx.State, batch: GraphBatch) -> BatchErrors:
-        predicted = energy_and_forces(network(parameters), batch)
-        loss = weighted_energy_forces_stress_loss(predicted, batch, loss_config)
-        return batch_errors(predicted, batch, loss)
+        predicted = properties(network(parameters), batch)
+        return batch_errors(predicted, batch, loss_of(predicted, batch))
 
     return jax.jit(eval_step)
