@@ -13,16 +13,15 @@ import pytest
 from mace_jax.artifacts.metrics import read_metrics
 from mace_jax.artifacts.model_bundle import read_model_bundle
 from mace_jax.batching.loader import PlannedLoader
-from mace_jax.errors import DataError, DivergedError
+from mace_jax.errors import ConfigError, DataError, DivergedError
 from mace_jax.model.load import load_model, parameter_table, split_trainable
 from mace_jax.structures.structure import Structure
 from mace_jax.tracking import track_silently
 from mace_jax_train.error_metrics import metrics
 from mace_jax_train.loop import train
-from mace_jax_train.optimizer import make_optimizer
+from mace_jax_train.method import make_method
 from mace_jax_train.run_files import RunFiles
 from mace_jax_train.start import prepare_run
-from mace_jax_train.step import initial_state, make_eval_step, make_train_step
 
 EPOCHS = 3
 
@@ -115,11 +114,11 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(first, run_once)
 def test_workers_change_no_bit_and_find_data_that_have_been_moved(make_config, tmp_path, train_xyz):
     """What was prepared in a temporary folder is where it belongs when the workers open it."""
     files = RunFiles(tmp_path / "run", "run")
-    config = make_config(datasets={"train_path": train_xyz})
     found = []
     for n_workers in (0, 2):
+        config = make_config(datasets={"train_path": train_xyz, "num_workers": n_workers})
         with files.staged() as staged:
-            run = prepare_run(config, staged, track_silently, n_workers)
+            run = prepare_run(config, staged, track_silently)
         with closing(run):
             train(run, files, track_silently)
         found.append(parameters_of(files, "_last.msgpack"))
@@ -134,16 +133,15 @@ def by_hand(make_config, tmp_path_factory):
     files = RunFiles(tmp_path_factory.mktemp("by_hand"), "run")
     run = prepare_run(make_config(), files, track_silently)
     network, parameters = split_trainable(run.model)
-    optimizer = make_optimizer(run.config.optimizer, run.config.train.max_grad_norm)
-    step = make_train_step(network, optimizer, run.config.loss, run.config.train.ema_decay)
-    state = initial_state(parameters, optimizer)
+    method = make_method(run.config, network, len(run.loaders["train"]))
+    state = method.initial_state(parameters)
     steps, epochs = [parameter_table(state.parameters)], []
     for epoch in range(1, EPOCHS + 1):
         for _, batch in run.loaders["train"].epoch(run.config.flags.seed, epoch):
-            state, _ = step(state, batch)
+            state, _ = method.train_step(state, batch)
             steps.append({k: v.copy() for k, v in parameter_table(state.parameters).items()})
-        epochs.append({k: v.copy() for k, v in parameter_table(state.averaged).items()})
-    assert step._cache_size() == 1
+        epochs.append({k: v.copy() for k, v in parameter_table(method.evaluated(state)).items()})
+    assert method.n_compilations == 1
     return run, steps, epochs
 
 
@@ -176,9 +174,9 @@ def test_the_best_bundle_has_the_loss_it_claims(first, by_hand):
     run, *_ = by_hand
     bundle = read_model_bundle(outcome.best)
     network, parameters = split_trainable(load_model(bundle, "best"))
-    evaluate = make_eval_step(network, run.config.loss)
+    method = make_method(run.config, network, 1)
     for split, row in (("valid", outcome.best_row), ("test", outcome.test_row)):
-        errors = [evaluate(parameters, batch) for _, batch in run.loaders[split].in_order()]
+        errors = [method.eval_step(parameters, batch) for _, batch in run.loaders[split].in_order()]
         found = metrics(jax.device_get(errors))
         for name in ("loss", "mae_e", "rmse_f"):
             assert found[name] == pytest.approx(row[name], rel=1e-5)
@@ -299,6 +297,15 @@ def test_a_label_that_is_not_a_number_is_named(make_config, prepare, tmp_path, d
 def test_a_term_without_any_label_is_refused(make_config, prepare):
     with pytest.raises(DataError, match=r"stress found in 0 of 12 structures.*stress_weight"):
         prepare(make_config(loss={"stress_weight": 1.0}))
+
+
+def test_weights_of_config_types_reach_the_batches(make_config, prepare):
+    run, _ = prepare(make_config(datasets={"config_type_weights": {"Default": 2.5}}))
+    _, batch = next(iter(run.loaders["train"].in_order()))
+    assert set(batch.energy_weight[batch.graph_mask]) == {2.5}
+    assert set(batch.forces_weight[batch.graph_mask]) == {2.5}
+    with pytest.raises(ConfigError, match="no structure of config type other in"):
+        prepare(make_config(datasets={"config_type_weights": {"other": 2.5}}))
 
 
 def test_isolated_structures_train(make_config, prepare, tmp_path, data):

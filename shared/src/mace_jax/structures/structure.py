@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -64,6 +64,18 @@ class Structure:
     def __len__(self) -> int:
         """Return the number of atoms."""
         return len(self.atomic_numbers)
+
+    def label_weight(self, name: str) -> float:
+        """Return the weight of the label ``name`` in the loss; 0 where there is none."""
+        if name not in self.properties:
+            return 0.0
+        return self.weight * self.property_weights.get(name, 1.0)
+
+
+def weighted_by_config_type(structure: Structure, weights: Mapping[str, float]) -> Structure:
+    """Return ``structure`` with its weight times that of its config type; 1 where not given."""
+    factor = weights.get(structure.config_type, 1.0)
+    return structure if factor == 1 else replace(structure, weight=structure.weight * factor)
 
 
 def structure_digest(structure: Structure) -> str:

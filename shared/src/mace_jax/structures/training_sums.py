@@ -61,6 +61,22 @@ class TrainingSums:
         for head, sums in other.heads.items():
             self.heads.setdefault(head, HeadSums()).merge(sums)
 
+    @property
+    def avg_num_neighbors(self) -> float:
+        """Return the mean neighbours of the atoms that have any.
+
+        Raises:
+            DataError: no two atoms are closer than ``r_max``, so that there is nothing to learn.
+        """
+        n_edges = sum(sums.n_edges for sums in self.heads.values())
+        if not n_edges:
+            message = (
+                f"no two atoms are closer than r_max {self.r_max} Å; "
+                "raise --r_max or check the units"
+            )
+            raise DataError(message)
+        return n_edges / sum(sums.n_receivers for sums in self.heads.values())
+
     def statistics(
         self, atomic_numbers: tuple[int, ...], atomic_energies: Mapping[str, Mapping[int, float]]
     ) -> Statistics:
@@ -74,16 +90,9 @@ class TrainingSums:
             atomic_energies: head -> atomic number -> E0, eV.
 
         Raises:
-            DataError: an element of a head has no E0, or no two atoms are closer than ``r_max``,
-                so that there is nothing to learn.
+            DataError: as ``avg_num_neighbors``, or an element of a head has no E0.
         """
-        n_edges = sum(sums.n_edges for sums in self.heads.values())
-        if not n_edges:
-            message = (
-                f"no two atoms are closer than r_max {self.r_max} Å; "
-                "raise --r_max or check the units"
-            )
-            raise DataError(message)
+        avg_num_neighbors = self.avg_num_neighbors
         parts = {
             head: (sums, _energies_of(head, sums, atomic_energies))
             for head, sums in sorted(self.heads.items())
@@ -92,7 +101,7 @@ class TrainingSums:
         return Statistics(
             atomic_numbers=atomic_numbers,
             atomic_energies=pooled.atomic_energies,
-            avg_num_neighbors=n_edges / sum(sums.n_receivers for sums in self.heads.values()),
+            avg_num_neighbors=avg_num_neighbors,
             mean=pooled.mean,
             std=pooled.std,
             r_max=self.r_max,

@@ -1,7 +1,7 @@
 """What the command line asks for, in the words of the library."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ from mace_jax.preparation.splits import Fractions, SplitName, by_geometry, by_gr
 from mace_jax.preparation.write_split import Form, Layout
 from mace_jax.structures.label_keys import LabelKeys
 from mace_jax.structures.statistics import Scaling
-from mace_jax.structures.structure import Structure
+from mace_jax.structures.structure import Structure, weighted_by_config_type
 
 TOOL = "mace-jax-preprocess"
 _SPLITS: tuple[SplitName, ...] = ("train", "valid", "test")
@@ -100,8 +100,7 @@ class Options:
         if self.atomic_numbers:
             elements = sorted_elements(self.atomic_numbers)
             species_index(structure.atomic_numbers, elements, structure.place)
-        factor = self.config_type_weights.get(structure.config_type, 1.0)
-        return replace(structure, weight=structure.weight * factor)
+        return weighted_by_config_type(structure, self.config_type_weights)
 
     def form(self) -> Form:
         """Return how splits are written."""

@@ -118,7 +118,7 @@ def _train(config: Any, files: Any, compile_cache: bool) -> Result:
 
     with _computing(config.flags, compile_cache), ExitStack() as stack:
         with files.staged() as staged:
-            run = prepare_run(config, staged, track_on_stderr, config.datasets.num_workers)
+            run = prepare_run(config, staged, track_on_stderr)
             stack.enter_context(closing(run))
             provenance = files.provenance(run.inputs, config.flags.seed)
             write_bytes(staged.path(".gin"), gin_text(config).encode())
