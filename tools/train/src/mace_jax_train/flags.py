@@ -85,7 +85,11 @@ FLAGS = (
     Flag("--test-plan", "datasets.test_plan", "plan of mace-jax-plan-batches"),
     Flag("--batch-max-edges --n-edge", "datasets.n_edge", "edges of a batch, for missing plans"),
     Flag("--atomic-numbers", "datasets.atomic_numbers", 'elements, such as "[1, 6, 8]"'),
-    Flag("--E0s", "datasets.E0s", "average, isolated_atom, foundation, estimated, a dict or a JSON file"),
+    Flag(
+        "--E0s",
+        "datasets.E0s",
+        "average, isolated_atom, foundation, estimated, a dict or a JSON file",
+    ),
     *(Flag(f"--{key}-key", f"datasets.{key}_key", f"where extxyz has the {key}") for key in _KEYS),
     Flag(
         "--config-type-weights",
