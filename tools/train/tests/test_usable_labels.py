@@ -29,7 +29,10 @@ def counted(structures, weights=None):
 
 def config_of(make_config, loss, swa_loss=None, weights=None):
     train = {"swa_config": {"loss": swa_loss}} if swa_loss else {}
-    return make_config(loss=loss, train=train, datasets={"config_type_weights": weights})
+    model = {"model": "EnergyDipolesMACE"}  # which predicts whatever may be in a loss
+    return make_config(
+        loss=loss, train=train, model=model, datasets={"config_type_weights": weights}
+    )
 
 
 SOME = [structure("energy", "forces"), structure("energy", "virials")]
