@@ -26,6 +26,10 @@ class DivergedError(MaceJaxError):
     """Training produced a loss or a gradient that is not finite."""
 
 
+class LostProcessError(MaceJaxError):
+    """One of several processes that train together is gone, or hangs."""
+
+
 class ConfigError(MaceJaxError):
     """An option or a configuration file asks for something impossible."""
 
