@@ -39,7 +39,9 @@ def run_children(command: Sequence[str], environments: Sequence[Mapping[str, str
         _start(index, command, {**os.environ, **environment})
         for index, environment in enumerate(environments)
     ]
-    readers = [_print_lines(index, child.stdout) for index, child in enumerate(children[1:], 1)]
+    readers = [
+        _print_lines(index, child.stdout) for index, child in enumerate(children) if child.stdout
+    ]
     with _signals_passed_on(children):
         index, code = _first_failure(children)
     for reader in readers:
@@ -65,12 +67,13 @@ def _start(
     )
 
 
-def _print_lines(index: int, lines: IO[str] | None) -> Thread:
+def _print_lines(index: int, lines: IO[str]) -> Thread:
     prefix = f"process {index}: "
 
     def read() -> None:
-        for line in lines or ():
-            print(prefix + line.removeprefix(prefix), end="", file=sys.stderr, flush=True)
+        with lines:
+            for line in lines:
+                print(prefix + line.removeprefix(prefix), end="", file=sys.stderr, flush=True)
 
     reader = Thread(target=read, daemon=True)
     reader.start()

@@ -53,8 +53,8 @@ class Devices:
         """Compile a function of a state and a batch.
 
         Args:
-            step: its results must be the same on all devices: made of the state and of what
-                ``total`` and ``mean`` return.
+            step: its results must be the same on all devices: made of the state and of
+                what ``total`` returns.
             donate: whether the memory of the state is given away.
 
         Returns: what ``jax.jit`` does, for a state from ``replicated`` and a batch from ``put``.
@@ -88,19 +88,6 @@ class Devices:
         counted = jax.tree.map(lambda leaf: jnp.where(n_graph > 0, leaf, 0), sums)
         flat, unflatten = ravel_pytree(counted)  # one message instead of one for each array
         return unflatten(jax.lax.psum(flat, _AXIS))
-
-    def mean(self, means: Tree, n_graph: Array) -> Tree:
-        """Average over all graphs of a group, inside a step: sum(n_graph · mean) / sum(n_graph).
-
-        Args:
-            means: over the graphs of a batch.
-            n_graph: how many those are.
-        """
-        if self.mesh is None:
-            return means
-        sums = jax.tree.map(lambda leaf: leaf * n_graph.astype(leaf.dtype), means)
-        total, n_total = self.total((sums, n_graph), n_graph)
-        return jax.tree.map(lambda leaf: leaf / n_total.astype(leaf.dtype), total)
 
     def replicated(self, state: Tree) -> Tree:
         """Put what all processes have alike on all devices.
@@ -148,6 +135,9 @@ class Devices:
         return jax.tree.map(spread, *trees)
 
 
+ONE_DEVICE = Devices()
+
+
 def all_devices() -> Devices:
     """Return all devices that jax has, in all processes.
 
@@ -162,4 +152,4 @@ def all_devices() -> Devices:
             "set CUDA_VISIBLE_DEVICES or JAX_LOCAL_DEVICE_IDS"
         )
         raise ConfigError(message)
-    return Devices(Mesh(np.array(devices), (_AXIS,))) if len(devices) > 1 else Devices()
+    return Devices(Mesh(np.array(devices), (_AXIS,))) if len(devices) > 1 else ONE_DEVICE

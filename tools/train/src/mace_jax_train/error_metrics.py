@@ -8,6 +8,7 @@ from jax import Array
 
 from mace_jax.batching.graph_batch import GraphBatch
 from mace_jax.model.energy_forces import EnergyForces
+from mace_jax_train.loss import Predicted
 
 
 class ErrorSums(NamedTuple):
@@ -31,8 +32,9 @@ class BatchErrors(NamedTuple):
     stress: ErrorSums
 
 
-def batch_errors(predicted: EnergyForces, batch: GraphBatch, loss: Array) -> BatchErrors:
+def batch_errors(quantities: Predicted, batch: GraphBatch, loss: Array) -> BatchErrors:
     """Sum the errors of a batch over every label, unweighted; one of weight 0 is no label."""
+    predicted = EnergyForces(**quantities)
     n_graph = batch.graph_mask.sum()
     has_energy, has_stress = batch.energy_weight > 0, batch.stress_weight > 0
     has_forces = (batch.forces_weight > 0)[batch.node_graph] & batch.node_mask

@@ -21,18 +21,10 @@ from mace_jax.errors import DivergedError
 from mace_jax.model.load import parameter_table, split_trainable
 from mace_jax.tracking import Track
 from mace_jax_train.error_metrics import BatchErrors, metrics
-from mace_jax_train.optimizer import make_optimizer
+from mace_jax_train.method import Method, make_method
 from mace_jax_train.run_files import TOOL, RunFiles
 from mace_jax_train.start import HEAD, Run
-from mace_jax_train.step import (
-    EvalStep,
-    StepReport,
-    TrainState,
-    TrainStep,
-    initial_state,
-    make_eval_step,
-    make_train_step,
-)
+from mace_jax_train.step import StepReport, TrainState
 
 log = logging.getLogger(__name__)
 
@@ -83,49 +75,51 @@ def train(run: Run, files: RunFiles, track: Track) -> Outcome:
     """
     config = run.config
     network, parameters = split_trainable(run.model)
-    optimizer = make_optimizer(config.optimizer, config.train.max_grad_norm)
-    train_step = make_train_step(network, optimizer, config.loss, config.train.ema_decay)
-    eval_step = make_eval_step(network, config.loss)
-    state = initial_state(parameters, optimizer)
+    method = make_method(config, network, len(run.loaders["train"]))
+    state = method.initial_state(parameters)
     record = files.provenance(run.inputs, config.flags.seed)
     judged = "valid" if "valid" in run.loaders else "train"
-    best = Best(state.averaged)
+    best = Best(method.evaluated(state))
 
     journal = MetricsLog(files.path(".metrics"), record, reproducible=files.reproducible)
     with journal:
         epochs = range(1, config.optimizer.max_epochs + 1)
         for epoch in track(epochs, "training", len(epochs)):
             started = time.perf_counter()
-            state, errors = _train_epoch(train_step, state, run.loaders["train"], config, epoch)
+            state = method.begin_epoch(state, epoch)
+            state, errors = _train_epoch(method, state, run.loaders["train"], config, epoch)
+            state = method.end_epoch(state, epoch)
             rows = {"train": _row("train", epoch, metrics(errors), started, config.optimizer.lr)}
             if epoch % config.train.eval_interval and epoch != epochs[-1]:
                 journal.append(*rows.values())
                 continue
-            rows[judged] = _evaluate(run, eval_step, state.averaged, judged, epoch)
+            evaluated = method.evaluated(state)
+            rows[judged] = _evaluate(run, method, evaluated, judged, epoch)
+            state = method.after_evaluation(state, rows[judged]["loss"])
             journal.append(*rows.values())
             _log_rows(rows)
-            _save(files.path("_last.msgpack"), run, state.averaged, rows[judged], record)
-            if best.improved_by(rows[judged], state.averaged):
+            _save(files.path("_last.msgpack"), run, evaluated, rows[judged], record)
+            if best.improved_by(rows[judged], evaluated):
                 _save(files.path("_best.msgpack"), run, best.parameters, best.row, record)
             elif best.waited == config.train.patience:
                 log.info("stopped: no better loss in %d evaluations", best.waited)
                 break
         test_row = None
         if "test" in run.loaders:
-            test_row = _evaluate(run, eval_step, best.parameters, "test", epoch)
+            test_row = _evaluate(run, method, best.parameters, "test", epoch)
             journal.append(test_row)
             _log_rows({"test (best)": test_row})
     return Outcome(files.path("_best.msgpack"), best.row, test_row, epoch)
 
 
 def _train_epoch(
-    train_step: TrainStep, state: TrainState, loader: PlannedLoader, config: TrainConfig, epoch: int
+    method: Method, state: TrainState, loader: PlannedLoader, config: TrainConfig, epoch: int
 ) -> tuple[TrainState, list[BatchErrors]]:
     """Step through all batches; each report is read one step late, so the device never waits."""
     errors: list[BatchErrors] = []
     pending: tuple[int, StepReport] | None = None
     for index, batch in on_device(loader.epoch(config.flags.seed, epoch)):
-        state, report = train_step(state, batch)
+        state, report = method.train_step(state, batch)
         if pending:
             errors.append(_finite(*pending, epoch))
         pending = (index, report)
@@ -149,7 +143,7 @@ def _finite(index: int, report: StepReport, epoch: int) -> BatchErrors:
     Raises:
         DivergedError: its loss or gradient is not finite.
     """
-    errors, norm = jax.device_get(report)
+    errors, norm, *_ = jax.device_get(report)
     if not (math.isfinite(errors.loss) and math.isfinite(norm)):
         message = (
             f"epoch {epoch}: batch {index}: loss {errors.loss / errors.n_graph}, gradient norm "
@@ -159,11 +153,11 @@ def _finite(index: int, report: StepReport, epoch: int) -> BatchErrors:
     return errors
 
 
-def _evaluate(run: Run, eval_step: EvalStep, parameters: nnx.State, split: str, epoch: int) -> Row:
+def _evaluate(run: Run, method: Method, parameters: nnx.State, split: str, epoch: int) -> Row:
     """Return the metrics of a split as a row of the metrics file."""
     started = time.perf_counter()
     batches = on_device(run.loaders[split].in_order())
-    errors = [jax.device_get(eval_step(parameters, batch)) for _, batch in batches]
+    errors = [jax.device_get(method.eval_step(parameters, batch)) for _, batch in batches]
     row = _row(
         "eval_test" if split == "test" else split,
         epoch,

@@ -1,11 +1,23 @@
 """The loss: weighted mean squares of energy per atom, forces and stress."""
 
+from collections.abc import Callable, Mapping
+
 import jax.numpy as jnp
 from jax import Array
 
 from mace_jax.artifacts.train_config_sections import LossConfig
 from mace_jax.batching.graph_batch import GraphBatch
 from mace_jax.model.energy_forces import EnergyForces
+
+Predicted = Mapping[str, Array]
+Loss = Callable[[Predicted, GraphBatch], Array]
+
+
+def make_loss(config: LossConfig) -> Loss:
+    """Return the loss of a batch."""
+    return lambda predicted, batch: weighted_energy_forces_stress_loss(
+        EnergyForces(**predicted), batch, config
+    )
 
 
 def weighted_energy_forces_stress_loss(
