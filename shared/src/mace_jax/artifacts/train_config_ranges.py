@@ -22,6 +22,7 @@ _POSITIVE = (
     "loss.huber_delta",
     "optimizer.lr",
     "optimizer.eps",
+    "optimizer.schedule_free_b1",
     "optimizer.max_epochs",
     "optimizer.accumulate",
     "optimizer.scheduler.decay_rate",

@@ -185,8 +185,9 @@ class ScheduleConfig:
             lr·decay_rate^((epoch - begin) / steps), a whole number of times with ``staircase``,
             never below ``end_value``.
         boundaries_and_scales: ``piecewise_constant_schedule``: pairs (epoch, factor from it on).
-        factor, patience, threshold, min_lr: ``reduce_on_plateau``: times ``factor`` when
-            ``patience`` evaluations were no better by ``threshold``, relative to the best loss.
+        factor, patience, threshold, min_lr: ``reduce_on_plateau``: times ``factor`` when more than
+            ``patience`` evaluations in a row were no better by ``threshold``, relative to the best
+            loss.
         warmup_epochs: ``warmup_cosine_decay``: up from 0 in these, then down a half cosine to
             ``end_value`` at the last epoch.
     """

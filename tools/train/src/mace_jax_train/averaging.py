@@ -15,7 +15,8 @@ def moving_average(averaged: Array, parameters: Array, decay: float, n_updates: 
 
     Source: ``torch_ema``.
     """
-    warm_up = (1 + n_updates) / (10 + n_updates)
+    n = n_updates.astype(float)  # an int32 over an int32 is a float32
+    warm_up = (1 + n) / (10 + n)
     return optax.incremental_update(parameters, averaged, 1 - jnp.minimum(decay, warm_up))
 
 
@@ -38,4 +39,5 @@ def with_snapshot(snapshots: Snapshots, parameters: Array) -> Snapshots:
     Source: torch ``AveragedModel``.
     """
     n = snapshots.n + 1
-    return Snapshots(optax.incremental_update(parameters, snapshots.mean, 1 / n), n)
+    mean = optax.incremental_update(parameters, snapshots.mean, 1 / n.astype(float))
+    return Snapshots(mean, n)

@@ -20,6 +20,11 @@ def make_schedule(config: OptimizerConfig, updates_per_epoch: int) -> Schedule:
 
     Epochs become updates here, so that a rate which changes between epochs does so exactly there.
     """
+    schedule = _schedule(config, updates_per_epoch)
+    return lambda n_before: schedule(n_before.astype(float))  # an int32 over an int is a float32
+
+
+def _schedule(config: OptimizerConfig, updates_per_epoch: int) -> Schedule:
     match config.scheduler.name:
         case "exponential_decay":
             return _exponential(config, updates_per_epoch)
@@ -88,7 +93,7 @@ class Plateau(NamedTuple):
 
 def no_plateau() -> Plateau:
     """Return the state before the first evaluation."""
-    return Plateau(jnp.ones(()), jnp.full((), jnp.inf), jnp.zeros((), jnp.int32))
+    return Plateau(jnp.ones(()), jnp.full((), jnp.inf, float), jnp.zeros((), jnp.int32))
 
 
 def after_loss(plateau: Plateau, loss: float, config: OptimizerConfig) -> Plateau:

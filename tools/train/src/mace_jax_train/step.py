@@ -176,6 +176,7 @@ def no_gradient(parameters: Array) -> GradientSum:
 
 def add_gradient(total: GradientSum, gradient: Array, n_graph: Array) -> GradientSum:
     """Add the gradient of a batch's loss, a mean over ``n_graph`` graphs."""
+    n_graph = n_graph.astype(total.n_graph.dtype)
     return GradientSum(
         total.gradient + n_graph * gradient, total.n_graph + n_graph, total.n_batches + 1
     )
