@@ -409,18 +409,25 @@ CHECKPOINT = Checkpoint(
     batch=1,
     best_row=METRICS[1],
     waited=1,
-    totals={"n_steps": 1.0, "gradient_norm": 2.5},
+    totals={
+        "n_steps": 1,
+        "gradient_norm": 2.5,
+        "n_graph": 2,
+        "pairs": 12,
+        "pair_slots": 16,
+        "seconds": 0.5,
+    },
     lr=0.125,
     n_skipped=1,
     rows=METRICS,
-    arrays={
-        "state/parameters/w": _ramp(2, 3).astype(np.float32),
-        "state/optimizer/count": np.array(3, np.int32),
-        "state/key": np.array([1, 2], np.uint32),
-        "state/finite": np.array(True),
-        "best/w": _ramp(2, 3),
-        "errors/n": np.array(7, np.int64),
+    state={
+        "parameters/w": _ramp(2, 3).astype(np.float32),
+        "optimizer/count": np.array(3, np.int32),
+        "key": np.array([1, 2], np.uint32),
+        "finite": np.array(True),
     },
+    best={"w": _ramp(2, 3)},
+    errors=[np.array(float(place)) for place in range(11)],
 )
 
 PREDICTIONS = Predictions(

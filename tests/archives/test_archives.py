@@ -56,6 +56,10 @@ def assert_same(found, expected):
         assert found.keys() == expected.keys()
         for name, value in expected.items():
             assert_same(found[name], value)
+    elif isinstance(expected, list):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            assert_same(one, other)
     elif isinstance(expected, np.ndarray):
         np.testing.assert_array_equal(found, expected)
         assert (found.dtype, found.shape) == (expected.dtype, expected.shape)

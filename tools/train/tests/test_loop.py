@@ -55,7 +55,7 @@ def run_once(tmp_path_factory, make_config):
         propagate, logger.propagate = logger.propagate, False
         try:
             with jax.log_compiles():
-                outcome = train(ready, files, track_silently)
+                outcome = train(ready, files, show_nothing)
         finally:
             logger.removeHandler(compiled)
             logger.propagate = propagate
@@ -121,7 +121,7 @@ def test_workers_change_no_bit_and_find_data_that_have_been_moved(make_config, t
         with files.staged() as staged:
             run = prepare_run(config, staged, track_silently, n_workers)
         with closing(run):
-            train(run, files, track_silently)
+            train(run, files, show_nothing)
         found.append(parameters_of(files, "_last.msgpack"))
     for name, value in found[0].items():
         np.testing.assert_array_equal(value, found[1][name])
@@ -214,7 +214,7 @@ def test_another_architecture_learns_and_keeps_its_constants(make_config, prepar
     run, files = prepare(config)
     before = dict(run.bundle.parameters)
     trained = parameter_table(split_trainable(run.model)[1])
-    outcome = train(run, files, track_silently)
+    outcome = train(run, files, show_nothing)
     best = read_model_bundle(outcome.best)
     for field, value in ARCHITECTURES[name].items():
         assert getattr(best.config, field) == value
@@ -233,7 +233,7 @@ def test_patience(make_config, prepare):
         optimizer={"lr": 1e-30, "max_epochs": 50}, train={"ema_decay": None, "patience": 2}
     )
     run, files = prepare(config)
-    outcome = train(run, files, track_silently)
+    outcome = train(run, files, show_nothing)
     assert (outcome.epochs, outcome.best_row["epoch"]) == (3, 1)
     header, rows = read_metrics(files.path(".metrics"))
     assert header["status"] == "finished"
@@ -269,7 +269,7 @@ def test_an_evaluation_that_is_not_finite_is_not_saved(make_config, prepare):
     config = make_config(optimizer={"lr": 1e30}, train={"max_grad_norm": None, "ema_decay": None})
     run, files = prepare(config)
     with pytest.raises(DivergedError, match=r"^epoch 1: .*lower optimizer\.lr"):
-        train(run, files, track_silently)
+        train(run, files, show_nothing)
     assert not files.path("_best.msgpack").exists()
     assert not files.path("_last.msgpack").exists()
 
@@ -277,7 +277,7 @@ def test_an_evaluation_that_is_not_finite_is_not_saved(make_config, prepare):
 def test_evaluations_between_epochs_are_skipped(make_config, prepare):
     config = make_config(optimizer={"max_epochs": 5}, train={"eval_interval": 2})
     run, files = prepare(config)
-    train(run, files, track_silently)
+    train(run, files, show_nothing)
     _, rows = read_metrics(files.path(".metrics"))
     assert [row["epoch"] for row in rows if row["mode"] == "train"] == [1, 2, 3, 4, 5]
     assert [row["epoch"] for row in rows if row["mode"] == "valid"] == [2, 4, 5]
@@ -319,5 +319,5 @@ def test_isolated_structures_train(make_config, prepare, tmp_path, data):
         optimizer={"max_epochs": 2},
     )
     run, files = prepare(config)
-    outcome = train(run, files, track_silently)
+    outcome = train(run, files, show_nothing)
     assert np.isfinite(outcome.best_row["loss"])
