@@ -41,6 +41,7 @@ class StepReport(NamedTuple):
 class Method:
     """How the state of training changes, step by step and epoch by epoch."""
 
+    config: TrainConfig
     optimizer: optax.GradientTransformation
     train_step: Callable[[TrainState, GraphBatch], tuple[TrainState, StepReport]]
     eval_step: EvalStep
@@ -70,8 +71,8 @@ class Method:
 
     def stage(self, epoch: int) -> int:
         """Return the stage that an epoch belongs to."""
-        del epoch
-        return 1
+        stage_two = self.config.train.swa_config
+        return 2 if stage_two and epoch > (stage_two.start_interval or 0) else 1
 
     @property
     def n_compilations(self) -> int:
@@ -96,4 +97,4 @@ def make_method(
         state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), changed, state)
         return state, StepReport(*report, ~finite, jnp.asarray(lr))
 
-    return Method(optimizer, train_step, make_eval_step(network, config.loss))
+    return Method(config, optimizer, train_step, make_eval_step(network, config.loss))
