@@ -40,3 +40,9 @@ class CheckFailedError(MaceJaxError):
     """A check that the user asked for found a difference."""
 
     exit_code = 3
+
+
+class StoppedError(MaceJaxError):
+    """A signal ended a run, which can go on from a checkpoint."""
+
+    exit_code = 75

@@ -42,6 +42,8 @@ class PlannedLoader:
         process: int | Sequence[int] | None = None,
         n_workers: int = 0,
         cache_bytes: int = 0,
+        shuffle: bool = True,
+        max_batches: int | None = None,
     ) -> None:
         """Read nothing yet.
 
@@ -55,6 +57,8 @@ class PlannedLoader:
                 default all.
             n_workers: processes that make batches ahead; 0 makes them when they are asked for.
             cache_bytes: how much memory may be used to keep batches for later epochs.
+            shuffle: whether each epoch has an order of its own; else all have the plan's.
+            max_batches: of an epoch; the next one goes on where it ended.
         """
         self.graphs = graphs
         self.plan = plan
@@ -63,15 +67,17 @@ class PlannedLoader:
         self._process = process
         self._cache: dict[int, GraphBatch] = {}
         self._room = cache_bytes
+        self._shuffle, self._max_batches = shuffle, max_batches
         self._workers = Workers(_BatchMaker(graphs, dtype), n_workers)
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch."""
-        return len(self._own())
+        everything = len(self._own())
+        return everything if self._max_batches is None else min(self._max_batches, everything)
 
     def epoch(self, seed: int, epoch: int, done: int = 0) -> Iterator[tuple[int, GraphBatch]]:
         """Yield ``(index, batch)`` in the order of an epoch, without the first ``done`` of them."""
-        return self._batches(epoch_order(self.plan, seed, epoch, self._process)[done:])
+        return self._batches(self._order(seed, epoch)[done:])
 
     def cursor(self, epoch: int, done: int) -> Cursor:
         """Return the place in an epoch where ``done`` batches are done."""
@@ -104,6 +110,18 @@ class PlannedLoader:
         for start in range(0, len(ids), _BLOCK):
             yield from self.graphs(ids[start : start + _BLOCK])
 
+    def structures(self, index: int) -> str:
+        """Name the structures of batch ``index`` of the plan by dataset and number there."""
+        ends = np.cumsum([dataset.n_structures for dataset in self.plan.datasets])
+        ids = np.sort(self.plan.batches[index])
+        sources = np.searchsorted(ends, ids, side="right")
+        parts = []
+        for source in np.unique(sources):
+            dataset = self.plan.datasets[source]
+            inside = ids[sources == source] - (ends[source] - dataset.n_structures)
+            parts.append(f"structures {', '.join(map(str, inside))} of {dataset.name}")
+        return ", ".join(parts)
+
     def batch(self, index: int) -> GraphBatch:
         """Return batch ``index`` of the plan."""
         ((_, batch),) = self._batches([index])
@@ -130,6 +148,19 @@ class PlannedLoader:
     ) -> None:
         """End the workers."""
         self.close()
+
+    def _order(self, seed: int, epoch: int) -> NDArray[np.int64]:
+        """Return the batches of an epoch: a piece of all passes over the data, end to end."""
+        n_pass, n_epoch = len(self._own()), len(self)
+        start = (epoch - 1) * n_epoch
+        first, last = start // n_pass, (start + n_epoch - 1) // n_pass
+        passes = [self._pass(seed, number + 1) for number in range(first, last + 1)]
+        return np.concatenate(passes)[start - first * n_pass :][:n_epoch]
+
+    def _pass(self, seed: int, number: int) -> NDArray[np.int64]:
+        if not self._shuffle:
+            return self._own()
+        return epoch_order(self.plan, seed, number, self._process)
 
     def _own(self) -> NDArray[np.int64]:
         """Return the batches of an epoch in the plan's own order."""

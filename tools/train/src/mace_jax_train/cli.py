@@ -3,7 +3,7 @@
 import logging
 import tempfile
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, ExitStack, closing
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +162,7 @@ def main(
 
     A flag that is not given changes nothing.
     """
+    from mace_jax_train.beginning import find_beginning
     from mace_jax_train.gin_config import gin_text, load_train_config
     from mace_jax_train.run_files import run_files
 
@@ -183,8 +184,8 @@ def main(
         click.echo(gin_text(config), err=True)  # asked for, so --quiet does not silence it
     if dry_run:
         return _dry_run(config, compile_cache)
-    files.require_free(configs, force=force)
-    return _train(config, files, compile_cache, num_workers)
+    beginning = find_beginning(config, files, configs, force=force)
+    return _train(config, files, beginning, compile_cache, num_workers)
 
 
 def _flag_sections(flags: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -235,23 +236,18 @@ def _dry_run(config: Any, compile_cache: bool) -> Result:
     return Result(Path(config.datasets.train_path), summary)
 
 
-def _train(config: Any, files: Any, compile_cache: bool, n_workers: int) -> Result:
-    from mace_jax.artifacts.atomic_write import write_bytes
-    from mace_jax.artifacts.train_config import write_train_config
-    from mace_jax.cli.progress import track_on_stderr
-    from mace_jax_train.gin_config import gin_text
+def _train(config: Any, files: Any, beginning: Any, compile_cache: bool, n_workers: int) -> Result:
+    from mace_jax.cli.progress import show_on_stderr, track_on_stderr
+    from mace_jax_train.beginning import prepared_run
     from mace_jax_train.loop import train
-    from mace_jax_train.start import parameter_count, prepare_run
+    from mace_jax_train.start import parameter_count
 
-    with _computing(config.flags, compile_cache), ExitStack() as stack:
-        with files.staged() as staged:
-            run = prepare_run(config, staged, track_on_stderr, n_workers)
-            stack.enter_context(closing(run))
-            provenance = files.provenance(run.inputs, config.flags.seed)
-            write_bytes(staged.path(".gin"), gin_text(config).encode())
-            write_train_config(staged.path(".config.json"), config, provenance)
+    with (
+        _computing(config.flags, compile_cache),
+        prepared_run(config, files, beginning, track_on_stderr, n_workers) as run,
+    ):
         log.info("network: %d parameters", parameter_count(run))
-        outcome = train(run, files, track_on_stderr)
+        outcome = train(run, files, show_on_stderr, beginning.checkpoint)
     return Result(
         outcome.best,
         {"epochs": outcome.epochs, "best": outcome.best_row, "test": outcome.test_row},

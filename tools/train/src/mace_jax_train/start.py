@@ -94,6 +94,8 @@ def prepare_run(config: TrainConfig, files: RunFiles, track: Track, n_workers: i
                     None if split == "train" else caps,
                     n_workers=n_workers,
                     cache_bytes=_CACHE_BYTES,
+                    shuffle=config.datasets.shuffle,
+                    max_batches=config.datasets.max_batches if split == "train" else None,
                 )
             )
             for split, dataset in datasets.items()
