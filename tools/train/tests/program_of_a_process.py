@@ -69,9 +69,10 @@ def train(devices: Devices, processes: Processes, how: str) -> dict[str, object]
         group = batches(n, devices.n_batch)
         with processes.waiting("a step"):
             w, value = compiled(w, devices.put([group[place] for place in devices.own]))
-            vote = devices.votes(n == AT_STEP + processes.index)
+            yes = (n == AT_STEP + processes.index,)
+            vote = devices.added([yes] * len(devices.own))
             losses.append(float(value))
-            votes.append(int(vote))
+            votes.append(int(vote[0]))
     return {"losses": losses, "w": jax.device_get(w).tolist(), "votes": votes}
 
 
@@ -85,7 +86,7 @@ def main(how: str, where: str) -> dict[str, object]:
         name = processes.agreed("name", f"run of {processes.index}")
         logging.getLogger("mace_jax_train").info("information")
         logging.getLogger("mace_jax_train").warning("a warning")
-        return train(all_devices(), processes, here) | {"name": name}
+        return train(all_devices(processes), processes, here) | {"name": name}
 
 
 if __name__ == "__main__":

@@ -110,10 +110,10 @@ class PlannedLoader:
         for start in range(0, len(ids), _BLOCK):
             yield from self.graphs(ids[start : start + _BLOCK])
 
-    def structures(self, index: int) -> str:
-        """Name the structures of batch ``index`` of the plan by dataset and number there."""
+    def structures(self, *indices: int) -> str:
+        """Name the structures of batches of the plan by dataset and number there."""
         ends = np.cumsum([dataset.n_structures for dataset in self.plan.datasets])
-        ids = np.sort(self.plan.batches[index])
+        ids = np.sort(np.concatenate([self.plan.batches[index] for index in indices]))
         sources = np.searchsorted(ends, ids, side="right")
         parts = []
         for source in np.unique(sources):

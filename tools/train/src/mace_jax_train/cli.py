@@ -1,9 +1,12 @@
 """The command line of mace-jax-train."""
 
 import logging
+import os
+import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,22 @@ from mace_jax.cli.options import (
 
 log = logging.getLogger(__name__)
 
+
+class TrainCommand(ToolCommand):
+    """A command that does not wait for the other processes of a run when it has failed."""
+
+    def main(self, args: list[str] | None = None, **_: Any) -> None:  # type: ignore[override]
+        """Run and exit."""
+        try:
+            super().main(args)
+        except SystemExit as end:
+            if "mace_jax_train.processes" in sys.modules:
+                from mace_jax_train.processes import leave
+
+                leave(int(end.code or 0))
+            raise
+
+
 # flag -> (section, name) of the configuration
 _FLAGS = {
     "name": ("logs", "name"),
@@ -30,6 +49,11 @@ _FLAGS = {
     "dtype": ("flags", "dtype"),
     "device": ("flags", "device"),
     "backend": ("flags", "backend"),
+    "distributed": ("flags", "distributed"),
+    "process_count": ("flags", "process_count"),
+    "process_index": ("flags", "process_index"),
+    "coordinator_address": ("flags", "coordinator_address"),
+    "coordinator_port": ("flags", "coordinator_port"),
     "cueq_conv_fusion": ("flags", "cueq_conv_fusion"),
     "cueq_optimize_all": ("flags", "cueq_optimize_all"),
     "train_path": ("datasets", "train_path"),
@@ -65,7 +89,7 @@ _FLAGS = {
 
 
 @click.command(
-    cls=ToolCommand,
+    cls=TrainCommand,
     tool="mace-jax-train",
     examples=(
         "mace-jax-train configs/aspirin_small.gin --print-config",
@@ -83,6 +107,18 @@ _FLAGS = {
 )
 @click.option("--dtype", "--default-dtype", type=click.Choice(["float32", "float64"]))
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "tpu"]))
+@click.option(
+    "--launcher",
+    type=click.Choice(["none", "local", "auto"]),
+    default="auto",
+    help="start a process for each of several GPUs (auto), as many as --process-count says "
+    "(local), or only this one (none)",
+)
+@click.option("--distributed/--no-distributed", default=None, help="train with other processes")
+@click.option("--process-count", type=click.IntRange(1), help="how many train together")
+@click.option("--process-index", type=click.IntRange(0), help="which of them this is, from 0")
+@click.option("--coordinator-address", help="host of process 0")
+@click.option("--coordinator-port", type=click.IntRange(1, 65535), help="where it listens")
 @backend_option
 @click.option("--enable-cueq", is_flag=True, help="the same as --backend cueq")
 @click.option("--only-cueq", is_flag=True, help="the same as --backend cueq")
@@ -148,6 +184,7 @@ def main(
     bindings: tuple[str, ...],
     print_config: bool,
     dry_run: bool,
+    launcher: Any,
     enable_cueq: bool,
     only_cueq: bool,
     cueq_layout: str | None,
@@ -157,14 +194,16 @@ def main(
     force: bool,
     reproducible: bool,
     **flags: Any,
-) -> Result:
+) -> Result | None:
     """Train a MACE model as CONFIGS (gin files) say; flags win over them.
 
     A flag that is not given changes nothing.
     """
-    from mace_jax_train.beginning import find_beginning
+    from mace_jax_train.children import run_children
     from mace_jax_train.gin_config import gin_text, load_train_config
+    from mace_jax_train.launcher import plan_launch
     from mace_jax_train.run_files import run_files
+    from mace_jax_train.topology import find_topology
 
     if enable_cueq or only_cueq:
         if flags["backend"] == "dense":
@@ -178,14 +217,18 @@ def main(
         if given not in (None, used):
             log.warning("--cueq-%s %s: %s is used, with the same numbers", name, given, used)
     config = load_train_config(configs, bindings, _flag_sections(flags))
+    launched = [] if dry_run else plan_launch(launcher, config.flags, os.environ)
+    if launched:
+        command = [sys.executable, "-P", "-m", "mace_jax_train", *sys.argv[1:]]
+        sys.exit(run_children(command, launched))
     default_name = configs[0].name.split(".")[0] if configs else "run"
     files = run_files(config, default_name, reproducible=reproducible)
-    if print_config:
+    topology = None if dry_run else find_topology(config.flags, os.environ)
+    if print_config and not (topology and topology.index):
         click.echo(gin_text(config), err=True)  # asked for, so --quiet does not silence it
     if dry_run:
         return _dry_run(config, compile_cache)
-    beginning = find_beginning(config, files, configs, force=force)
-    return _train(config, files, beginning, compile_cache, num_workers)
+    return _train(config, files, configs, force, topology, compile_cache, num_workers)
 
 
 def _flag_sections(flags: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -236,18 +279,34 @@ def _dry_run(config: Any, compile_cache: bool) -> Result:
     return Result(Path(config.datasets.train_path), summary)
 
 
-def _train(config: Any, files: Any, beginning: Any, compile_cache: bool, n_workers: int) -> Result:
+def _train(
+    config: Any,
+    files: Any,
+    configs: tuple[Path, ...],
+    force: bool,
+    topology: Any,
+    compile_cache: bool,
+    n_workers: int,
+) -> Result | None:
+    """Train, as one process of the topology; the first has a result."""
     from mace_jax.cli.progress import show_on_stderr, track_on_stderr
-    from mace_jax_train.beginning import prepared_run
+    from mace_jax_train.beginning import agreed_beginning, find_beginning, prepared_run
+    from mace_jax_train.data_parallel import all_devices
     from mace_jax_train.loop import train
+    from mace_jax_train.processes import joined
     from mace_jax_train.start import parameter_count
 
-    with (
-        _computing(config.flags, compile_cache),
-        prepared_run(config, files, beginning, track_on_stderr, n_workers) as run,
-    ):
-        log.info("network: %d parameters", parameter_count(run))
-        outcome = train(run, files, show_on_stderr, beginning.checkpoint)
+    with joined(topology) as processes, _computing(config.flags, compile_cache):
+        devices = all_devices(processes)
+        files = replace(files, tag=processes.agreed("tag", files.tag))
+        beginning = agreed_beginning(
+            processes, lambda: find_beginning(config, files, configs, force=force)
+        )
+        with prepared_run(config, files, beginning, track_on_stderr, n_workers, devices) as run:
+            log.info("network: %d parameters", parameter_count(run))
+            outcome = train(run, files, show_on_stderr, beginning.checkpoint)
+    if not processes.is_first:
+        return None
     return Result(
         outcome.best,
         {"epochs": outcome.epochs, "best": outcome.best_row, "test": outcome.test_row},

@@ -4,7 +4,7 @@ The state is the same on every device. With one device everything here is the id
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mace_jax.batching.graph_batch import GraphBatch
 from mace_jax.errors import ConfigError
+from mace_jax_train.processes import Processes
 
 Tree = TypeVar("Tree")
 Item = TypeVar("Item")
@@ -31,9 +32,11 @@ class Devices:
 
     Attributes:
         mesh: one axis of all devices, or None: there is one, and no sum to agree on.
+        processes: that have them.
     """
 
     mesh: Mesh | None = None
+    processes: Processes = field(default_factory=Processes)
 
     @property
     def n_batch(self) -> int:
@@ -45,9 +48,13 @@ class Devices:
         """Places in a group of the batches that this process makes."""
         if self.mesh is None:
             return (0,)
-        here = jax.process_index()
-        devices = enumerate(self.mesh.devices.flat)
+        here, devices = self.processes.index, enumerate(self.mesh.devices.flat)
         return tuple(place for place, device in devices if device.process_index == here)
+
+    def group(self, index: int) -> range:
+        """Return all batches of the group that batch ``index`` of the plan belongs to."""
+        first = index - index % self.n_batch
+        return range(first, first + self.n_batch)
 
     def compiled(self, step: Callable[[Any, Any], Any], *, donate: bool = False) -> Any:
         """Compile a function of a state and a batch.
@@ -112,15 +119,21 @@ class Devices:
             return jax.device_put(batch)
         return self._spread([jax.tree.map(np.asarray, batch) for batch in batches])
 
-    def votes(self, yes: bool) -> Array | int:
-        """Count the devices of the processes that say yes; it can be fetched later."""
-        if self.mesh is None:
-            return int(yes)
-        return self._count(self._spread([np.int32(yes)] * len(self.own)))
+    def added(self, counts: Sequence[Sequence[int]]) -> Any:
+        """Add up what is counted for each device, over all of them, without waiting for it.
+
+        Args:
+            counts: of each of this process's devices.
+
+        Returns: the sums, an array that can be fetched later.
+        """
+        rows = [np.array(row, np.int32) for row in counts]
+        return sum(rows) if self.mesh is None else self._sum(self._spread(rows))
 
     @cached_property
-    def _count(self) -> Any:
-        return jax.jit(jnp.sum, out_shardings=NamedSharding(self.mesh, PartitionSpec()))
+    def _sum(self) -> Any:
+        everywhere = NamedSharding(self.mesh, PartitionSpec())
+        return jax.jit(lambda rows: rows.sum(axis=0, dtype=rows.dtype), out_shardings=everywhere)
 
     def _spread(self, trees: Sequence[Tree]) -> Tree:
         """Give each of this process's devices its own; their first axis is that of the devices."""
@@ -138,8 +151,8 @@ class Devices:
 ONE_DEVICE = Devices()
 
 
-def all_devices() -> Devices:
-    """Return all devices that jax has, in all processes.
+def all_devices(processes: Processes) -> Devices:
+    """Return all devices that jax has, in all processes; the ``device`` has been chosen before.
 
     Raises:
         ConfigError: the processes have different numbers of them.
@@ -152,4 +165,4 @@ def all_devices() -> Devices:
             "set CUDA_VISIBLE_DEVICES or JAX_LOCAL_DEVICE_IDS"
         )
         raise ConfigError(message)
-    return Devices(Mesh(np.array(devices), (_AXIS,))) if len(devices) > 1 else ONE_DEVICE
+    return Devices(Mesh(np.array(devices), (_AXIS,)), processes) if len(devices) > 1 else ONE_DEVICE

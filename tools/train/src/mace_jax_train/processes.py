@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import jax
 
-from mace_jax.errors import ConfigError, LostProcessError
+from mace_jax.errors import ConfigError, DivergedError, LostProcessError, StoppedError
 from mace_jax_train.topology import Topology
 from mace_jax_train.watch import Watch
 
@@ -28,6 +28,7 @@ _HEARTBEAT_SECONDS = 30
 # Long enough for the others to hear what process 0 says last.
 _LINGER_SECONDS = 2.0
 _POLL_MILLISECONDS = 2000
+_FOR_EVER_MILLISECONDS = 10**9
 _LOST = re.compile(r"gloo|nccl|coordination service", re.IGNORECASE)
 
 
@@ -53,7 +54,7 @@ class Processes:
     def first_before_others(self, what: str) -> Iterator[None]:
         """Have process 0 do the body, then the others: what it has made they find there.
 
-        However long that takes: the others wait as long as process 0 is alive.
+        However long that takes, all wait for each other.
 
         Args:
             what: is done, for messages; not twice the same in a run.
@@ -61,6 +62,9 @@ class Processes:
         Raises:
             LostProcessError: process 0 failed.
         """
+        if self.count == 1:
+            yield
+            return
         if not self.is_first:
             self.from_first(what)
         try:
@@ -71,6 +75,7 @@ class Processes:
             raise
         if self.is_first:
             self.to_others(what, "")
+        _client().wait_at_barrier(f"mace_jax/{what}", _FOR_EVER_MILLISECONDS)
 
     def to_others(self, name: str, value: str, *, failed: bool = False) -> None:
         """Tell all processes a value, once under each name."""
@@ -128,6 +133,9 @@ def joined(topology: Topology | None) -> Iterator[Processes]:
         try:
             with _talking_as(processes):
                 yield processes
+        except (DivergedError, StoppedError):  # which all processes have alike
+            _end_together(processes)
+            raise
         except (RuntimeError, ValueError) as error:  # of these XLA raises both
             if not _LOST.search(str(error)):
                 raise
@@ -136,8 +144,12 @@ def joined(topology: Topology | None) -> Iterator[Processes]:
                 "any, says why; start the run again to go on from its last checkpoint"
             )
             raise LostProcessError(message) from error
-        with processes.waiting("the other processes to end"):
-            jax.distributed.shutdown()
+        _end_together(processes)
+
+
+def _end_together(processes: Processes) -> None:
+    with processes.waiting("the other processes to end"):
+        jax.distributed.shutdown()
 
 
 def leave(code: int) -> NoReturn:

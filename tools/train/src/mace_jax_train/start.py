@@ -25,6 +25,7 @@ from mace_jax.model.load import model_parameters
 from mace_jax.model.mace import MACE
 from mace_jax.structures.statistics import Statistics
 from mace_jax.tracking import Track
+from mace_jax_train.data_parallel import ONE_DEVICE, Devices
 from mace_jax_train.inputs import open_datasets, run_plan, run_statistics
 from mace_jax_train.run_files import RunFiles
 
@@ -42,6 +43,7 @@ class Run:
     Attributes:
         loaders: of each split.
         resources: the open files and the workers that they read from.
+        devices: that train together.
     """
 
     config: TrainConfig
@@ -51,13 +53,25 @@ class Run:
     loaders: dict[str, PlannedLoader]
     inputs: tuple[Input, ...]
     resources: ExitStack
+    devices: Devices = ONE_DEVICE
+
+    @property
+    def n_steps(self) -> int:
+        """Steps of an epoch."""
+        return len(self.loaders["train"]) // len(self.devices.own)
 
     def close(self) -> None:
         """Close the datasets and end the workers."""
         self.resources.close()
 
 
-def prepare_run(config: TrainConfig, files: RunFiles, track: Track, n_workers: int = 0) -> Run:
+def prepare_run(
+    config: TrainConfig,
+    files: RunFiles,
+    track: Track,
+    n_workers: int = 0,
+    devices: Devices = ONE_DEVICE,
+) -> Run:
     """Read and check everything; make plans, statistics and HDF5 files that are missing.
 
     Args:
@@ -65,6 +79,7 @@ def prepare_run(config: TrainConfig, files: RunFiles, track: Track, n_workers: i
         files: where to keep what is made.
         track: progress.
         n_workers: processes that make the batches of each split; 0: this one does.
+        devices: that train together; each gets batches of its own.
 
     Raises:
         MaceJaxError: something is wrong with a file, or two do not belong together.
@@ -74,7 +89,7 @@ def prepare_run(config: TrainConfig, files: RunFiles, track: Track, n_workers: i
         inputs = [dataset.as_input(split) for split, dataset in datasets.items()]
         statistics, r_max = run_statistics(config, datasets["train"], isolated, files, inputs)
         plans = {
-            split: run_plan(config, split, dataset, r_max, files, inputs, track)
+            split: run_plan(config, split, dataset, r_max, files, inputs, track, devices.n_batch)
             for split, dataset in datasets.items()
         }
         bundle = _untrained_bundle(config, statistics, r_max)
@@ -85,6 +100,10 @@ def prepare_run(config: TrainConfig, files: RunFiles, track: Track, n_workers: i
             _require_usable(config, builder, split, dataset)
         evaluated = [plans[split].caps for split in datasets if split != "train"]
         caps = Caps.covering(evaluated) if evaluated else None  # so that it is compiled once
+        own = devices.own if devices.n_batch > 1 else None
+        max_batches = config.datasets.max_batches
+        if max_batches is not None:
+            max_batches *= len(devices.own)
         loaders = {
             split: stack.enter_context(
                 PlannedLoader(
@@ -92,10 +111,11 @@ def prepare_run(config: TrainConfig, files: RunFiles, track: Track, n_workers: i
                     plans[split],
                     config.flags.dtype,
                     None if split == "train" else caps,
+                    process=own,
                     n_workers=n_workers,
                     cache_bytes=_CACHE_BYTES,
                     shuffle=config.datasets.shuffle,
-                    max_batches=config.datasets.max_batches if split == "train" else None,
+                    max_batches=max_batches if split == "train" else None,
                 )
             )
             for split, dataset in datasets.items()
@@ -110,7 +130,7 @@ def prepare_run(config: TrainConfig, files: RunFiles, track: Track, n_workers: i
         backend=chosen_backend(config.flags),
     )
     bundle = replace(bundle, parameters=model_parameters(model))
-    return Run(config, statistics, model, bundle, loaders, tuple(inputs), resources)
+    return Run(config, statistics, model, bundle, loaders, tuple(inputs), resources, devices)
 
 
 def chosen_backend(flags: FlagsConfig) -> Backend:
