@@ -111,7 +111,7 @@ class _Training:
         self.run, self.files, self.method, self.progress = run, files, method, progress
         self.provenance, self.journal = provenance, journal
         self.signals, self.advance = signals, advance
-        self.devices, self.stopping = run.devices, False
+        self.devices, self.heard = run.devices, False
         self.config, self.max_epochs = run.config.train, run.config.optimizer.max_epochs
         self.loader = run.loaders["train"]
         self.checkpoints = Checkpoints(run, files, provenance)
@@ -163,7 +163,7 @@ class _Training:
             if self.checkpoint_is_due() and progress.batch < n_steps:
                 self.read(unread)
                 self.save_checkpoint()
-                self.stop_if_agreed()
+                self.stop_if_asked()
         self.read(unread)
         progress.state = self.method.end_epoch(progress.state, progress.epoch)
         self.record(self.row("train", progress.totals.columns()))
@@ -195,7 +195,7 @@ class _Training:
         while unread:
             index, *on_device = unread.pop()
             report, (asked, *size) = jax.device_get(on_device)
-            self.stopping |= bool(asked)
+            self.heard |= bool(asked)
             if report.skipped:
                 self.skip(index, report)
             totals.add(BatchSize(*map(int, size)), report)
@@ -255,7 +255,7 @@ class _Training:
         progress, ended = self.progress, self.progress.epoch
         progress.epoch, progress.batch, progress.totals = self.following_epoch(), 0, EpochTotals()
         self.save_checkpoint(ended=ended, improved=improved)
-        self.stop_if_agreed()
+        self.stop_if_asked()
 
     def following_epoch(self) -> int:
         """Return the next epoch; impatience ends stage one, and the run where there is no other."""
@@ -279,7 +279,7 @@ class _Training:
     def checkpoint_is_due(self) -> bool:
         """Return whether to save inside an epoch."""
         every = self.config.checkpoint_steps
-        return self.stopping or bool(every and not self.progress.batch % every)
+        return self.stopping() or bool(every and not self.progress.batch % every)
 
     def save_checkpoint(self, *, ended: int | None = None, improved: bool = False) -> None:
         """Save where the run stands; process 0 does."""
@@ -291,28 +291,32 @@ class _Training:
         return self.signals.received is not None
 
     def pause(self, asked: bool) -> None:
-        """Stop between steps, if a signal asked one of the processes: all hear it at once.
+        """Stop in an evaluation, if a signal asked for it.
 
         Raises:
             StoppedError: one did.
         """
-        self.stopping |= asked
-        self.stop_if_agreed()
+        self.heard |= asked
+        self.stop_if_asked()
 
-    def stop_if_agreed(self) -> None:
-        """Save and stop, if all have heard that they are to.
+    def stopping(self) -> bool:
+        """Return whether to stop; several processes do when all have heard that one was asked."""
+        return self.heard if self.devices.processes.count > 1 else self.asked()
+
+    def stop_if_asked(self) -> None:
+        """Save and stop, if a signal asked for it.
 
         Raises:
-            StoppedError: they have.
+            StoppedError: one did.
         """
-        if self.stopping:
+        if self.stopping():
             self.save_checkpoint()
             raise self.signals.error(self.place(), self.checkpoints.latest)
 
     def place(self) -> str:
         """Return where the run stands."""
         progress = self.progress
-        return f"epoch {progress.epoch}, after {progress.batch} of {self.run.n_steps} steps"
+        return f"epoch {progress.epoch}, after {progress.batch} of {self.run.n_steps} batches"
 
     def outcome(self) -> Outcome:
         """Evaluate the best weights on the test set, and sum up."""
