@@ -319,7 +319,7 @@ class _Training:
 
     def record(self, *rows: Row) -> None:
         """Add rows to the metrics file."""
-        self.progress.rows += rows
+        self.progress.record(*rows)
         self.journal.append(*rows)
 
     def require_best_metric(self, row: Row) -> None:
