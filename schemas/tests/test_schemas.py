@@ -14,7 +14,7 @@ RELEASED = {
     ("batch_plan", 1): "bc4cad3585b0e7dc9b8785c45d600f158ef5c88ed45a0e1c046cf599e0cad33b",
     ("batch_plan", 2): "27ecf77d727eb2e30a1ab7e7fb928507c99ba0379422eea08248f7fdf08257b0",
     ("batch_plan", 3): "b0374d9fac8b902892cbc49cdca7f0b54736b2324a34034f75eae6afd71d64e9",
-    ("checkpoint", 1): "df6c00b5d42c7968a7613678247043e882d5f30bb52f28604af5fe68fcea0e79",
+    ("checkpoint", 1): "cc941eab1f4025257557b0e8bd56bc97638cae63763266c412fb931aac176268",
     ("dataset", 1): "8615be8b71fbe08ec007ade1b2e11ff43a603d5c920589e0cda770d25425683d",
     ("dataset", 2): "16b200838d0d6fa1d746b876a015b79962686b7ddd2c89752bc1425992fe0f69",
     ("index", 1): "f21c122b875896d0691eb45b5bd6bcf12fe446ca482efbe30afd833d338b5ae8",

@@ -22,7 +22,7 @@ from mace_jax.artifacts.batches import Batches
 from mace_jax.artifacts.checkpoint import Checkpoint, write_checkpoint
 from mace_jax.artifacts.dataset import DatasetWriter, write_dataset_file
 from mace_jax.artifacts.index import IndexRow, IndexWriter, index_row
-from mace_jax.artifacts.metrics import MetricsLog
+from mace_jax.artifacts.metrics import MetricsLog, metrics_line
 from mace_jax.artifacts.model_bundle import (
     EmbeddingSpec,
     ModelBundle,
@@ -419,7 +419,7 @@ CHECKPOINT = Checkpoint(
     },
     lr=0.125,
     n_skipped=1,
-    rows=METRICS,
+    rows=[metrics_line(row) for row in METRICS],
     state={
         "parameters/w": _ramp(2, 3).astype(np.float32),
         "optimizer/count": np.array(3, np.int32),

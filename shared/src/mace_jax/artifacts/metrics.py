@@ -41,12 +41,13 @@ class MetricsLog:
         """
         self.path, self._reproducible = path, reproducible
         self._header = {"schema": tag(KIND), "provenance": provenance, "status": "running"}
-        self._rows: list[Document] = []
+        self._lines: list[str] = []
         self.append(*rows)
 
     def append(self, *rows: Document) -> None:
         """Add rows and replace the file."""
-        self._rows += map(_without_times, rows) if self._reproducible else rows
+        kept = map(_without_times, rows) if self._reproducible else rows
+        self._lines += map(metrics_line, kept)
         self._write()
 
     def __enter__(self) -> "MetricsLog":
@@ -59,8 +60,17 @@ class MetricsLog:
         self._write()
 
     def _write(self) -> None:
-        lines = [json.dumps(line, allow_nan=False) for line in (self._header, *self._rows)]
-        write_bytes(self.path, "\n".join([*lines, ""]).encode())
+        lines = [metrics_line(self._header), *self._lines, ""]
+        write_bytes(self.path, "\n".join(lines).encode())
+
+
+def metrics_line(row: Document) -> str:
+    """Return a row, or the header, as a line of the file.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
+    return json.dumps(row, allow_nan=False)
 
 
 def _without_times(row: Document) -> Document:

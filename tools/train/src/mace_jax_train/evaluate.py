@@ -96,15 +96,8 @@ def ahead(items: Iterable[Item]) -> Iterator[Item]:
     yield from waiting
 
 
-def log_rows(rows: Iterable[Row]) -> None:
+def log_rows(rows: Sequence[Row], log_errors: LogErrors) -> None:
     """Say what the rows of one evaluation found."""
-    units = (("rmse_e_per_atom", "meV/atom"), ("rmse_f", "meV/Å"), ("rmse_stress", "meV/Å³"))
-    for row in rows:
-        loss = "none" if row["loss"] is None else f"{row['loss']:.6g}"
-        parts = [
-            f"{name} {1000 * row[name]:.2f} {unit}"
-            for name, unit in units
-            if row.get(name) is not None
-        ]
-        text = ", ".join([f"loss {loss}", *parts])
-        log.info("epoch %d: %s: %s (%.1f s)", row["epoch"], row["mode"], text, row["time"])
+    log.info("epoch %d:", rows[0]["epoch"])
+    for line in evaluation_table(rows, log_errors):
+        log.info("%s", line)

@@ -366,7 +366,7 @@ class _Training:
 
     def record(self, *rows: Row) -> None:
         """Add rows to the metrics file."""
-        self.progress.rows += rows
+        self.progress.record(*rows)
         if self.journal:
             self.journal.append(*rows)
 
