@@ -3,18 +3,20 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
 import jax
 from flax import nnx
 
+from mace_jax.artifacts.train_config_sections import LogErrors
 from mace_jax.batching.graph_batch import GraphBatch
 from mace_jax.batching.loader import PlannedLoader
 from mace_jax.errors import DivergedError
 from mace_jax_train.data_parallel import Devices
 from mace_jax_train.error_metrics import BatchErrors, metrics
+from mace_jax_train.evaluation_table import evaluation_table
 from mace_jax_train.method import Method
 from mace_jax_train.progress import Row
 

@@ -2,8 +2,8 @@
 
 import ast
 import logging
-import sys
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, get_args, get_origin
