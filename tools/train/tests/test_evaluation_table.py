@@ -40,8 +40,8 @@ def test_what_no_row_has_is_left_out():
 def test_relative_errors_are_per_cent():
     rows = [row("eval_test", mae_e_per_atom=1e-3, rel_mae_f=5.471)]
     assert evaluation_table(rows, "rel_PerAtomMAE") == [
-        "split  head          loss  MAE E, meV/atom  relative MAE F, %",
-        "test   Default  0.0123457             1.00               5.47",
+        "split      head          loss  MAE E, meV/atom  relative MAE F, %",
+        "eval_test  Default  0.0123457             1.00               5.47",
     ]
 
 

@@ -40,7 +40,7 @@ SCHEDULE_FREE = {
         "schedule_free_b1": 0.8,
         "weight_decay": 0.1,
     },
-    "train": AVERAGED,
+    "train": {"ema_decay": None, "max_grad_norm": None},
 }
 
 

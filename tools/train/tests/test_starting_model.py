@@ -23,7 +23,7 @@ from mace_jax.model.predict import predict, properties
 from mace_jax.structures.structure import Structure
 from mace_jax.torch_models.from_torch import convert_torch_model
 from mace_jax.torch_models.select_head import select_head
-from mace_jax.tracking import track_silently
+from mace_jax.tracking import show_nothing, track_silently
 from mace_jax_train.loop import train
 from mace_jax_train.starting_model import HEAD, read_starting_model
 
@@ -471,7 +471,7 @@ def test_training_goes_on_from_each_source(
     )
     run, files = prepare(config)
     with closing(run):
-        outcome = train(run, files, track_silently)
+        outcome = train(run, files, show_nothing)
     assert outcome.best_row["epoch"] == 3  # it learns
     best = read_model_bundle(outcome.best)
     assert best.config.atomic_numbers == (1, 8)

@@ -91,8 +91,9 @@ def prepare_run(
         r_max = run_r_max(config, given, network.r_max if starting else None)
         train = survey_splits(config, datasets, starting, given, told, r_max)
         train.sums.isolated_atoms.merge(isolated)
+        planned: list[Input] = []
         plans = {
-            split: run_plan(config, split, dataset, r_max, files, inputs, track, devices.n_batch)
+            split: run_plan(config, split, dataset, r_max, files, planned, track, devices.n_batch)
             for split, dataset in datasets.items()
         }
         if starting:
@@ -106,7 +107,8 @@ def prepare_run(
             model = _fresh_network(bundle, config.flags.seed, backend)
             bundle = replace(bundle, parameters=model_parameters(model))
         loaders = _loaders(config, bundle, datasets, plans, files, devices, stack)
-        return Run(config, model, bundle, loaders, tuple(inputs), stack.pop_all(), devices)
+        read = (*inputs, *planned)  # in this order, whether the run begins or goes on
+        return Run(config, model, bundle, loaders, read, stack.pop_all(), devices)
 
 
 def chosen_backend(flags: FlagsConfig) -> Backend:
