@@ -84,4 +84,5 @@ def log_rows(rows: Iterable[Row]) -> None:
             if row.get(name) is not None
         ]
         text = ", ".join([f"loss {loss}", *parts])
-        log.info("epoch %d: %s: %s (%.1f s)", row["epoch"], row["mode"], text, row["time"])
+        time_taken = "" if row["time"] is None else f" ({row['time']:.1f} s)"
+        log.info("epoch %d: %s: %s%s", row["epoch"], row["mode"], text, time_taken)

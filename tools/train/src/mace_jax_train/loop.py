@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mace_jax.artifacts.metrics import TIMES, MetricsLog
+from mace_jax.artifacts.metrics import TIMES, MetricsLog, without_times
 from mace_jax.artifacts.model_bundle import write_model_bundle
 from mace_jax.errors import ConfigError, DivergedError
 from mace_jax.model.load import parameter_table, split_trainable
@@ -68,9 +68,7 @@ def train(run: Run, files: RunFiles, show: Show, checkpoint: Path | None = None)
     n_done = n_batches * max(progress.epoch - 1, 0) + progress.batch
     with (
         StopSignals() as signals,
-        MetricsLog(
-            files.path(".metrics"), provenance, progress.rows, reproducible=files.reproducible
-        ) as journal,
+        MetricsLog(files.path(".metrics"), provenance, progress.rows) as journal,
         show("training", n_batches * run.config.optimizer.max_epochs, n_done) as advance,
     ):
         training = _Training(run, files, method, progress, provenance, journal, signals, advance)
@@ -305,7 +303,7 @@ class _Training:
     def row(self, mode: str, columns: Row) -> Row:
         """Return a row of the metrics file."""
         progress = self.progress
-        return {
+        row = {
             "mode": mode,
             "head": HEAD,
             "epoch": progress.epoch,
@@ -316,6 +314,7 @@ class _Training:
             "n_skipped": progress.n_skipped,
             "n_compilations": self.method.n_compilations,
         }
+        return without_times(row) if self.files.reproducible else row
 
     def record(self, *rows: Row) -> None:
         """Add rows to the metrics file."""
