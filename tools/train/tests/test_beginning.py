@@ -64,7 +64,7 @@ def prepared(files):
 
 def test_an_interrupted_run_goes_on_with_what_it_prepared(config, interrupted, tmp_path, caplog):
     before = prepared(interrupted)
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", "mace_jax_train")
     start(config, interrupted)
     assert "the run was interrupted and goes on" in caplog.text
     assert "goes on in epoch 1, after 2 of" in caplog.text
@@ -187,7 +187,7 @@ def test_another_run_goes_on_from_a_checkpoint_and_after_an_interruption_from_it
     longer = with_epochs(with_train(config, resume_from=str(first.checkpoint())), 3)
     with pytest.raises(StoppedError, match="in epoch 2"):
         start(longer, second, show=signalled("SIGTERM"))
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", "mace_jax_train")
     start(longer, second)
     assert "second/run.checkpoint: the run was interrupted and goes on" in caplog.text
     whole = RunFiles(tmp_path / "whole", "run", reproducible=True)

@@ -24,30 +24,17 @@ class MetricsLog:
     """The metrics file of a run that is going on."""
 
     def __init__(
-        self,
-        path: Path,
-        provenance: dict[str, Any],
-        rows: Sequence[Document] = (),
-        *,
-        reproducible: bool = False,
+        self, path: Path, provenance: dict[str, Any], rows: Sequence[Document] = ()
     ) -> None:
-        """Start a log at ``path``.
-
-        Args:
-            path: of the file.
-            provenance: record of its header.
-            rows: of a run that is continued.
-            reproducible: whether to keep no times.
-        """
-        self.path, self._reproducible = path, reproducible
+        """Start a log at ``path``, with the rows of a run that is continued."""
+        self.path = path
         self._header = {"schema": tag(KIND), "provenance": provenance, "status": "running"}
         self._lines: list[str] = []
         self.append(*rows)
 
     def append(self, *rows: Document) -> None:
         """Add rows and replace the file."""
-        kept = map(_without_times, rows) if self._reproducible else rows
-        self._lines += map(metrics_line, kept)
+        self._lines += map(metrics_line, rows)
         self._write()
 
     def __enter__(self) -> "MetricsLog":
@@ -73,7 +60,8 @@ def metrics_line(row: Document) -> str:
     return json.dumps(row, allow_nan=False)
 
 
-def _without_times(row: Document) -> Document:
+def without_times(row: Document) -> Document:
+    """Return the row of a reproducible file."""
     return {name: None if name in TIMES else value for name, value in row.items()}
 
 

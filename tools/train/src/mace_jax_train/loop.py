@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mace_jax.artifacts.metrics import TIMES, MetricsLog
+from mace_jax.artifacts.metrics import TIMES, MetricsLog, without_times
 from mace_jax.artifacts.model_bundle import write_model_bundle
 from mace_jax.artifacts.train_config_sections import WandbConfig
 from mace_jax.batching.graph_batch import GraphBatch
@@ -96,7 +96,7 @@ def _journal(
     if not run.devices.processes.is_first:
         return nullcontext()
     path = files.path(".metrics")
-    return MetricsLog(path, provenance, rows, reproducible=files.reproducible)
+    return MetricsLog(path, provenance, rows)
 
 
 def _tracker(run: Run, files: RunFiles) -> AbstractContextManager[Report]:
@@ -366,7 +366,7 @@ class _Training:
     def row(self, mode: str, columns: Row) -> Row:
         """Return a row of the metrics file."""
         progress = self.progress
-        return {
+        row = {
             "mode": mode,
             "head": HEAD,
             "epoch": progress.epoch,
@@ -377,6 +377,7 @@ class _Training:
             "n_skipped": progress.n_skipped,
             "n_compilations": self.method.n_compilations,
         }
+        return without_times(row) if self.files.reproducible else row
 
     def record(self, *rows: Row) -> None:
         """Add rows to the metrics file."""

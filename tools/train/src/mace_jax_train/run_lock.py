@@ -4,7 +4,7 @@ import fcntl
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from mace_jax.errors import ConfigError
@@ -21,7 +21,7 @@ def locked(files: RunFiles) -> Iterator[None]:
         ConfigError: another process trains it.
     """
     path = files.path(".lock").with_name(f".{files.tag}.lock")
-    made = not path.parent.exists()
+    is_new = not path.parent.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         if not _lock(file.fileno(), path):
@@ -31,9 +31,8 @@ def locked(files: RunFiles) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
-            if made:
-                with suppress(OSError):  # it is not empty, as it should be
-                    path.parent.rmdir()
+            if is_new and not any(path.parent.iterdir()):
+                path.parent.rmdir()
 
 
 def _lock(descriptor: int, path: Path) -> bool:
