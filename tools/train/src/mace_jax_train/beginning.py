@@ -16,7 +16,7 @@ from mace_jax.artifacts.metrics import read_metrics
 from mace_jax.artifacts.provenance import file_sha256
 from mace_jax.artifacts.train_config import read_train_config, write_train_config
 from mace_jax.artifacts.train_config_sections import TrainConfig
-from mace_jax.errors import ConfigError, IncompatibleError
+from mace_jax.errors import ConfigError, IncompatibleError, MaceJaxError
 from mace_jax.tracking import Track
 from mace_jax_train.data_parallel import ONE_DEVICE, Devices
 from mace_jax_train.gin_text import gin_text
@@ -90,7 +90,9 @@ def agreed_beginning(processes: Processes, find: Callable[[], Beginning]) -> Beg
 def _was_interrupted(files: RunFiles) -> bool:
     """Return whether a run was prepared, but not trained to its end."""
     metrics = files.path(".metrics")
-    if not files.path(".config.json").exists():
+    try:
+        read_train_config(files.path(".config.json"))
+    except MaceJaxError:  # there is none, or it is not ours to judge
         return False
     return not metrics.exists() or read_metrics(metrics)[0]["status"] != "finished"
 

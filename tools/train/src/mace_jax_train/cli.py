@@ -143,10 +143,12 @@ def _train(
     from mace_jax_train.processes import joined
     from mace_jax_train.start import parameter_count
 
+    # alone, an existing run is refused before anything is started
+    found = None if topology else find_beginning(config, files, configs, force=force)
     with joined(topology) as processes, _computing(config.flags, compile_cache):
         devices = all_devices(processes)
         files = replace(files, tag=processes.agreed("tag", files.tag))
-        beginning = agreed_beginning(
+        beginning = found or agreed_beginning(
             processes, lambda: find_beginning(config, files, configs, force=force)
         )
         with prepared_run(config, files, beginning, track_on_stderr, devices) as run:
