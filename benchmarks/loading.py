@@ -193,7 +193,7 @@ def _measure_epoch(
     """
     import jax
 
-    from mace_jax_train.loop import on_device
+    from mace_jax_train.evaluate import on_device
 
     held = [jax.device_put(batch) for batch in loader.one_of_each_shape()]
     shape = loader.plan.shape

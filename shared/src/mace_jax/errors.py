@@ -29,6 +29,10 @@ class DivergedError(MaceJaxError):
     """Training produced a loss or a gradient that is not finite."""
 
 
+class LostProcessError(MaceJaxError):
+    """One of several processes that train together is gone, or hangs."""
+
+
 class ConfigError(MaceJaxError):
     """An option or a configuration file asks for something impossible."""
 
@@ -39,6 +43,12 @@ class CheckFailedError(MaceJaxError):
     """A check that the user asked for found a difference."""
 
     exit_code = 3
+
+
+class StoppedError(MaceJaxError):
+    """A signal ended a run, which can go on from a checkpoint."""
+
+    exit_code = 75
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

@@ -22,7 +22,7 @@ EXIT_INTERRUPTED = 130
 
 EXIT_CODES = (
     "Exit codes: 0 done · 1 bad data or file · 2 usage · 3 a requested check failed · "
-    "70 a bug · 130 interrupted"
+    "70 a bug · 75 stopped by a signal, can go on · 130 interrupted"
 )
 
 

@@ -1,8 +1,11 @@
 """The command line of mace-jax-train."""
 
 import logging
+import os
+import sys
 import tempfile
-from contextlib import AbstractContextManager, ExitStack, closing
+from contextlib import AbstractContextManager, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,14 @@ log = logging.getLogger(__name__)
 @click.option("--binding", "-b", "bindings", multiple=True, metavar="KEY=VALUE", help="gin binding")
 @click.option("--print-config", is_flag=True, help="show the resolved configuration on stderr")
 @click.option("--dry-run", is_flag=True, help="check everything, show shapes and memory, stop")
+@click.option(
+    "--launcher",
+    type=click.Choice(["none", "local", "auto"]),
+    default="auto",
+    show_default=True,
+    help="start a process for each of several GPUs (auto), as many as --process-count says "
+    "(local), or only this one (none)",
+)
 @compile_cache_option
 @force_option
 @reproducible_option
@@ -43,31 +54,39 @@ def main(
     bindings: tuple[str, ...],
     print_config: bool,
     dry_run: bool,
+    launcher: Any,
     compile_cache: bool,
     force: bool,
     reproducible: bool,
-) -> Result:
+) -> Result | None:
     """Train a MACE model as CONFIGS (gin files) say; flags win over them.
 
     A flag that is not given changes nothing. Where nothing is possible, None takes away what a file
     says.
     """
+    from mace_jax_train.children import run_children
     from mace_jax_train.gin_config import load_train_config
     from mace_jax_train.gin_text import gin_text
+    from mace_jax_train.launcher import plan_launch
     from mace_jax_train.run_files import run_files
+    from mace_jax_train.topology import find_topology
     from mace_jax_train.wandb_run import require_wandb
 
     config = load_train_config(configs, bindings, *given_flags(ctx))
     set_log_level(config.logs.level)
     require_wandb(config.wandb_run)
+    launched = [] if dry_run else plan_launch(launcher, config.flags, os.environ)
+    if launched:
+        command = [sys.executable, "-P", "-m", "mace_jax_train", *sys.argv[1:]]
+        sys.exit(run_children(command, launched))
     default_name = configs[0].name.split(".")[0] if configs else "run"
     files = run_files(config, default_name, reproducible=reproducible)
-    if print_config:
+    topology = None if dry_run else find_topology(config.flags, os.environ)
+    if print_config and not (topology and topology.index):
         click.echo(gin_text(config), err=True)  # asked for, so --quiet does not silence it
     if dry_run:
         return _dry_run(config, compile_cache)
-    files.require_free(configs, force=force)
-    return _train(config, files, compile_cache)
+    return _train(config, files, configs, force, topology, compile_cache)
 
 
 def _computing(flags: Any, compile_cache: bool) -> AbstractContextManager[None]:
@@ -108,23 +127,33 @@ def _dry_run(config: Any, compile_cache: bool) -> Result:
     return Result(Path(config.datasets.train_path), summary)
 
 
-def _train(config: Any, files: Any, compile_cache: bool) -> Result:
-    from mace_jax.artifacts.atomic_write import write_bytes
-    from mace_jax.artifacts.train_config import write_train_config
-    from mace_jax.cli.progress import track_on_stderr
-    from mace_jax_train.gin_text import gin_text
+def _train(
+    config: Any,
+    files: Any,
+    configs: tuple[Path, ...],
+    force: bool,
+    topology: Any,
+    compile_cache: bool,
+) -> Result | None:
+    """Train, as one process of the topology; the first has a result."""
+    from mace_jax.cli.progress import show_on_stderr, track_on_stderr
+    from mace_jax_train.beginning import agreed_beginning, find_beginning, prepared_run
+    from mace_jax_train.data_parallel import all_devices
     from mace_jax_train.loop import train
-    from mace_jax_train.start import parameter_count, prepare_run
+    from mace_jax_train.processes import joined
+    from mace_jax_train.start import parameter_count
 
-    with _computing(config.flags, compile_cache), ExitStack() as stack:
-        with files.staged() as staged:
-            run = prepare_run(config, staged, track_on_stderr)
-            stack.enter_context(closing(run))
-            provenance = files.provenance(run.inputs, config.flags.seed)
-            write_bytes(staged.path(".gin"), gin_text(config).encode())
-            write_train_config(staged.path(".config.json"), config, provenance)
-        log.info("network: %d parameters", parameter_count(run))
-        outcome = train(run, files, track_on_stderr)
+    with joined(topology) as processes, _computing(config.flags, compile_cache):
+        devices = all_devices(processes)
+        files = replace(files, tag=processes.agreed("tag", files.tag))
+        beginning = agreed_beginning(
+            processes, lambda: find_beginning(config, files, configs, force=force)
+        )
+        with prepared_run(config, files, beginning, track_on_stderr, devices) as run:
+            log.info("network: %d parameters", parameter_count(run))
+            outcome = train(run, files, show_on_stderr, beginning.checkpoint)
+    if not processes.is_first:
+        return None
     return Result(
         outcome.best,
         {"epochs": outcome.epochs, "best": outcome.best_row, "test": outcome.test_row},

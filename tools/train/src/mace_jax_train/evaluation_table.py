@@ -74,9 +74,7 @@ def evaluation_table(rows: Sequence[Mapping[str, Any]], log_errors: LogErrors) -
     cells = [["split", "head", "loss", *(column.title for column in columns)]]
     for row in rows:
         errors = [_shown(row.get(column.metric), column.factor) for column in columns]
-        cells.append(
-            [row["mode"].removeprefix("eval_"), row["head"], f"{row['loss']:.6g}", *errors]
-        )
+        cells.append([row["mode"], row["head"], _loss(row["loss"]), *errors])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [
         "  ".join(
@@ -85,6 +83,10 @@ def evaluation_table(rows: Sequence[Mapping[str, Any]], log_errors: LogErrors) -
         )
         for line in cells
     ]
+
+
+def _loss(value: float | None) -> str:
+    return "-" if value is None else f"{value:.6g}"
 
 
 def _shown(value: float | None, factor: float) -> str:

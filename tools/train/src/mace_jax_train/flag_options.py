@@ -3,6 +3,7 @@
 import ast
 import logging
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, get_args, get_origin
@@ -156,7 +157,21 @@ def _nested(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 class TrainCommand(ToolCommand):
-    """The command: its help by sections, its errors with the nearest flag."""
+    """The command: its help by sections, its errors with the nearest flag.
+
+    It does not wait for the other processes of a run when it has failed.
+    """
+
+    def main(self, args: list[str] | None = None, **_: Any) -> None:  # type: ignore[override]
+        """Run and exit."""
+        try:
+            super().main(args)
+        except SystemExit as end:
+            if "mace_jax_train.processes" in sys.modules:
+                from mace_jax_train.processes import leave
+
+                leave(int(end.code or 0))
+            raise
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse, and say of an unknown flag what it may have meant."""

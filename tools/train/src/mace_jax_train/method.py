@@ -22,6 +22,7 @@ from mace_jax.artifacts.train_config_sections import (
 )
 from mace_jax.batching.graph_batch import GraphBatch
 from mace_jax_train.averaging import no_snapshots, with_snapshot
+from mace_jax_train.data_parallel import ONE_DEVICE, Devices
 from mace_jax_train.error_metrics import BatchErrors
 from mace_jax_train.loss import make_loss
 from mace_jax_train.optimizer import make_optimizer
@@ -69,11 +70,13 @@ class Method:
         config: of the run.
         updates_per_epoch: of the schedule.
         stages: one or two.
+        devices: that train together.
     """
 
     config: TrainConfig
     updates_per_epoch: int
     stages: tuple[Stage, ...]
+    devices: Devices
     _current: Stage = field(init=False)
 
     def __post_init__(self) -> None:
@@ -85,7 +88,7 @@ class Method:
         vector, _ = ravel_pytree(parameters)
         smooth = train.ema_decay is not None and optimizer.algorithm != "schedulefree"
         follows = optimizer.scheduler.name == "reduce_on_plateau"
-        return TrainState(
+        state = TrainState(
             parameters=jax.tree.map(jnp.copy, parameters),
             optimizer=make_optimizer(optimizer, optimizer.lr).init(vector),
             averaged=jnp.copy(vector) if smooth else None,
@@ -95,6 +98,7 @@ class Method:
             n_updates=jnp.zeros((), jnp.int32),
             n_scheduled=jnp.zeros((), jnp.int32),
         )
+        return self.devices.replicated(state)
 
     def train_step(self, state: TrainState, batch: GraphBatch) -> tuple[TrainState, StepReport]:
         """Return the state after a batch; ``state`` itself cannot be used any more."""
@@ -174,13 +178,16 @@ def shaped_as(parameters: nnx.State, vector: Array) -> nnx.State:
     return ravel_pytree(parameters)[1](vector)
 
 
-def make_method(config: TrainConfig, network: Network, steps_per_epoch: int) -> Method:
+def make_method(
+    config: TrainConfig, network: Network, steps_per_epoch: int, devices: Devices = ONE_DEVICE
+) -> Method:
     """Return the method of a run.
 
     Args:
         config: of the run, resolved.
         network: as a function of its trained parameters.
-        steps_per_epoch: batches of an epoch.
+        steps_per_epoch: batches of an epoch, or groups of them on several devices.
+        devices: that train together.
     """
     optimizer, swa = config.optimizer, config.train.swa_config
     if optimizer.algorithm == "schedulefree" and config.train.ema_decay is not None:
@@ -190,8 +197,8 @@ def make_method(config: TrainConfig, network: Network, steps_per_epoch: int) -> 
     def stage(loss: LossConfig, optimizer: OptimizerConfig) -> Stage:
         lr = learning_rate(optimizer, updates_per_epoch)
         return Stage(
-            make_train_step(network, make_loss(loss), lr, config),
-            make_eval_step(network, make_loss(loss)),
+            make_train_step(network, make_loss(loss), lr, config, devices),
+            make_eval_step(network, make_loss(loss), devices),
             jax.jit(partial(flush, make_update(lr, config)), donate_argnums=0),
         )
 
@@ -199,7 +206,7 @@ def make_method(config: TrainConfig, network: Network, steps_per_epoch: int) -> 
     if swa and swa.loss and swa.lr:
         constant = replace(optimizer, lr=swa.lr, scheduler=ScheduleConfig())
         stages.append(stage(swa.loss, constant))
-    return Method(config, updates_per_epoch, tuple(stages))
+    return Method(config, updates_per_epoch, tuple(stages), devices)
 
 
 def learning_rate(config: OptimizerConfig, updates_per_epoch: int) -> LearningRate:

@@ -16,6 +16,7 @@ from mace_jax.batching.graph_batch import GraphBatch
 from mace_jax.model.mace import MACE
 from mace_jax.model.predict import properties
 from mace_jax_train.averaging import Snapshots, moving_average
+from mace_jax_train.data_parallel import Devices
 from mace_jax_train.error_metrics import BatchErrors, batch_errors
 from mace_jax_train.loss import Loss
 from mace_jax_train.optimizer import clip, make_optimizer, weight_decays
@@ -65,8 +66,8 @@ class StepReport(NamedTuple):
     """What a step says.
 
     Attributes:
-        errors: of its batch, with the parameters before it.
-        gradient_norm: of its batch, before clipping.
+        errors: of its batches, one on each device, with the parameters before it.
+        gradient_norm: of their mean gradient, before clipping.
         skipped: whether loss or gradient were not finite, so that nothing was changed.
         lr: learning rate.
     """
@@ -86,7 +87,11 @@ Update = Callable[[TrainState, Array], TrainState]
 
 
 def make_train_step(
-    network: Network, loss: Loss, learning_rate: LearningRate, config: TrainConfig
+    network: Network,
+    loss: Loss,
+    learning_rate: LearningRate,
+    config: TrainConfig,
+    devices: Devices,
 ) -> TrainStep:
     """Return the compiled step: loss, gradient and, after ``accumulate`` batches, an update.
 
@@ -105,7 +110,7 @@ def make_train_step(
         gradient_of = jax.value_and_grad(loss_and_prediction, has_aux=True)
         (value, predicted), gradient = gradient_of(state.parameters, batch)
         errors = batch_errors(predicted, batch, value)
-        gradient, errors = over_processes(ravel_pytree(gradient)[0], errors)
+        gradient, errors = over_devices(devices, ravel_pytree(gradient)[0], errors)
         norm = jnp.linalg.norm(gradient)
         finite = jnp.isfinite(errors.loss) & jnp.isfinite(norm)
         if state.accumulated is None:
@@ -121,15 +126,18 @@ def make_train_step(
         new_state = jax.tree.map(partial(jnp.where, finite), new_state, state)
         return new_state, StepReport(errors, norm, ~finite, learning_rate(state))
 
-    return jax.jit(train_step, donate_argnums=0)
+    return devices.compiled(train_step, donate=True)
 
 
-def over_processes(gradient: Array, errors: BatchErrors) -> tuple[Array, BatchErrors]:
-    """Return the mean gradient over the graphs of all processes' batches, and their errors' sums.
-
-    There is one process, so that these are its own.
-    """
-    return gradient, errors
+def over_devices(
+    devices: Devices, gradient: Array, errors: BatchErrors
+) -> tuple[Array, BatchErrors]:
+    """Return the mean gradient over the graphs of all devices' batches, and their errors' sums."""
+    if devices.n_batch == 1:
+        return gradient, errors
+    n_graph = errors.n_graph
+    gradients, errors = devices.total((n_graph * gradient, errors), n_graph)
+    return gradients / errors.n_graph, errors
 
 
 def make_update(learning_rate: LearningRate, config: TrainConfig) -> Update:
@@ -183,11 +191,12 @@ def flush(update: Update, state: TrainState) -> TrainState:
     return state._replace(accumulated=no_gradient(total.gradient))
 
 
-def make_eval_step(network: Network, loss: Loss) -> EvalStep:
+def make_eval_step(network: Network, loss: Loss, devices: Devices) -> EvalStep:
     """Return the compiled evaluation of a batch."""
 
     def eval_step(parameters: nnx.State, batch: GraphBatch) -> BatchErrors:
         predicted = properties(network(parameters), batch)
-        return batch_errors(predicted, batch, loss(predicted, batch))
+        errors = batch_errors(predicted, batch, loss(predicted, batch))
+        return devices.total(errors, errors.n_graph)
 
-    return jax.jit(eval_step)
+    return devices.compiled(eval_step)
