@@ -122,12 +122,6 @@ def test_json_of_a_file(run, tmp_path):
     assert json.loads(out) == {"artifact": str(path), "sha256": empty, "summary": {"n": 3}}
 
 
-@pytest.mark.parametrize("code", [0, 75])
-def test_a_body_may_end_with_a_code_and_without_a_result(run, code):
-    """As one whose work other processes have done."""
-    assert run(lambda **_: click.get_current_context().exit(code)) == (code, "", "")
-
-
 def test_options_of_its_own_replace_common_ones_of_the_same_name(capsys):
     seen = {}
     command = ToolCommand(

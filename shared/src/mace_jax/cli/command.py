@@ -80,7 +80,7 @@ class ToolCommand(click.Command):
         try:
             with _no_interrupt_lost():
                 result = super().main(args, standalone_mode=False)
-            code = result if isinstance(result, int) else 0  # the code of context.exit
+            code = 0
             if isinstance(result, Result):
                 print(result.as_json() if as_json else result.artifact)
         except click.ClickException as error:
