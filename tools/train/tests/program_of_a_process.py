@@ -61,7 +61,7 @@ def train(devices: Devices, processes: Processes, how: str) -> dict[str, object]
         return w - 0.05 * gradients / n_graphs, losses / n_graphs
 
     compiled = devices.compiled(step, donate=True)
-    w = devices.replicated(jnp.zeros(3))
+    w = devices.replicated(jnp.full(3, 1.0 if how == "differs" else 0.0))
     losses, votes = [], []
     for n in range(N_STEPS):
         if n == AT_STEP:

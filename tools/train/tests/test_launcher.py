@@ -12,6 +12,7 @@ from mace_jax.errors import ConfigError, LostProcessError
 from mace_jax_train import children
 from mace_jax_train.children import run_children
 from mace_jax_train.launcher import plan_launch, visible_gpus
+from mace_jax_train.topology import Topology, find_topology
 
 INDICES = [{"INDEX": str(index)} for index in range(3)]
 
@@ -74,10 +75,11 @@ def test_auto_gives_each_gpu_a_process():
 
 
 def test_local_starts_as_many_as_are_asked_for():
-    started = plan("local", {}, process_count=3, coordinator_port=99)
-    assert [env["JAX_PROCESS_INDEX"] for env in started] == ["0", "1", "2"]
+    flags = FlagsConfig(process_count=3, coordinator_port=99)
+    started = plan_launch("local", flags, {})
+    places = [find_topology(flags, environment) for environment in started]
+    assert places == [Topology(3, index, "127.0.0.1:99") for index in range(3)]
     assert all("CUDA_VISIBLE_DEVICES" not in env for env in started)
-    assert {env["JAX_COORDINATOR_ADDRESS"] for env in started} == {"127.0.0.1:99"}
     assert len(plan("local", {"JAX_PROCESS_COUNT": "2"})) == 2
     assert len(plan("local", TWO_GPUS, device="cuda")) == 2
     assert len(plan("local", TWO_GPUS, device="cuda", process_count=1)) == 1
@@ -123,11 +125,19 @@ def test_the_first_failure_ends_all_and_gives_the_code(failing):
     assert time.monotonic() - started < 5
 
 
-def test_a_process_that_is_killed_is_named():
-    code = "os.kill(os.getpid(), 9) if index == 1 else time.sleep(60)"
-    with pytest.raises(LostProcessError, match=r"^process 1 was ended by SIGKILL, and so") as error:
-        run_children(python(code), INDICES)
+def test_a_process_that_is_killed_is_named(caplog):
+    code = "os.kill(os.getpid(), 9) if index == {} else time.sleep(60)"
+    with pytest.raises(LostProcessError, match=r"^process 0 was ended by SIGKILL, and so") as error:
+        run_children(python(code.format(0)), INDICES)
     assert error.value.exit_code == 137
+    assert run_children(python(code.format(1)), INDICES) == 137
+    (record,) = caplog.records
+    assert record.getMessage().startswith("process 1 was ended by SIGKILL, and so")
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr(children, "_PATIENCE_SECONDS", 0.5)
 
 
 def test_who_does_not_end_is_killed(monkeypatch):

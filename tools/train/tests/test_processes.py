@@ -112,7 +112,7 @@ def test_a_process_that_is_killed_ends_the_other_with_a_message(index):
     assert ended[index][0] == -9
     code, stdout, stderr = ended[1 - index]
     assert code == 1, stderr
-    assert "error: another process is gone (" in stderr
+    assert "error: another process is gone or hangs (" in stderr
     assert stdout == ""
     assert time.monotonic() - started < 30
 
@@ -121,7 +121,13 @@ def test_a_process_that_fails_says_why_and_ends_the_other():
     (first, _, other), (code, _, stderr) = run_two("fails", "1")
     assert (first, code) == (1, 1)
     assert "error: batch: cannot be read" in stderr
-    assert "error: another process is gone (" in other
+    assert "error: another process is gone or hangs (" in other
+
+
+def test_processes_that_begin_with_other_numbers_are_refused():
+    for code, _, stderr in run_two("differs", "1"):
+        assert code == 1
+        assert "error: the processes do not begin with the same numbers; start them" in stderr
 
 
 def test_the_others_do_not_wait_for_a_process_0_that_fails_on_the_way():

@@ -1,5 +1,6 @@
 """The processes of a run on this machine: started together, watched, ended together."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -13,27 +14,30 @@ from typing import IO
 
 from mace_jax.errors import LostProcessError
 
+log = logging.getLogger(__name__)
+
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+# Time for the others to end by themselves, with a message, and then after SIGTERM.
+_PATIENCE_SECONDS = 2.0
 _GRACE_SECONDS = 10.0
-# What a process ends with that has stopped by a signal, in agreement with the others.
-_STOPPED = 75
 
 
 def run_children(command: Sequence[str], environments: Sequence[Mapping[str, str]]) -> int:
     """Run a command once in each environment, until all have ended.
 
     What the first one prints goes where it goes here; lines of the others go to stderr, with the
-    number of the process. Signals are passed on. When one fails the others get SIGTERM, and
-    SIGKILL after some seconds.
+    number of the process. Signals are passed on. When one fails the others get some seconds, then
+    SIGTERM, then SIGKILL.
 
     Args:
         command: and its arguments.
         environments: what is added to that of this process.
 
-    Returns: 0 if all returned 0, else the code of the first that did not.
+    Returns: 0 if all returned 0, else the code of the first that did not: 128 + n if it was ended
+        by signal n.
 
     Raises:
-        LostProcessError: the first that failed was ended by a signal; its code is as a shell's.
+        LostProcessError: that was process 0, which has said nothing, then.
     """
     children = [
         _start(index, command, {**os.environ, **environment})
@@ -52,6 +56,9 @@ def run_children(command: Sequence[str], environments: Sequence[Mapping[str, str
         f"process {index} was ended by {signal.Signals(-code).name}, and so the others were ended; "
         "start the run again to go on from its last checkpoint"
     )
+    if index > 0:
+        log.error(message)
+        return 128 - code
     error = LostProcessError(message)
     error.exit_code = 128 - code
     raise error
@@ -99,19 +106,23 @@ def _first_failure(children: Sequence[subprocess.Popen[str]]) -> tuple[int, int]
     ended: Queue[tuple[int, int]] = Queue()
     for index, child in enumerate(children):
         Thread(target=lambda i=index, c=child: ended.put((i, c.wait())), daemon=True).start()
-    first, grace = (0, 0), None
-    for _ in children:
+    first, n_left, measures, patience = (0, 0), len(children), [_terminate, _kill], None
+    while n_left:
         try:
-            index, code = ended.get(timeout=grace)
+            index, code = ended.get(timeout=patience)
         except Empty:
-            _kill(children)
-            index, code = ended.get()
+            measures.pop(0)(children)
+            patience = _GRACE_SECONDS if measures else None
+            continue
+        n_left -= 1
         if code and not first[1]:
-            first, grace = (index, code), _GRACE_SECONDS
-            if code != _STOPPED:
-                for child in children:
-                    child.terminate()
+            first, patience = (index, code), _PATIENCE_SECONDS
     return first
+
+
+def _terminate(children: Sequence[subprocess.Popen[str]]) -> None:
+    for child in children:
+        child.terminate()
 
 
 def _kill(children: Sequence[subprocess.Popen[str]]) -> None:

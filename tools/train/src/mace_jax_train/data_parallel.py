@@ -5,7 +5,7 @@ The state is the same on every device. With one device everything here is the id
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mace_jax.batching.graph_batch import GraphBatch
-from mace_jax.errors import ConfigError
+from mace_jax.errors import ConfigError, IncompatibleError
 from mace_jax_train.processes import Processes
 
 Tree = TypeVar("Tree")
@@ -100,11 +100,18 @@ class Devices:
         """Put what all processes have alike on all devices.
 
         Raises:
-            AssertionError: the processes do not have the same.
+            IncompatibleError: the processes do not have the same.
         """
         if self.mesh is None:
             return state
-        return jax.device_put(state, NamedSharding(self.mesh, PartitionSpec()))
+        try:
+            return jax.device_put(state, NamedSharding(self.mesh, PartitionSpec()))
+        except AssertionError as error:  # how jax says so
+            message = (
+                "the processes do not begin with the same numbers; start them on machines of one "
+                "kind, with the same files and options"
+            )
+            raise IncompatibleError(message) from error
 
     def groups(self, items: Iterable[Item]) -> Iterator[Sequence[Item]]:
         """Yield what a loader of ``own`` batches yields, as many at a time as a step takes."""
@@ -117,7 +124,7 @@ class Devices:
         if self.mesh is None:
             (batch,) = batches
             return jax.device_put(batch)
-        return self._spread([jax.tree.map(np.asarray, batch) for batch in batches])
+        return _spread(self.mesh, [jax.tree.map(np.asarray, batch) for batch in batches])
 
     def added(self, counts: Sequence[Sequence[int]]) -> Any:
         """Add up what is counted for each device, over all of them, without waiting for it.
@@ -128,24 +135,26 @@ class Devices:
         Returns: the sums, an array that can be fetched later.
         """
         rows = [np.array(row, np.int32) for row in counts]
-        return sum(rows) if self.mesh is None else self._sum(self._spread(rows))
+        return sum(rows) if self.mesh is None else _summing(self.mesh)(_spread(self.mesh, rows))
 
-    @cached_property
-    def _sum(self) -> Any:
-        everywhere = NamedSharding(self.mesh, PartitionSpec())
-        return jax.jit(lambda rows: rows.sum(axis=0, dtype=rows.dtype), out_shardings=everywhere)
 
-    def _spread(self, trees: Sequence[Tree]) -> Tree:
-        """Give each of this process's devices its own; their first axis is that of the devices."""
-        sharding = NamedSharding(self.mesh, PartitionSpec(_AXIS))
+@cache
+def _summing(mesh: Mesh) -> Any:
+    """Return the compiled sum over devices."""
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(lambda rows: rows.sum(axis=0, dtype=rows.dtype), out_shardings=everywhere)
 
-        def spread(*leaves: Any) -> Array:
-            local = np.stack(leaves)
-            return jax.make_array_from_process_local_data(
-                sharding, local, (self.n_batch, *local.shape[1:])
-            )
 
-        return jax.tree.map(spread, *trees)
+def _spread(mesh: Mesh, trees: Sequence[Tree]) -> Tree:
+    """Give each of this process's devices its own; a first axis is that of all devices."""
+    sharding = NamedSharding(mesh, PartitionSpec(_AXIS))
+
+    def spread(*leaves: Any) -> Array:
+        local = np.stack(leaves)
+        shape = (mesh.size, *local.shape[1:])
+        return jax.make_array_from_process_local_data(sharding, local, shape)
+
+    return jax.tree.map(spread, *trees)
 
 
 ONE_DEVICE = Devices()

@@ -50,8 +50,7 @@ def plan_launch(
         raise ConfigError(message)
     common = {
         COUNT: str(count),
-        ADDRESS: f"{flags.coordinator_address or '127.0.0.1'}:"
-        f"{flags.coordinator_port or _free_port()}",
+        ADDRESS: environment.get(ADDRESS) or f"127.0.0.1:{_free_port()}",
         LAUNCHER: str(os.getpid()),
     }
     own = [{INDEX: str(index)} for index in range(count)]
@@ -66,9 +65,9 @@ def visible_gpus(device: str, environment: Mapping[str, str]) -> list[str]:
         device: of the configuration; with ``auto`` there are none where jax has no CUDA.
         environment: variables; without ``CUDA_VISIBLE_DEVICES`` ``nvidia-smi`` lists all GPUs.
     """
-    platforms = environment.get("JAX_PLATFORMS", "")
+    platforms = set(environment.get("JAX_PLATFORMS", "").split(","))
     plugins = [point.name for point in entry_points(group="jax_plugins")]
-    found = platforms in ("", "cuda", "gpu") and any("cuda" in name for name in plugins)
+    found = platforms & {"", "cuda", "gpu"} and any("cuda" in name for name in plugins)
     if device != "cuda" and not (device == "auto" and found):
         return []
     if _GPUS in environment:

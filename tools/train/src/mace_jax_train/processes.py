@@ -29,7 +29,7 @@ _HEARTBEAT_SECONDS = 30
 _LINGER_SECONDS = 2.0
 _POLL_MILLISECONDS = 2000
 _FOR_EVER_MILLISECONDS = 10**9
-_LOST = re.compile(r"gloo|nccl|coordination service", re.IGNORECASE)
+_LOST = re.compile(r"gloo|nccl|coordination.?service", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Processes:
         return self.from_first(name)
 
     def waiting(self, what: str) -> AbstractContextManager[None]:
-        """Return a context that ends this process if its body, a step, takes half an hour.
+        """Return a context that ends this process if its body, a step, takes 20 minutes.
 
         That is where another process hangs; ``MACE_JAX_PROCESS_TIMEOUT`` says another limit.
         """
@@ -139,9 +139,10 @@ def joined(topology: Topology | None) -> Iterator[Processes]:
         except (RuntimeError, ValueError) as error:  # of these XLA raises both
             if not _LOST.search(str(error)):
                 raise
+            found = " ".join(str(error).split())[:200]
             message = (
-                f"another process is gone ({' '.join(str(error).split())[:200]}); its message, if "
-                "any, says why; start the run again to go on from its last checkpoint"
+                f"another process is gone or hangs ({found}); its message, if any, says why; start "
+                "the run again to go on from its last checkpoint"
             )
             raise LostProcessError(message) from error
         _end_together(processes)
@@ -175,7 +176,7 @@ def _join(topology: Topology) -> Processes:
                 topology.count,
                 topology.index,
                 # with everything said, jax asks no cluster, which would hide devices
-                cluster_detection_method=None if None in topology else "deactivate",
+                cluster_detection_method="deactivate" if topology.is_complete else None,
                 initialization_timeout=int(watch.seconds) + 60,
                 heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
                 shutdown_timeout_seconds=int(watch.seconds) + 60,

@@ -3,7 +3,7 @@
 import logging
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from mace_jax.artifacts.train_config_sections import FlagsConfig
 from mace_jax.errors import ConfigError
@@ -17,7 +17,8 @@ _CLUSTERS = ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK")
 _DEFAULT_HOST, _DEFAULT_PORT = "127.0.0.1", 12345
 
 
-class Topology(NamedTuple):
+@dataclass(frozen=True)
+class Topology:
     """This process among those that train together; what is None the cluster's variables tell jax.
 
     Attributes:
@@ -29,6 +30,11 @@ class Topology(NamedTuple):
     count: int | None
     index: int | None
     coordinator: str | None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is left for the cluster to tell."""
+        return None not in (self.count, self.index, self.coordinator)
 
 
 def find_topology(flags: FlagsConfig, environment: Mapping[str, str]) -> Topology | None:

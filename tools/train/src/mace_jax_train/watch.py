@@ -14,7 +14,7 @@ from mace_jax.errors import ConfigError, LostProcessError
 # The process that has started this one and must outlive it.
 LAUNCHER = "MACE_JAX_LAUNCHER"
 _LIMIT = "MACE_JAX_PROCESS_TIMEOUT"
-_DEFAULT_LIMIT = 1800.0
+_DEFAULT_LIMIT = 1200.0  # gloo has one of its own, of 1800
 _EVERY = 0.5
 
 
