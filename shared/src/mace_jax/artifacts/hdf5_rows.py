@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mace_jax.errors import ArtifactError
+from mace_jax.structures.ragged import rows_of
 
 _CHUNK_BYTES = 1 << 16
 
@@ -111,9 +112,7 @@ class Rows:
         Raises:
             ArtifactError: the file is damaged there.
         """
-        counts = stops - starts
-        ends = np.cumsum(counts)
-        numbers = np.arange(ends[-1]) + np.repeat(starts - ends + counts, counts)
+        numbers = rows_of(starts, stops - starts)
         chunks, inside = np.divmod(numbers, self._chunk_rows)
         try:
             rows = self._row_at[self._addresses[chunks] + inside * self._row_bytes]
@@ -153,27 +152,6 @@ def _chunks(array: h5py.Dataset, place: str) -> tuple[int, NDArray[np.int64]]:
     return rows, np.array([found[index] for index in range(expected)], np.int64)
 
 
-class Wanted(NamedTuple):
-    """Items to read.
-
-    Attributes:
-        numbers: ascending, each once.
-        first, last: of each run of consecutive numbers.
-    """
-
-    numbers: NDArray[np.int64]
-    first: NDArray[np.int64]
-    last: NDArray[np.int64]
-
-
-def in_order(numbers: NDArray[np.int64]) -> tuple[Wanted, list[int]]:
-    """Return what is to be read, ascending, and where in that each of ``numbers`` is."""
-    unique, inverse = np.unique(numbers, return_inverse=True)
-    starts = np.diff(unique, prepend=-2) != 1
-    first, last = unique[starts], unique[np.append(starts[1:], True)]
-    return Wanted(unique, first, last), inverse.tolist()
-
-
 class Ragged(NamedTuple):
     """An array with some rows for each item: from ``offsets[i]`` to ``offsets[i + 1]``."""
 
@@ -184,28 +162,9 @@ class Ragged(NamedTuple):
         """Return how many rows each item has."""
         return self.offsets[numbers + 1] - self.offsets[numbers]
 
-    def read(self, wanted: Wanted) -> "RaggedRows":
-        """Return the rows of items; errors as of ``Rows.read``."""
-        rows = self.rows.read(self.offsets[wanted.first], self.offsets[wanted.last + 1])
-        return RaggedRows(rows, offsets_of(self.counts(wanted.numbers)).tolist())
-
-
-class RaggedRows(NamedTuple):
-    """Rows of the items that were read: from ``offsets[k]`` to ``offsets[k + 1]``."""
-
-    rows: NDArray[Any]
-    offsets: list[int]
-
-    def of(self, k: int) -> slice:
-        """Return which rows are those of item ``k``."""
-        return slice(self.offsets[k], self.offsets[k + 1])
-
-
-def offsets_of(counts: NDArray[Any]) -> NDArray[np.int64]:
-    """Return where items of so many rows start, and where the last one ends."""
-    offsets = np.zeros(len(counts) + 1, np.int64)
-    np.cumsum(counts, out=offsets[1:])
-    return offsets
+    def read(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
+        """Return the rows of items, end to end; errors as of ``Rows.read``."""
+        return self.rows.read(self.offsets[numbers], self.offsets[numbers + 1])
 
 
 def read_names(file: h5py.File, name: str) -> list[str]:
