@@ -24,6 +24,7 @@ from mace_jax.artifacts.versioned import Document, tag
 from mace_jax.errors import ArtifactError
 from mace_jax.structures.neighbor_list import PairList
 from mace_jax.structures.structure import Structure
+from mace_jax.structures.structure_block import StructureBlock
 
 __all__ = ["SUFFIXES", "Dataset", "DatasetWriter", "Layout", "dataset_files", "write_dataset_file"]
 
@@ -152,6 +153,14 @@ class Dataset:
             ArtifactError, DataError: one is damaged or holds an impossible number.
         """
         return self._collect(indices, lambda part, numbers: part.read(numbers))
+
+    def read_block(self, indices: Sequence[int] | NDArray[np.int64]) -> StructureBlock:
+        """Read structures as ``read`` does, as one block."""
+        wanted = self._checked(indices)
+        if len(self._parts) > 1:
+            return StructureBlock.of(self.read(wanted.tolist()))
+        with self._lock:
+            return self._parts[0].read_block(wanted)
 
     def read_pairs(self, indices: Sequence[int]) -> list[PairList]:
         """Read the stored pairs of structures in the given order.

@@ -12,6 +12,7 @@ from mace_jax.preparation.spool import Spool
 from mace_jax.structures.isolated_atoms import IsolatedAtoms, is_isolated_atom
 from mace_jax.structures.label_keys import LabelCounts, LabelKeys
 from mace_jax.structures.structure import Structure
+from mace_jax.structures.structure_block import StructureBlock
 
 
 @dataclass(frozen=True)
@@ -77,5 +78,5 @@ def collect(
                 if split not in spools:
                     spool = Spool(folder / f"{split}.h5", provenance)
                     spools[split] = stack.enter_context(spool)
-                spools[split].add(choice.adapt(structure), number, frame)
+                spools[split].add(StructureBlock.of([choice.adapt(structure)]), number, [frame])
     return Collected(spools, isolated, counts)

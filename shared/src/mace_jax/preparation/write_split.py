@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mace_jax.artifacts.dataset import Dataset, DatasetWriter, dataset_files
-from mace_jax.artifacts.index import IndexWriter, index_row, merge_indices
+from mace_jax.artifacts.index import IndexWriter, index_rows, merge_indices
 from mace_jax.artifacts.provenance import file_sha256, files_sha256
-from mace_jax.structures.neighbor_list import count_neighbors, neighbor_pairs
-from mace_jax.structures.structure import Structure
+from mace_jax.preparation.spool import read_origins
+from mace_jax.structures.block_neighbors import block_pairs
+from mace_jax.structures.structure_block import StructureBlock
 from mace_jax.structures.training_sums import TrainingSums
 
 Layout = Literal["mace", "flat"]
@@ -46,13 +47,11 @@ class Spooled(NamedTuple):
     """Structures that wait to be written.
 
     Attributes:
-        path: flat dataset.
-        origins: file and frame number of each, ``[n, 2]``.
+        path: of their spool.
         sources: the files that were read.
     """
 
     path: Path
-    origins: NDArray[np.int64]
     sources: tuple[Path, ...]
 
 
@@ -97,7 +96,7 @@ def write_split(
     n_in_set = sum(map(len, files.values()))
     jobs = [
         _Job(
-            spooled._replace(origins=spooled.origins[order]),
+            spooled,
             order,
             folder / name,
             _index_of(indices, folder / name),
@@ -178,34 +177,30 @@ def _write_file(job: _Job) -> TrainingSums:
                 r_max=form.r_max if form.store_edges else None,
             ) as writer,
         ):
-            for structures, origins in _blocks(job, spool):
-                pairs = [neighbor_pairs(structure, form.r_max) for structure in structures]
-                rows = []
-                for structure, found, origin in zip(structures, pairs, origins, strict=True):
-                    n_neighbors = count_neighbors(found, len(structure))
-                    sums.add(structure, n_neighbors)
-                    rows.append(index_row(structure, n_neighbors, *origin))
-                writer.write(structures, pairs if form.store_edges else None)
-                index.write(rows)
+            for block, sources, frames in _blocks(job, spool):
+                pairs = block_pairs(block, form.r_max)
+                n_neighbors = pairs.count_neighbors(block.n_atoms)
+                sums.add_block(block, n_neighbors)
+                index.write_rows(index_rows(block, n_neighbors, sources, frames))
+                writer.write_block(replace(block, pairs=pairs) if form.store_edges else block)
         index.dataset_sha256 = file_sha256(job.target)
     return sums
 
 
-def _blocks(job: _Job, spool: Dataset) -> Iterator[tuple[list[Structure], list[tuple[str, int]]]]:
+def _blocks(
+    job: _Job, spool: Dataset
+) -> Iterator[tuple[StructureBlock, list[str], NDArray[np.int64]]]:
     """Yield some structures at a time, with the name of the file and the frame of each."""
+    origins, files = read_origins(job.spooled.path), job.spooled.sources
     for first in range(0, len(job.order), job.form.block):
-        block = slice(first, first + job.form.block)
-        origins = [
-            (job.spooled.sources[source], frame)
-            for source, frame in job.spooled.origins[block].tolist()
+        numbers = job.order[first : first + job.form.block]
+        sources, frames = origins[numbers]["source"].tolist(), origins[numbers]["frame"]
+        places = [
+            f"{files[source]}: frame {frame}"
+            for source, frame in zip(sources, frames.tolist(), strict=True)
         ]
-        structures = [
-            replace(structure, place=f"{path}: frame {frame}")
-            for structure, (path, frame) in zip(
-                spool.read(job.order[block].tolist()), origins, strict=True
-            )
-        ]
-        yield structures, [(path.name, frame) for path, frame in origins]
+        block = replace(spool.read_block(numbers), places=places)
+        yield block, [files[source].name for source in sources], frames
 
 
 def split_evenly(order: NDArray[np.int64], n: int) -> list[NDArray[np.int64]]:

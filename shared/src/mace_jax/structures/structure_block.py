@@ -3,8 +3,10 @@
 It holds what a dataset stores; ``Structure.inputs`` and ``group`` are not part of it.
 """
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -200,6 +202,13 @@ def joined(blocks: Sequence[StructureBlock]) -> StructureBlock:
     return StructureBlock(labels=labels, **columns, **texts, pairs=pairs)
 
 
+def blocks_of(structures: Iterable[Structure], size: int = 256) -> Iterator[StructureBlock]:
+    """Yield ``size`` structures at a time."""
+    rest = iter(structures)
+    while some := list(islice(rest, size)):
+        yield StructureBlock.of(some)
+
+
 def check_block(block: StructureBlock) -> None:
     """Check what ``check_structure`` does, of all at once.
 
@@ -209,6 +218,27 @@ def check_block(block: StructureBlock) -> None:
     if not is_sound(block):
         for structure in block.structures():
             check_structure(structure)
+
+
+def block_digests(block: StructureBlock) -> list[str]:
+    """Return ``structure_digest`` of each structure."""
+    ends = offsets_of(block.n_atoms).tolist()
+    numbers, positions, cells, pbc = (
+        np.ascontiguousarray(array, kind)
+        for array, kind in (
+            (block.atomic_numbers, "<i8"),
+            (block.positions + 0.0, "<f8"),  # -0.0 is 0.0
+            (block.cells + 0.0, "<f8"),
+            (block.pbc, "|b1"),
+        )
+    )
+    found = []
+    for k, (start, end) in enumerate(pairwise(ends)):
+        digest = hashlib.blake2b(numbers[start:end].tobytes(), digest_size=16)
+        for array in (positions[start:end], cells[k], pbc[k]):
+            digest.update(array.tobytes())
+        found.append(digest.hexdigest())
+    return found
 
 
 def is_sound(block: StructureBlock) -> bool:

@@ -114,9 +114,7 @@ def _write_split(
     name = FOLDERS[split.name]
     provenance = _provenance([item for item in inputs if item.role == split.role], options)
     files = files_of(split, options.num_process)
-    spooled = Spooled(
-        split.spool.path, split.spool.origins(), tuple(source.path for source in sources)
-    )
+    spooled = Spooled(split.spool.path, tuple(source.path for source in sources))
     sums = write_split(spooled, files, folder / name, indices / name, provenance, options.form())
     if not options.part:
         join_indices(
