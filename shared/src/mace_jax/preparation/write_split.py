@@ -1,12 +1,7 @@
 """Write a split from its spool: files of a dataset by several processes, and its index."""
 
-import ctypes
-import os
-import signal
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -16,6 +11,7 @@ from numpy.typing import NDArray
 from mace_jax.artifacts.dataset import Dataset, DatasetWriter, dataset_files
 from mace_jax.artifacts.index import IndexWriter, index_rows, merge_indices
 from mace_jax.artifacts.provenance import file_sha256, files_sha256
+from mace_jax.preparation.processes import Processes
 from mace_jax.preparation.spool import read_origins
 from mace_jax.structures.block_neighbors import block_pairs
 from mace_jax.structures.structure_block import StructureBlock
@@ -33,14 +29,12 @@ class Form:
         r_max: cutoff of the neighbours that are counted, Å.
         store_edges: whether the pairs of neighbours are stored, too; layout ``flat`` only.
         block: structures at a time.
-        n_process: writers at a time.
     """
 
     layout: Layout
     r_max: float
     store_edges: bool = False
     block: int = 256
-    n_process: int = 1
 
 
 class Spooled(NamedTuple):
@@ -75,6 +69,7 @@ def write_split(
     indices: Path,
     provenance: dict[str, Any],
     form: Form,
+    processes: Processes,
 ) -> TrainingSums:
     """Write the files of a split, each with an index of its own for ``join_indices``.
 
@@ -85,6 +80,7 @@ def write_split(
         indices: folder of the indices.
         provenance: record of ``make_provenance``.
         form: how to write.
+        processes: that write, a file at a time each.
 
     Returns: the sums over all structures, for statistics.
 
@@ -108,7 +104,7 @@ def write_split(
         for number, (name, order) in enumerate(files.items())
     ]
     sums = TrainingSums(form.r_max)
-    for part in _run(jobs, form.n_process):
+    for part in processes.map(_write_file, jobs):
         sums.merge(part)
     return sums
 
@@ -135,32 +131,6 @@ def join_indices(folder: Path, indices: Path, target: Path, provenance: dict[str
 
 def _index_of(indices: Path, file: Path) -> Path:
     return indices / f"{file.stem}.parquet"
-
-
-def _run(jobs: list[_Job], n_process: int) -> Iterator[TrainingSums]:
-    """Yield the sums of each file, in order."""
-    if n_process == 1 or len(jobs) == 1:
-        yield from map(_write_file, jobs)
-        return
-    spawn = get_context("spawn")  # a fork of a process with threads, such as jax's, may hang
-    workers = min(n_process, len(jobs))
-    with ProcessPoolExecutor(workers, spawn, _die_with_parent, (os.getpid(),)) as pool:
-        futures = [pool.submit(_write_file, job) for job in jobs]
-        try:
-            for future in futures:
-                yield future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _die_with_parent(parent: int) -> None:
-    """Ask Linux to end this worker when the tool itself is killed, and end if it was already."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "prctl"):
-        set_parent_death_signal = 1
-        libc.prctl(set_parent_death_signal, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def _write_file(job: _Job) -> TrainingSums:

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from mace_jax.errors import DataError
 from mace_jax.structures.structure import Structure, check_cell
 
-
 SAME_PLACE = 1e-6  # Å; atoms nearer than this are one too many
 
 

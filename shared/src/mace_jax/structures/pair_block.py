@@ -1,6 +1,7 @@
 """Pairs of neighbours of many structures, end to end."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -35,8 +36,7 @@ class PairBlock(NamedTuple):
         """Return the pairs of each structure; views of this block's arrays."""
         ends = offsets_of(self.n_pairs).tolist()
         return [
-            PairList(*(column[start:end] for column in self[1:]))
-            for start, end in zip(ends[:-1], ends[1:], strict=True)
+            PairList(*(column[start:end] for column in self[1:])) for start, end in pairwise(ends)
         ]
 
     def count_neighbors(self, n_atoms: NDArray[np.int64]) -> NDArray[np.int64]:

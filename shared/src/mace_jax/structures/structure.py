@@ -157,9 +157,7 @@ def check_cell(structure: Structure) -> None:
         raise DataError(message)
 
 
-def independent_vectors(
-    cells: NDArray[np.float64], pbc: NDArray[np.bool_]
-) -> NDArray[np.bool_]:
+def independent_vectors(cells: NDArray[np.float64], pbc: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return which cells ``[n, 3, 3]`` pass ``check_cell``, ``[n]``."""
     passed = np.ones(len(cells), np.bool_)
     periodic = pbc.any(axis=1)

@@ -113,9 +113,7 @@ class StructureBlock:
         ends = offsets_of(self.n_atoms).tolist()
         labels = self._labels_one_by_one(ends)
         weights = self.property_weights.tolist()
-        fields = zip(
-            self.weights.tolist(), self.config_types, self.heads, self.places, strict=True
-        )
+        fields = zip(self.weights.tolist(), self.config_types, self.heads, self.places, strict=True)
         found = []
         for k, (weight, config_type, head, place) in enumerate(fields):
             atoms = slice(ends[k], ends[k + 1])
@@ -193,7 +191,9 @@ def joined(blocks: Sequence[StructureBlock]) -> StructureBlock:
         for name in ("config_types", "heads", "places")
     }
     labels = {
-        name: Label(*map(np.concatenate, zip(*(block.label(name) for block in blocks), strict=True)))
+        name: Label(
+            *map(np.concatenate, zip(*(block.label(name) for block in blocks), strict=True))
+        )
         for name in PROPERTY_SHAPES
         if name in names
     }
