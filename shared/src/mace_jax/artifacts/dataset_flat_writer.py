@@ -21,8 +21,6 @@ from mace_jax.structures.pair_block import PairBlock
 from mace_jax.structures.structure import PROPERTY_SHAPES
 from mace_jax.structures.structure_block import StructureBlock
 
-BLOCK = 256  # structures that are written at once
-
 
 class FlatWriter:
     """Appends structures to an empty file, in blocks."""
@@ -31,25 +29,23 @@ class FlatWriter:
         """Write into ``file``; with pairs, every structure comes with its own."""
         self._file = file
         self._with_pairs = with_pairs
-        self._arrays: GrowingArrays | None = None
+        self._arrays = GrowingArrays(file)
         self._codes: dict[str, int] = {}
         self._labels: set[str] = set()
         self.n_structures = 0
 
     def write(self, block: StructureBlock) -> None:
-        """Append ``BLOCK`` checked structures, or the last ones of the file.
+        """Append checked structures.
 
         Raises:
             DataError: pairs of a structure are impossible.
         """
-        if self._arrays is None:
-            self._arrays = GrowingArrays(self._file, only_block=len(block) < BLOCK)
         append = self._arrays.append
         append("n_node", block.n_atoms.astype(COUNT))
         append("structures", self._table(block))
         append("atomic_numbers", block.atomic_numbers.astype(NUMBER))
         append("positions", block.positions)
-        self._write_labels(self._arrays, block)
+        self._write_labels(block)
         if self._with_pairs:
             pairs = block.pairs or PairBlock.of([])
             append("n_pair", pairs.n_pairs.astype(COUNT))
@@ -67,7 +63,7 @@ class FlatWriter:
     def _codes_of(self, names: Sequence[str]) -> list[int]:
         return [self._codes.setdefault(name, len(self._codes)) for name in names]
 
-    def _write_labels(self, arrays: GrowingArrays, block: StructureBlock) -> None:
+    def _write_labels(self, block: StructureBlock) -> None:
         """Append the labels that some structure up to here has."""
         for name in PROPERTY_SHAPES:
             label = block.label(name)
@@ -77,13 +73,14 @@ class FlatWriter:
                     continue
                 self._labels.add(name)
                 present = np.concatenate([np.zeros(self.n_structures, FLAG), present])
-            arrays.append(present_name(name), present)
-            arrays.append(values_name(name), label.values)
+            self._arrays.append(present_name(name), present)
+            self._arrays.append(values_name(name), label.values)
 
     def finish(self) -> None:
         """Write what is known at the end only: the names of heads and groups of data."""
-        if self._arrays is None:
+        if not self.n_structures:
             self.write(StructureBlock.of([]))
+        self._arrays.finish()
         write_names(self._file, "names", self._codes)
 
 

@@ -10,13 +10,15 @@ import h5py
 
 from mace_jax.artifacts.atomic_write import atomic_file
 from mace_jax.artifacts.dataset_attributes import KIND, write_attributes
-from mace_jax.artifacts.dataset_flat_writer import BLOCK, FlatWriter
+from mace_jax.artifacts.dataset_flat_writer import FlatWriter
 from mace_jax.artifacts.dataset_mace_layout import MaceWriter
 from mace_jax.artifacts.versioned import Document, check_document, tag
 from mace_jax.errors import ConfigError, DataError
 from mace_jax.structures.neighbor_list import PairList
 from mace_jax.structures.structure import Structure, check_structure
 from mace_jax.structures.structure_block import StructureBlock, check_block, joined
+
+BLOCK = 256  # structures that are written at once, whatever the portions in which they come
 
 Layout = Literal["mace", "flat"]
 _FORMAT = ("v108", "v110")  # of HDF5 itself: smaller than the earliest, and read everywhere

@@ -1,4 +1,4 @@
-"""Rows of HDF5 arrays: appended in blocks by HDF5, read in runs of any length from the mapped file.
+"""Rows of HDF5 arrays: appended in chunks, read in runs of any length from the mapped file.
 
 HDF5 takes ten times as long to read some rows as the rows take to copy, so it is asked once where
 they are.
@@ -19,36 +19,63 @@ _CHUNK_BYTES = 1 << 16
 
 
 class GrowingArrays:
-    """The arrays of a file that is written in blocks; each grows along its first axis."""
+    """The arrays of a file, appended to until ``finish``; each grows along its first axis.
 
-    def __init__(self, file: h5py.File, *, only_block: bool) -> None:
-        """Start without arrays.
+    Whole chunks go to the file as they are, without the calls that find and cache them; an array
+    of less than one chunk is stored in one piece.
+    """
 
-        Args:
-            file: open for writing.
-            only_block: nothing is appended after the first time, so nothing is kept to grow into.
-        """
+    def __init__(self, file: h5py.File) -> None:
+        """Start without arrays in ``file``, which is open for writing."""
         self._file = file
-        self._only_block = only_block
-        self._arrays: dict[str, h5py.Dataset] = {}
+        self._arrays: dict[str, _Growing] = {}
 
     def append(self, name: str, rows: NDArray[Any]) -> None:
         """Append ``rows`` to array ``name``, which is created the first time."""
         if name not in self._arrays:
-            self._arrays[name] = self._create(name, rows)
-        elif len(rows):
-            array = self._arrays[name]
-            end = len(array)
-            array.resize(end + len(rows), axis=0)
-            array[end:] = rows
+            self._arrays[name] = _Growing(self._file, name, rows)
+        self._arrays[name].append(rows)
 
-    def _create(self, name: str, rows: NDArray[Any]) -> h5py.Dataset:
-        if self._only_block:
-            return self._file.create_dataset(name, data=rows)
-        shape = rows.shape[1:]
-        row_bytes = rows.dtype.itemsize * int(np.prod(shape))
-        chunks = (_CHUNK_BYTES // row_bytes, *shape)
-        return self._file.create_dataset(name, data=rows, maxshape=(None, *shape), chunks=chunks)
+    def finish(self) -> None:
+        """Write what is left."""
+        for array in self._arrays.values():
+            array.finish()
+
+
+class _Growing:
+    """One array, and its rows that do not fill a chunk yet."""
+
+    def __init__(self, file: h5py.File, name: str, like: NDArray[Any]) -> None:
+        self._file, self._name = file, name
+        self._rest = like[:0]
+        self._chunk = _CHUNK_BYTES // (like.dtype.itemsize * math.prod(like.shape[1:]))
+        self._array: h5py.Dataset | None = None
+
+    def append(self, rows: NDArray[Any]) -> None:
+        rows = np.concatenate([self._rest, rows])
+        whole = len(rows) // self._chunk * self._chunk
+        for start in range(0, whole, self._chunk):
+            self._write_chunk(rows[start : start + self._chunk])
+        self._rest = rows[whole:]
+
+    def _write_chunk(self, rows: NDArray[Any]) -> None:
+        if self._array is None:
+            shape = rows.shape[1:]
+            self._array = self._file.create_dataset(
+                self._name, (0, *shape), rows.dtype, maxshape=(None, *shape), chunks=rows.shape
+            )
+        array = self._array.id
+        start = array.shape[0]
+        array.set_extent((start + len(rows), *rows.shape[1:]))
+        array.write_direct_chunk((start, *[0] * (rows.ndim - 1)), rows.tobytes())
+
+    def finish(self) -> None:
+        if self._array is None:
+            self._file.create_dataset(self._name, data=self._rest)
+        elif len(self._rest):
+            start = len(self._array)
+            self._array.resize(start + len(self._rest), axis=0)
+            self._array[start:] = self._rest
 
 
 class Rows:

@@ -1,5 +1,6 @@
 """Read all sources once, and put every structure into the spool of its split."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -155,7 +156,7 @@ def _portions(source: Source, choice: Choice) -> Iterator[_Portion]:
     first, frames, size = 0, list[Unparsed](), 0
     for frame in unparsed_frames(source):
         frames.append(frame)
-        size += sum(map(len, frame.rows)) if isinstance(frame, RawFrame) else 0
+        size += len(frame.rows) if isinstance(frame, RawFrame) else 0
         if len(frames) == _FRAMES or size > _BYTES:
             yield _Portion(source, choice, first, frames)
             first, frames, size = first + len(frames), [], 0
@@ -194,13 +195,18 @@ def _parsed(portion: _Portion) -> tuple[list[Structure], StructureBlock, LabelCo
     Raises:
         DataError: one is wrong.
     """
-    counts = LabelCounts()
     structures = []
+    kinds: Counter[tuple[str, tuple[tuple[str, str], ...], frozenset[str]]] = Counter()
     for number, frame in enumerate(portion.frames, portion.first):
         place = f"{portion.source.name}: frame {number}"
-        structure, *found = parse_structure(frame, portion.choice.keys, portion.source.head, place)
-        counts.add(structure.head, *found)
+        structure, found, seen = parse_structure(
+            frame, portion.choice.keys, portion.source.head, place
+        )
+        kinds[structure.head, tuple(found.items()), frozenset(seen)] += 1
         structures.append(structure)
+    counts = LabelCounts()
+    for (head, labels, keys), n_structures in kinds.items():
+        counts.add(head, dict(labels), keys, n_structures)
     block = StructureBlock.of(structures)
     check_block(block)
     return structures, block, counts

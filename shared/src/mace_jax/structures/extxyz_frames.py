@@ -9,7 +9,7 @@ from itertools import count, islice
 from typing import BinaryIO, NamedTuple
 
 from mace_jax.errors import DataError
-from mace_jax.structures.extxyz_parser import parse_frame, quoted
+from mace_jax.structures.extxyz_parser import lines_of, parse_frame, quoted
 from mace_jax.structures.frame import Frame
 from mace_jax.structures.input_files import READ_ERRORS
 
@@ -28,7 +28,8 @@ class RawFrame(NamedTuple):
         number: of its first line, the count, in the file, from 1.
         n_atoms: what the count says.
         comment: the comment line.
-        rows: a line for each atom.
+        rows: a line for each atom, end to end.
+        n_rows: how many; fewer than ``n_atoms`` where a very long frame breaks off.
         following: the next line that is not blank if that is no count; else empty.
         following_number: of that line.
     """
@@ -36,7 +37,8 @@ class RawFrame(NamedTuple):
     number: int
     n_atoms: int
     comment: bytes
-    rows: list[bytes]
+    rows: bytes
+    n_rows: int
     following: bytes
     following_number: int
 
@@ -71,12 +73,12 @@ def parse_raw_frame(raw: RawFrame | DataError, place: str) -> Frame:
     if isinstance(raw, DataError):
         raise raw
     try:
-        frame = parse_frame(raw.comment, raw.rows, place, raw.number)
+        frame = parse_frame(raw.comment, raw.rows, raw.n_rows, place, raw.number)
     except DataError as error:
         if raw.following:
             raise _last_error(str(error)) from error
         raise
-    if raw.following and len(raw.following.split()) == len(raw.rows[-1].split()):
+    if raw.following and len(raw.following.split()) == len(lines_of(raw.rows)[-1].split()):
         message = (
             f"{place}: line {raw.following_number}: {quoted(raw.following)} follows its "
             f"{raw.n_atoms} atoms, expected the next frame; correct the count (line {raw.number})"
@@ -121,7 +123,9 @@ class _LineReader:
                 f"correct the count (line {number})"
             )
         following = b"" if _n_atoms(self._count_line) is not None else self._count_line
-        return RawFrame(number, n_atoms, comment, rows, following, self._number)
+        return RawFrame(
+            number, n_atoms, comment, b"".join(rows), len(rows), following, self._number
+        )
 
     def _find_count_line(self) -> None:
         """Go to the next line that is not blank."""

@@ -148,7 +148,10 @@ class StructureBlock:
 
     def take(self, numbers: NDArray[np.int64] | slice) -> "StructureBlock":
         """Return some of the structures, in the order of ``numbers``."""
-        numbers = np.arange(len(self))[numbers]
+        every = np.arange(len(self))
+        numbers = every[numbers]
+        if np.array_equal(numbers, every):
+            return self
         atoms = rows_of(offsets_of(self.n_atoms)[numbers], self.n_atoms[numbers])
         labels = {name: self._take_label(name, numbers) for name in self.labels}
         picked = numbers.tolist()
