@@ -61,6 +61,11 @@ def dataset_files(path: Path) -> list[Path]:
     return sorted(files, key=_natural_key)
 
 
+def dataset_input(role: str, path: Path, sha256: str) -> Input:
+    """Describe a dataset of known digest in a provenance record."""
+    return Input(role, path, KIND, tag(KIND)["version"], sha256)
+
+
 def _natural_key(path: Path) -> tuple[str, int, str]:
     """Sort ``train_10.h5`` after ``train_9.h5``."""
     stem, _, number = path.stem.rpartition("_")
@@ -213,7 +218,7 @@ class Dataset:
 
     def as_input(self, role: str) -> Input:
         """Describe this dataset in a provenance record."""
-        return Input(role, self.path, KIND, tag(KIND)["version"], self.sha256())
+        return dataset_input(role, self.path, self.sha256())
 
     def close(self) -> None:
         """Close all files."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mace_jax.artifacts.dataset import Dataset, DatasetWriter, dataset_files
 from mace_jax.artifacts.index import IndexWriter, index_rows, merge_indices
-from mace_jax.artifacts.provenance import file_sha256, files_sha256
+from mace_jax.artifacts.provenance import file_sha256, joined_sha256
 from mace_jax.preparation.processes import Processes
 from mace_jax.preparation.spool import read_origins
 from mace_jax.structures.block_neighbors import block_pairs
@@ -70,7 +70,7 @@ def write_split(
     provenance: dict[str, Any],
     form: Form,
     processes: Processes,
-) -> TrainingSums:
+) -> tuple[TrainingSums, str]:
     """Write the files of a split, each with an index of its own for ``join_indices``.
 
     Args:
@@ -82,7 +82,7 @@ def write_split(
         form: how to write.
         processes: that write, a file at a time each.
 
-    Returns: the sums over all structures, for statistics.
+    Returns: the sums over all structures, for statistics, and the digest of the dataset.
 
     Raises:
         DataError: a structure is impossible; any failure of a writer is raised here.
@@ -104,12 +104,16 @@ def write_split(
         for number, (name, order) in enumerate(files.items())
     ]
     sums = TrainingSums(form.r_max)
-    for part in processes.map(_write_file, jobs):
+    digests = {}
+    for job, (part, sha256) in zip(jobs, processes.map(_write_file, jobs), strict=True):
         sums.merge(part)
-    return sums
+        digests[job.target] = sha256
+    return sums, joined_sha256([digests[file] for file in dataset_files(folder)])
 
 
-def join_indices(folder: Path, indices: Path, target: Path, provenance: dict[str, Any]) -> None:
+def join_indices(
+    folder: Path, indices: Path, target: Path, provenance: dict[str, Any], sha256: str
+) -> None:
     """Write the index of a dataset from those of its files.
 
     Args:
@@ -117,6 +121,7 @@ def join_indices(folder: Path, indices: Path, target: Path, provenance: dict[str
         indices: folder with the index of each file.
         target: the Parquet file.
         provenance: record of ``make_provenance``.
+        sha256: digest of the dataset.
     """
     files = dataset_files(folder)
     target.parent.mkdir(exist_ok=True)
@@ -124,7 +129,7 @@ def join_indices(folder: Path, indices: Path, target: Path, provenance: dict[str
         [_index_of(indices, file) for file in files],
         target,
         provenance,
-        files_sha256(files),
+        sha256,
         folder.name,
     )
 
@@ -133,7 +138,7 @@ def _index_of(indices: Path, file: Path) -> Path:
     return indices / f"{file.stem}.parquet"
 
 
-def _write_file(job: _Job) -> TrainingSums:
+def _write_file(job: _Job) -> tuple[TrainingSums, str]:
     form, sums = job.form, TrainingSums(job.form.r_max)
     with IndexWriter(job.index_part, job.provenance, r_max=form.r_max) as index:
         with (
@@ -154,7 +159,7 @@ def _write_file(job: _Job) -> TrainingSums:
                 index.write_rows(index_rows(block, n_neighbors, sources, frames))
                 writer.write_block(replace(block, pairs=pairs) if form.store_edges else block)
         index.dataset_sha256 = file_sha256(job.target)
-    return sums
+    return sums, index.dataset_sha256
 
 
 def _blocks(

@@ -72,8 +72,11 @@ def prepare(options: Options) -> dict[str, Any]:
             _require_energies(splits, collected, options)
         indices = folder / "index" if options.part else Path(work)
         sums = TrainingSums(options.r_max)
+        digests: dict[str, str] = {}
         for split in splits:
-            of_split = _write_split(split, sources, inputs, options, folder, indices, processes)
+            of_split, digests[split.name] = _write_split(
+                split, sources, inputs, options, folder, indices, processes
+            )
             if split.name == "train":
                 sums.merge(of_split)
         sums.isolated_atoms.merge(collected.isolated)
@@ -87,7 +90,7 @@ def prepare(options: Options) -> dict[str, Any]:
         if options.part:
             write_training_sums(folder / SUMS, sums, _provenance(inputs, options))
         elif options.compute_statistics:
-            summary |= write_statistics_file(folder, sums, numbers, options)
+            summary |= write_statistics_file(folder, sums, numbers, digests["train"], options)
     return summary
 
 
@@ -118,21 +121,24 @@ def _write_split(
     folder: Path,
     indices: Path,
     processes: Processes,
-) -> TrainingSums:
-    """Write a dataset, and its index unless it is one part of several; return the sums over it."""
+) -> tuple[TrainingSums, str]:
+    """Write a dataset, and its index unless it is one part of several.
+
+    Returns: the sums over it, and its digest.
+    """
     name = FOLDERS[split.name]
     provenance = _provenance([item for item in inputs if item.role == split.role], options)
     files = files_of(split, options.num_process)
     spooled = Spooled(split.spool.path, tuple(source.path for source in sources))
-    sums = write_split(
+    sums, sha256 = write_split(
         spooled, files, folder / name, indices / name, provenance, options.form(), processes
     )
     if not options.part:
         join_indices(
-            folder / name, indices / name, folder / "index" / f"{name}.parquet", provenance
+            folder / name, indices / name, folder / "index" / f"{name}.parquet", provenance, sha256
         )
     log.info("%s: %d structures in %d files", options.folder / name, len(split.order), len(files))
-    return sums
+    return sums, sha256
 
 
 def _provenance(inputs: Sequence[Input], options: Options) -> dict[str, Any]:
