@@ -177,7 +177,7 @@ class FlatFile:
     def _rows(self, array: Ragged, numbers: NDArray[np.int64]) -> NDArray[Any]:
         """Read rows, and let go of the file's pages now and then."""
         rows = array.read(numbers)
-        n_runs = np.count_nonzero(np.diff(numbers) != 1) + 1
+        n_runs = int(np.count_nonzero(np.diff(numbers) != 1)) + 1
         self._n_mapped += rows.nbytes + n_runs * _MAPPED_AROUND
         if self._n_mapped > _MAPPED_KEPT and hasattr(mmap, "MADV_DONTNEED"):
             self._pages.madvise(mmap.MADV_DONTNEED)

@@ -181,28 +181,36 @@ def joined(blocks: Sequence[StructureBlock]) -> StructureBlock:
     """Return all structures of some blocks; of each, or of none, pairs are known."""
     if len(blocks) == 1:
         return blocks[0]
+
+    def rows(column: str) -> NDArray[Any]:
+        return np.concatenate([getattr(block, column) for block in blocks])
+
+    def texts(column: str) -> list[str]:
+        return [text for block in blocks for text in getattr(block, column)]
+
+    def label(name: str) -> Label:
+        found = [block.label(name) for block in blocks]
+        return Label(
+            np.concatenate([one.present for one in found]),
+            np.concatenate([one.values for one in found]),
+        )
+
     names = {name for block in blocks for name in block.labels}
-    columns = {
-        name: np.concatenate([getattr(block, name) for block in blocks])
-        for name in (
-            *("n_atoms", "atomic_numbers", "positions", "cells", "pbc"),
-            *("property_weights", "weights"),
-        )
-    }
-    texts = {
-        name: [text for block in blocks for text in getattr(block, name)]
-        for name in ("config_types", "heads", "places")
-    }
-    labels = {
-        name: Label(
-            *map(np.concatenate, zip(*(block.label(name) for block in blocks), strict=True))
-        )
-        for name in PROPERTY_SHAPES
-        if name in names
-    }
     known = [block.pairs for block in blocks if block.pairs is not None]
-    pairs = PairBlock(*map(np.concatenate, zip(*known, strict=True))) if known else None
-    return StructureBlock(labels=labels, **columns, **texts, pairs=pairs)
+    return StructureBlock(
+        rows("n_atoms"),
+        rows("atomic_numbers"),
+        rows("positions"),
+        rows("cells"),
+        rows("pbc"),
+        {name: label(name) for name in PROPERTY_SHAPES if name in names},
+        rows("property_weights"),
+        rows("weights"),
+        texts("config_types"),
+        texts("heads"),
+        texts("places"),
+        PairBlock(*map(np.concatenate, zip(*known, strict=True))) if known else None,
+    )
 
 
 def blocks_of(structures: Iterable[Structure], size: int = 256) -> Iterator[StructureBlock]:

@@ -91,8 +91,12 @@ class Options:
 
     def split_of(self) -> Callable[[Structure], SplitName] | None:
         """Return the rule that each structure is divided by; None if that is by chance."""
-        rules = {"hash": ByGeometry, "group": ByGroup}
-        return rules[self.split](self.fractions()) if self.split in rules else None
+        match self.split:
+            case "hash":
+                return ByGeometry(self.fractions())
+            case "group":
+                return ByGroup(self.fractions())
+        return None
 
     def adapted(self, block: StructureBlock) -> StructureBlock:
         """Return structures with the weights of their config types.
