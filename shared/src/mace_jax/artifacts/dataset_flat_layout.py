@@ -79,8 +79,7 @@ class FlatFile:
         self._len: int = attributes["n_structures"]
         self.r_max: float | None = attributes.get("r_max")
         self._names = read_names(file, "names")
-        self._every = np.arange(self._len + 1)
-        self._structures = self._ragged(self._every, "structures", STRUCTURE)
+        self._structures = self._ragged(None, "structures", STRUCTURE)
         n_node = self._counts("n_node", 1)
         atoms = offsets_of(n_node)
         self._atomic_numbers = self._ragged(atoms, "atomic_numbers", NUMBER)
@@ -104,9 +103,10 @@ class FlatFile:
         return counts
 
     def _ragged(
-        self, offsets: NDArray[np.int64], name: str, dtype: np.dtype[Any], *shape: int
+        self, offsets: NDArray[np.int64] | None, name: str, dtype: np.dtype[Any], *shape: int
     ) -> Ragged:
-        return Ragged(self._of_length(int(offsets[-1]), name, dtype, *shape), offsets)
+        length = self._len if offsets is None else int(offsets[-1])
+        return Ragged(self._of_length(length, name, dtype, *shape), offsets)
 
     def _label_names(self) -> list[str]:
         group = self._file.get("properties", {})
@@ -122,8 +122,10 @@ class FlatFile:
 
     def _label(self, name: str, atoms: NDArray[np.int64]) -> Ragged:
         present = self._of_length(self._len, present_name(name), FLAG).read_all()
-        every = atoms if is_per_atom(name) else self._every
-        offsets = every if present.all() else offsets_of(present * np.diff(every))
+        if present.all():
+            offsets = atoms if is_per_atom(name) else None
+        else:
+            offsets = offsets_of(present * np.diff(atoms) if is_per_atom(name) else present)
         return self._ragged(offsets, values_name(name), REAL, *row_shape(name))
 
     def __len__(self) -> int:

@@ -149,8 +149,16 @@ class Rows:
         return rows.view(self._dtype).reshape(-1, *self._shape)
 
     def read_all(self) -> NDArray[Any]:
-        """Return every row."""
-        return self.read(np.zeros(1, np.int64), np.array([self._len]))
+        """Return every row, a chunk at a time; errors as of ``read``."""
+        found = np.empty(self._len, self._row_at.dtype)
+        for first, address in enumerate(self._addresses.tolist()):
+            rows = found[first * self._chunk_rows :][: self._chunk_rows]
+            stored = self._row_at[address :: self._row_bytes][: len(rows)]
+            if len(stored) < len(rows):
+                message = f"{self._place}: ends before its last row; create the dataset again"
+                raise ArtifactError(message)
+            rows[:] = stored
+        return found.view(self._dtype).reshape(-1, *self._shape)
 
 
 def _chunks(array: h5py.Dataset, place: str) -> tuple[int, NDArray[np.int64]]:
@@ -180,18 +188,27 @@ def _chunks(array: h5py.Dataset, place: str) -> tuple[int, NDArray[np.int64]]:
 
 
 class Ragged(NamedTuple):
-    """An array with some rows for each item: from ``offsets[i]`` to ``offsets[i + 1]``."""
+    """An array with some rows for each item: from ``offsets[i]`` to ``offsets[i + 1]``.
+
+    Without offsets every item has one row.
+    """
 
     rows: Rows
-    offsets: NDArray[np.int64]
+    offsets: NDArray[np.int64] | None
 
     def counts(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return how many rows each item has."""
-        return self.offsets[numbers + 1] - self.offsets[numbers]
+        starts, stops = self._ends(numbers)
+        return stops - starts
 
     def read(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
         """Return the rows of items, end to end; errors as of ``Rows.read``."""
-        return self.rows.read(self.offsets[numbers], self.offsets[numbers + 1])
+        return self.rows.read(*self._ends(numbers))
+
+    def _ends(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        if self.offsets is None:
+            return numbers, numbers + 1
+        return self.offsets[numbers], self.offsets[numbers + 1]
 
 
 def read_names(file: h5py.File, name: str) -> list[str]:

@@ -14,6 +14,7 @@ from mace_jax.artifacts.dataset import DatasetWriter
 from mace_jax.elements import MAX_ATOMIC_NUMBER
 from mace_jax.structures.structure_block import StructureBlock
 
+_ORIGINS = ".origins"
 _ORIGIN = np.dtype([("source", "<i4"), ("config_type", "<i4"), ("frame", "<i8")])
 
 
@@ -31,7 +32,7 @@ class Spool(AbstractContextManager["Spool"]):
         self.labels: Counter[str] = Counter()
         self._n_atoms = np.zeros(MAX_ATOMIC_NUMBER + 1, np.int64)
         self._writer = DatasetWriter(path, provenance, layout="flat")
-        self._origins = _origins_of(path).open("wb")
+        self._origins = path.with_suffix(_ORIGINS).open("wb")
         self._codes: dict[str, int] = {}
 
     def __len__(self) -> int:
@@ -57,7 +58,7 @@ class Spool(AbstractContextManager["Spool"]):
 
     def by_config_type(self) -> dict[str, NDArray[np.int64]]:
         """Return which structures are of each config type."""
-        codes = read_origins(self.path)["config_type"]
+        codes = _mapped_origins(self.path)["config_type"]
         return {name: np.flatnonzero(codes == code) for name, code in self._codes.items()}
 
     def __enter__(self) -> "Spool":
@@ -76,13 +77,14 @@ class Spool(AbstractContextManager["Spool"]):
         self._writer.__exit__(kind, error, trace)
 
 
-def read_origins(path: Path) -> NDArray[np.void]:
-    """Return where each structure of the spool at ``path`` came from, in no memory of its own.
+def read_origins(path: Path, numbers: NDArray[np.int64]) -> NDArray[np.void]:
+    """Return where structures of the spool at ``path`` came from.
 
     Fields: ``source`` and ``frame``, as given to ``add``.
     """
-    return np.memmap(_origins_of(path), _ORIGIN, "r")
+    return np.array(_mapped_origins(path)[numbers])
 
 
-def _origins_of(path: Path) -> Path:
-    return path.with_suffix(".origins")
+def _mapped_origins(path: Path) -> NDArray[np.void]:
+    """Return all of them, in no memory of their own."""
+    return np.memmap(path.with_suffix(_ORIGINS), _ORIGIN, "r")

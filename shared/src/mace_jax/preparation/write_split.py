@@ -166,10 +166,11 @@ def _blocks(
     job: _Job, spool: Dataset
 ) -> Iterator[tuple[StructureBlock, list[str], NDArray[np.int64]]]:
     """Yield some structures at a time, with the name of the file and the frame of each."""
-    origins, files = read_origins(job.spooled.path), job.spooled.sources
+    files = job.spooled.sources
     for first in range(0, len(job.order), job.form.block):
         numbers = job.order[first : first + job.form.block]
-        sources, frames = origins[numbers]["source"].tolist(), origins[numbers]["frame"]
+        origins = read_origins(job.spooled.path, numbers)
+        sources, frames = origins["source"].tolist(), origins["frame"]
         places = [
             f"{files[source]}: frame {frame}"
             for source, frame in zip(sources, frames.tolist(), strict=True)
