@@ -29,7 +29,7 @@ from mace_jax.structures.structure import PROPERTY_SHAPES, Structure
 from mace_jax.structures.structure_block import StructureBlock, block_digests
 
 KIND = "index"
-_ROW_GROUP = 10_000
+_ROW_GROUP = 5_000
 _SYMBOL = re.compile("[A-Z][a-z]?")
 _NAME = pa.dictionary(pa.int32(), pa.string())
 _TYPES = {

@@ -7,7 +7,10 @@ calculator stored; a missing label stays missing.
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
+
+from mace_jax.structures.structure import PROPERTY_SHAPES
 
 CALCULATOR = "calculator"
 
@@ -27,6 +30,11 @@ class LabelKeys:
     head: str = "head"
     config_type: str = "config_type"
     group: str | None = None
+
+    @cached_property
+    def of_labels(self) -> Mapping[str, tuple[str, ...]]:
+        """The keys to try for every label, best first."""
+        return {name: self.candidates(name) for name in PROPERTY_SHAPES}
 
     def candidates(self, name: str) -> tuple[str, ...]:
         """Return the keys to try for property ``name``, best first."""
