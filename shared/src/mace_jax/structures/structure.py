@@ -169,6 +169,20 @@ def check_cell(structure: Structure) -> None:
         raise DataError(message)
 
 
+def independent_vectors(cells: NDArray[np.float64], pbc: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which cells ``[n, 3, 3]`` pass ``check_cell``, ``[n]``."""
+    passed = np.ones(len(cells), np.bool_)
+    periodic = pbc.any(axis=1)
+    along = pbc[periodic]
+    vectors = np.where(along[:, :, None], cells[periodic], 0.0)
+    lengths = np.sqrt((vectors * vectors).sum(axis=2))
+    directions = vectors / np.where(lengths > 0, lengths, 1.0)[:, :, None]
+    # the open directions are as good as perpendicular to all others
+    gram = directions @ directions.transpose(0, 2, 1) + (~along)[:, :, None] * np.eye(3)
+    passed[periodic] = np.linalg.det(gram) >= _SMALLEST_GRAM_DETERMINANT
+    return passed
+
+
 def _check_array(
     value: NDArray[Any],
     shape: tuple[str | int, ...],
