@@ -74,6 +74,7 @@ def test_an_interrupted_run_goes_on_with_what_it_prepared(config, interrupted, t
     assert results(interrupted) == results(whole)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_refused_and_replaced_with_force(config, files):
     start(config, files)
     before = results(files)
@@ -177,6 +178,7 @@ def test_an_earlier_checkpoint_of_the_run_needs_force(config, files):
     assert results(files) == before
 
 
+@pytest.mark.slow
 def test_another_run_goes_on_from_a_checkpoint_and_after_an_interruption_from_its_own(
     make_config, tmp_path, signalled, caplog
 ):

@@ -75,6 +75,7 @@ def test_stopped_by_a_signal_again_and_again(long_config, uninterrupted, tmp_pat
     assert results(files) == uninterrupted[0]
 
 
+@pytest.mark.slow
 def test_killed_at_every_step(long_config, uninterrupted, tmp_path):
     """With a checkpoint after every step, which changes nothing, each attempt gets one further."""
     config = replace(long_config, train=replace(long_config.train, checkpoint_steps=1))
@@ -95,6 +96,7 @@ def test_killed_at_every_step(long_config, uninterrupted, tmp_path):
     assert results(files) == uninterrupted[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["valid", "test"])
 def test_killed_in_every_evaluation(long_config, uninterrupted, tmp_path, split):
     """Each evaluation fails once, after its first batch, and once more by a signal."""

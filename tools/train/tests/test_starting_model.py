@@ -254,6 +254,7 @@ def test_options_that_say_what_the_model_is(starting, checkpoint):
 # --- which elements and E0s
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [PLAIN, HEADS])
 def test_before_training_energies_and_forces_are_the_models(
     starting, checkpoint, prepare, data, in_float64, name
