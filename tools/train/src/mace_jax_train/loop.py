@@ -147,8 +147,8 @@ class _Training:
             unread.append((index, size, report))
             if self.checkpoint_is_due() and progress.batch < n_batches:
                 self.read(unread)
-                self.checkpoints.save(progress)
                 self.stop_if_asked()
+                self.checkpoints.save(progress)
         self.read(unread)
         progress.state = self.method.end_epoch(progress.state, progress.epoch)
         self.record(self.row("train", progress.totals.columns()))
