@@ -155,6 +155,21 @@ def read_everywhere(ids):
     return [GRAPHS[index] for index in ids]
 
 
+@settings(max_examples=25, deadline=None)
+@given(plans(), st.integers(0, 9), st.integers(1, 9))
+def test_a_process_with_several_devices_has_the_batches_of_each_in_turn(plan, seed, epoch):
+    places = list(range(plan.processes))[::2]
+    together = PlannedLoader(read_everywhere, plan, "float64", process=places)
+    each = [PlannedLoader(read_everywhere, plan, "float64", process=place) for place in places]
+    for found, expected in (
+        (together.epoch(seed, epoch), [loader.epoch(seed, epoch) for loader in each]),
+        (together.in_order(), [loader.in_order() for loader in each]),
+    ):
+        steps = zip(*expected, strict=True)
+        assert [i for i, _ in found] == [i for step in steps for i, _ in step]
+    assert len(together) == sum(len(loader) for loader in each)
+
+
 @settings(max_examples=40, deadline=None)
 @given(plans(), st.integers(0, 3), st.integers(0, 3))
 def test_every_graph_once_an_epoch_for_all_shapes_and_processes(plan, seed, epoch):

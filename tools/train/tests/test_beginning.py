@@ -92,7 +92,8 @@ def test_an_interrupted_run_with_other_options_is_refused_and_begins_anew_with_f
     other = replace(config, optimizer=replace(config.optimizer, lr=0.02))
     with pytest.raises(IncompatibleError, match=r"config/optimizer/lr was 0\.01, now 0\.02"):
         start(other, interrupted)
-    caplog.set_level("INFO", "mace_jax_train")
+    caplog.clear()
+    caplog.set_level("INFO")
     with pytest.raises(StoppedError):
         start(other, interrupted, show=signalled("SIGTERM"), force=True)
     assert "goes on" not in caplog.text

@@ -139,11 +139,11 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(first, run_once)
 def test_workers_change_no_bit_and_find_data_that_have_been_moved(make_config, tmp_path, train_xyz):
     """What was prepared in a temporary folder is where it belongs when the workers open it."""
     files = RunFiles(tmp_path / "run", "run")
-    config = make_config(datasets={"train_path": train_xyz})
     found = []
     for n_workers in (0, 2):
+        config = make_config(datasets={"train_path": train_xyz, "num_workers": n_workers})
         with files.staged() as staged:
-            run = prepare_run(config, staged, track_silently, n_workers)
+            run = prepare_run(config, staged, track_silently)
         with closing(run):
             train(run, files, show_nothing)
         found.append(parameters_of(files, "_last.msgpack"))

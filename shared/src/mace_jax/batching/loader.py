@@ -1,6 +1,6 @@
 """Batches in the order of a plan: the same for every process, worker and machine."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -39,7 +39,7 @@ class PlannedLoader:
         dtype: str,
         caps: Caps | None = None,
         *,
-        process: int | None = None,
+        process: int | Sequence[int] | None = None,
         n_workers: int = 0,
         cache_bytes: int = 0,
         shuffle: bool = True,
@@ -53,7 +53,8 @@ class PlannedLoader:
             dtype: of the floating-point arrays.
             caps: a padded shape for all batches, at least ``plan.caps``; by default each has that
                 of the plan.
-            process: the one of the plan's processes whose batches are wanted; by default all.
+            process: the one, or those, of the plan's processes whose batches are wanted; by
+                default all.
             n_workers: processes that make batches ahead; 0 makes them when they are asked for.
             cache_bytes: how much memory may be used to keep batches for later epochs.
             shuffle: whether each epoch has an order of its own; else all have the plan's.
@@ -109,10 +110,10 @@ class PlannedLoader:
         for start in range(0, len(ids), _BLOCK):
             yield from self.graphs(ids[start : start + _BLOCK])
 
-    def structures(self, index: int) -> str:
-        """Name the structures of batch ``index`` of the plan by dataset and number there."""
+    def structures(self, *indices: int) -> str:
+        """Name the structures of batches of the plan by dataset and number there."""
         ends = np.cumsum([dataset.n_structures for dataset in self.plan.datasets])
-        ids = np.sort(self.plan.batches[index])
+        ids = np.sort(np.concatenate([self.plan.batches[index] for index in indices]))
         sources = np.searchsorted(ends, ids, side="right")
         parts = []
         for source in np.unique(sources):
@@ -164,7 +165,8 @@ class PlannedLoader:
     def _own(self) -> NDArray[np.int64]:
         """Return the batches of an epoch in the plan's own order."""
         if self._process is not None:
-            return np.arange(self._process, len(self.plan.batches), self.plan.processes)
+            groups = np.arange(len(self.plan.batches)).reshape(-1, self.plan.processes)
+            return groups[:, self._process].reshape(-1)
         return np.flatnonzero(self.plan.batches.n_graph)
 
     def _batches(self, order: Iterable[int]) -> Iterator[tuple[int, GraphBatch]]:

@@ -1,8 +1,8 @@
 """Whether a run begins, goes on after an interruption, or is refused because it exists."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,11 @@ from mace_jax.artifacts.metrics import read_metrics
 from mace_jax.artifacts.provenance import file_sha256
 from mace_jax.artifacts.train_config import read_train_config, write_train_config
 from mace_jax.artifacts.train_config_sections import TrainConfig
-from mace_jax.errors import ConfigError, IncompatibleError
+from mace_jax.errors import ConfigError, IncompatibleError, MaceJaxError
 from mace_jax.tracking import Track
-from mace_jax_train.gin_config import gin_text
+from mace_jax_train.data_parallel import ONE_DEVICE, Devices
+from mace_jax_train.gin_text import gin_text
+from mace_jax_train.processes import Processes
 from mace_jax_train.run_files import BUNDLES, RunFiles
 from mace_jax_train.run_lock import locked
 from mace_jax_train.start import Run, prepare_run
@@ -75,44 +77,65 @@ def find_beginning(
     return Beginning(path, own)
 
 
+def agreed_beginning(processes: Processes, find: Callable[[], Beginning]) -> Beginning:
+    """Return how a run begins, as process 0 finds it; for the others its files are there then."""
+    found = Beginning(continued=True)
+    with processes.first_before_others("finding the beginning"):
+        if processes.is_first:
+            found = find()
+    checkpoint = processes.agreed("checkpoint", str(found.checkpoint or ""))
+    return replace(found, checkpoint=Path(checkpoint) if checkpoint else None)
+
+
 def _was_interrupted(files: RunFiles) -> bool:
     """Return whether a run was prepared, but not trained to its end."""
     metrics = files.path(".metrics")
-    if not files.path(".config.json").exists():
+    try:
+        read_train_config(files.path(".config.json"))
+    except MaceJaxError:  # there is none, or it is not ours to judge
         return False
     return not metrics.exists() or read_metrics(metrics)[0]["status"] != "finished"
 
 
 @contextmanager
 def prepared_run(
-    config: TrainConfig, files: RunFiles, beginning: Beginning, track: Track, n_workers: int = 0
+    config: TrainConfig,
+    files: RunFiles,
+    beginning: Beginning,
+    track: Track,
+    devices: Devices = ONE_DEVICE,
 ) -> Iterator[Run]:
     """Prepare a run, write its configuration, and keep others from training it meanwhile.
+
+    Of several processes, the first makes and writes everything before the others read it.
 
     Args:
         config: of the run.
         files: where it writes.
         beginning: how it begins.
         track: progress.
-        n_workers: processes that make the batches of each split.
+        devices: that train together.
 
     Raises:
         MaceJaxError: something is wrong with a file, or two do not belong together.
     """
-    with locked(files), ExitStack() as stack:
-        if beginning.continued:
-            run = prepare_run(_with_prepared_inputs(config, files), files, track, n_workers)
-            run = replace(run, config=config)
-            stack.enter_context(closing(run))
-            if read_train_config(files.path(".config.json")) != config:
-                _write_config(run, files, files)
-        else:
-            with files.staged() as staged:
-                run = prepare_run(config, staged, track, n_workers)
+    first = devices.processes.is_first
+    with locked(files) if first else nullcontext(), ExitStack() as stack:
+        with devices.processes.first_before_others("preparing the run"):
+            if beginning.continued or not first:
+                made = _with_prepared_inputs(config, files)
+                run = prepare_run(made, files, track, devices)
+                run = replace(run, config=config)
                 stack.enter_context(closing(run))
-                _write_config(run, staged, files)
-                for path in files.checkpoints():  # of a run that is replaced; nothing goes on there
-                    path.unlink()
+                if first and read_train_config(files.path(".config.json")) != config:
+                    _write_config(run, files, files)
+            else:
+                with files.staged() as staged:
+                    run = prepare_run(config, staged, track, devices)
+                    stack.enter_context(closing(run))
+                    _write_config(run, staged, files)
+                    for path in files.checkpoints():  # of a run that is replaced
+                        path.unlink()
         yield run
 
 

@@ -3,17 +3,20 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 from flax import nnx
 
+from mace_jax.artifacts.train_config_sections import LogErrors
 from mace_jax.batching.graph_batch import GraphBatch
 from mace_jax.batching.loader import PlannedLoader
 from mace_jax.errors import DivergedError
+from mace_jax_train.data_parallel import Devices
 from mace_jax_train.error_metrics import BatchErrors, metrics
+from mace_jax_train.evaluation_table import evaluation_table
 from mace_jax_train.method import Method
 from mace_jax_train.progress import Row
 
@@ -23,7 +26,11 @@ Item = TypeVar("Item")
 
 
 def evaluate(
-    method: Method, weights: nnx.State, loader: PlannedLoader, pause: Callable[[], None]
+    method: Method,
+    weights: nnx.State,
+    loader: PlannedLoader,
+    asked: Callable[[], bool] = lambda: False,
+    pause: Callable[[bool], None] = lambda _: None,
 ) -> Row:
     """Return the metrics of a split, and how fast they were found.
 
@@ -31,36 +38,54 @@ def evaluate(
         method: what evaluates a batch.
         weights: to evaluate.
         loader: of the split.
-        pause: called between batches.
+        asked: whether this process was asked to stop.
+        pause: called after every batch, with whether any process was.
 
     Raises:
         DivergedError: a loss is not finite.
     """
-    started, found = time.perf_counter(), []
-    batches = on_device(loader.in_order())
-    for index, errors in ahead(
-        (index, method.eval_step(weights, batch)) for index, batch in batches
-    ):
-        found.append(_finite(jax.device_get(errors), index, loader))
-        pause()
+    started, devices = time.perf_counter(), method.devices
+    found: list[BatchErrors] = []
+    unread: list[Any] = []
+
+    def read() -> None:
+        while unread:
+            group, *on_device = unread.pop()
+            errors, (stop,) = jax.device_get(on_device)
+            found.append(_finite(errors, group, loader))
+            pause(bool(stop))
+
+    for index, batch in sent(devices, loader.in_order()):
+        with devices.processes.waiting("the other processes in an evaluation"):
+            errors = method.eval_step(weights, batch)
+            stop = devices.added([(asked(),)] * len(devices.own))
+            read()
+        unread.append((devices.group(index), errors, stop))
+    read()
     seconds = time.perf_counter() - started
     n_graph = sum(int(errors.n_graph) for errors in found)
     return {**metrics(found), "time": seconds, "graphs_per_second": n_graph / seconds}
 
 
-def _finite(errors: BatchErrors, index: int, loader: PlannedLoader) -> BatchErrors:
+def _finite(errors: BatchErrors, group: range, loader: PlannedLoader) -> BatchErrors:
     if not math.isfinite(errors.loss):
         message = (
-            f"evaluation of batch {index}: loss {errors.loss / errors.n_graph}, expected a finite "
-            f"number; check the labels of {loader.structures(index)}, or lower optimizer.lr"
+            f"evaluation of batch {', '.join(map(str, group))}: loss "
+            f"{errors.loss / errors.n_graph}, expected a finite number; check the labels of "
+            f"{loader.structures(*group)}, or lower optimizer.lr"
         )
         raise DivergedError(message)
     return errors
 
 
-def on_device(batches: Iterable[tuple[int, GraphBatch]]) -> Iterator[tuple[int, GraphBatch]]:
-    """Send every batch to the device while the one before it is computed."""
-    return ahead((index, jax.device_put(batch)) for index, batch in batches)
+def sent(
+    devices: Devices, batches: Iterable[tuple[int, GraphBatch]]
+) -> Iterator[tuple[int, GraphBatch]]:
+    """Send batches to the devices while those before them are computed; one index of each group."""
+    return ahead(
+        (group[0][0], devices.put([batch for _, batch in group]))
+        for group in devices.groups(batches)
+    )
 
 
 def ahead(items: Iterable[Item]) -> Iterator[Item]:
@@ -73,16 +98,8 @@ def ahead(items: Iterable[Item]) -> Iterator[Item]:
     yield from waiting
 
 
-def log_rows(rows: Iterable[Row]) -> None:
+def log_rows(rows: Sequence[Row], log_errors: LogErrors) -> None:
     """Say what the rows of one evaluation found."""
-    units = (("rmse_e_per_atom", "meV/atom"), ("rmse_f", "meV/Å"), ("rmse_stress", "meV/Å³"))
-    for row in rows:
-        loss = "none" if row["loss"] is None else f"{row['loss']:.6g}"
-        parts = [
-            f"{name} {1000 * row[name]:.2f} {unit}"
-            for name, unit in units
-            if row.get(name) is not None
-        ]
-        text = ", ".join([f"loss {loss}", *parts])
-        time_taken = "" if row["time"] is None else f" ({row['time']:.1f} s)"
-        log.info("epoch %d: %s: %s%s", row["epoch"], row["mode"], text, time_taken)
+    log.info("epoch %d:", rows[0]["epoch"])
+    for line in evaluation_table(rows, log_errors):
+        log.info("%s", line)

@@ -53,7 +53,7 @@ class StopSignals:
             place: where the run stands.
             saved: the checkpoint.
         """
-        name = self.received.name if self.received else "nothing"
+        name = self.received.name if self.received else "a signal to another process"
         error = StoppedError(
             f"{saved}: stopped by {name} in {place}; run the same command again to go on"
         )

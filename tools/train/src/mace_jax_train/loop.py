@@ -2,6 +2,8 @@
 
 import logging
 import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from flax import nnx
 
 from mace_jax.artifacts.metrics import TIMES, MetricsLog, without_times
 from mace_jax.artifacts.model_bundle import write_model_bundle
+from mace_jax.artifacts.train_config_sections import WandbConfig
+from mace_jax.batching.graph_batch import GraphBatch
 from mace_jax.errors import ConfigError, DivergedError
 from mace_jax.model.load import parameter_table, split_trainable
 from mace_jax.tracking import Advance, Show
@@ -21,7 +25,8 @@ from mace_jax_train.interruption import StopSignals
 from mace_jax_train.method import Method, StepReport, make_method
 from mace_jax_train.progress import BatchSize, Best, EpochTotals, Progress, Row
 from mace_jax_train.run_files import TOOL, RunFiles
-from mace_jax_train.start import HEAD, Run
+from mace_jax_train.start import HEAD, Run, parameter_count
+from mace_jax_train.wandb_run import Report, tracker
 
 log = logging.getLogger(__name__)
 
@@ -59,25 +64,47 @@ def train(run: Run, files: RunFiles, show: Show, checkpoint: Path | None = None)
         StoppedError: a signal stopped it; it can go on from its checkpoint.
     """
     network, parameters = split_trainable(run.model)
-    method = make_method(run.config, network, len(run.loaders["train"]))
+    n_steps = run.n_steps
+    method = make_method(run.config, network, n_steps, run.devices)
     progress = Progress(method.initial_state(parameters))
     if checkpoint is not None:
         progress = load_progress(checkpoint, run, progress.state, method.evaluated(progress.state))
+        progress.state = run.devices.replicated(progress.state)
     provenance = files.provenance(run.inputs, run.config.flags.seed)
-    n_batches = len(run.loaders["train"])
-    n_done = n_batches * max(progress.epoch - 1, 0) + progress.batch
+    n_done = n_steps * max(progress.epoch - 1, 0) + progress.batch
     with (
         StopSignals() as signals,
-        MetricsLog(files.path(".metrics"), provenance, progress.rows) as journal,
-        show("training", n_batches * run.config.optimizer.max_epochs, n_done) as advance,
+        _journal(run, files, provenance, progress.rows) as journal,
+        _tracker(run, files) as report,
+        show("training", n_steps * run.config.optimizer.max_epochs, n_done) as advance,
     ):
-        training = _Training(run, files, method, progress, provenance, journal, signals, advance)
+        training = _Training(
+            run, files, method, progress, provenance, journal, report, signals, advance
+        )
         training.begin()
         while training.goes_on():
             training.train_epoch()
             improved = training.evaluate_epoch()
             training.end_epoch(improved)
         return training.outcome()
+
+
+def _journal(
+    run: Run, files: RunFiles, provenance: dict[str, Any], rows: list[Row]
+) -> AbstractContextManager[MetricsLog | None]:
+    """Return the metrics file, which process 0 writes."""
+    if not run.devices.processes.is_first:
+        return nullcontext()
+    path = files.path(".metrics")
+    return MetricsLog(path, provenance, rows)
+
+
+def _tracker(run: Run, files: RunFiles) -> AbstractContextManager[Report]:
+    """Return reports to Weights & Biases, which process 0 sends."""
+    config, n_parameters = run.config, parameter_count(run)
+    if not run.devices.processes.is_first:
+        config = replace(config, wandb_run=WandbConfig())
+    return tracker(config, files.tag, {"parameters": n_parameters})
 
 
 class _Training:
@@ -90,13 +117,15 @@ class _Training:
         method: Method,
         progress: Progress,
         provenance: dict[str, Any],
-        journal: MetricsLog,
+        journal: MetricsLog | None,
+        report: Report,
         signals: StopSignals,
         advance: Advance,
     ) -> None:
         self.run, self.files, self.method, self.progress = run, files, method, progress
-        self.provenance, self.journal = provenance, journal
+        self.provenance, self.journal, self.report = provenance, journal, report
         self.signals, self.advance = signals, advance
+        self.devices, self.heard = run.devices, False
         self.config, self.max_epochs = run.config.train, run.config.optimizer.max_epochs
         self.loader = run.loaders["train"]
         self.checkpoints = Checkpoints(run, files, provenance)
@@ -111,17 +140,18 @@ class _Training:
     def begin(self) -> None:
         """Evaluate the weights that the run starts with, or say where it goes on."""
         progress = self.progress
+        weights = self.method.evaluated(progress.state)  # evaluations are of this state's stage now
         if progress.best:  # there is no file of it, if the checkpoint is of another run
             self.save_bundle("_best.msgpack", progress.best)
         if progress.epoch > 0:
             log.info("goes on in %s", self.place())
             return
-        rows = self.evaluate(self.method.evaluated(progress.state))
+        rows = self.evaluate(weights)
         self.require_best_metric(rows[self.judged])
         self.record(*rows.values())
-        log_rows(rows.values())
+        log_rows([*rows.values()], self.config.log_errors)
         progress.epoch = 1
-        self.checkpoints.save(progress)
+        self.save_checkpoint()
 
     def goes_on(self) -> bool:
         """Return whether there is anything left to train."""
@@ -129,29 +159,36 @@ class _Training:
 
     def train_epoch(self) -> None:
         """Take the steps that are left; each report is read one late, so the device never waits."""
-        progress, n_batches = self.progress, len(self.loader)
-        if progress.batch == n_batches:
+        progress, n_steps = self.progress, self.run.n_steps
+        if progress.batch == n_steps:
             return
         if progress.batch == 0:
             self.begin_epoch()
         self.last_report = time.perf_counter()
-        cursor = self.loader.cursor(progress.epoch, progress.batch)
-        batches = self.loader.resume(self.run.config.flags.seed, cursor)
+        cursor = self.loader.cursor(progress.epoch, progress.batch * len(self.devices.own))
+        groups = self.devices.groups(self.loader.resume(self.run.config.flags.seed, cursor))
         unread: list[Any] = []
-        for index, size, batch in ahead(
-            (i, BatchSize.of(b), jax.device_put(b)) for i, b in batches
-        ):
-            progress.state, report = self.method.train_step(progress.state, batch)
-            progress.batch += 1
-            self.read(unread)
-            unread.append((index, size, report))
-            if self.checkpoint_is_due() and progress.batch < n_batches:
+        for index, sizes, batch in ahead(map(self.sent, groups)):
+            with self.devices.processes.waiting("the other processes in a step"):
+                progress.state, report = self.method.train_step(progress.state, batch)
+                counts = self.devices.added([(self.asked(), *size) for size in sizes])
+                progress.batch += 1
+                self.read(unread)
+                unread.append((index, report, counts))
+            if self.checkpoint_is_due() and progress.batch < n_steps:
                 self.read(unread)
                 self.stop_if_asked()
-                self.checkpoints.save(progress)
+                self.save_checkpoint()
         self.read(unread)
         progress.state = self.method.end_epoch(progress.state, progress.epoch)
         self.record(self.row("train", progress.totals.columns()))
+
+    def sent(
+        self, group: Sequence[tuple[int, GraphBatch]]
+    ) -> tuple[int, list[BatchSize], GraphBatch]:
+        """Send this process's batches of a step to its devices; return the index of one, too."""
+        indices, batches = zip(*group, strict=True)
+        return indices[0], [BatchSize.of(batch) for batch in batches], self.devices.put(batches)
 
     def begin_epoch(self) -> None:
         """Begin an epoch; the first of stage two has a best of its own, as in mace-torch."""
@@ -163,7 +200,7 @@ class _Training:
             progress.best, progress.waited = None, 0
         progress.state = self.method.begin_epoch(progress.state, epoch)
 
-    def read(self, unread: list[tuple[int, BatchSize, StepReport]]) -> None:
+    def read(self, unread: list[tuple[int, StepReport, Any]]) -> None:
         """Take in the report of a step, if there is one.
 
         Raises:
@@ -171,11 +208,12 @@ class _Training:
         """
         progress, totals = self.progress, self.progress.totals
         while unread:
-            index, size, device_report = unread.pop()
-            report = jax.device_get(device_report)
+            index, *on_device = unread.pop()
+            report, (asked, *size) = jax.device_get(on_device)
+            self.heard |= bool(asked)
             if report.skipped:
                 self.skip(index, report)
-            totals.add(size, report)
+            totals.add(BatchSize(*map(int, size)), report)
             progress.lr = float(report.lr)
             now = time.perf_counter()
             totals.seconds += now - self.last_report
@@ -185,12 +223,13 @@ class _Training:
     def skip(self, index: int, report: StepReport) -> None:
         """Count a step that changed nothing, because it was not finite."""
         progress, most = self.progress, self.config.max_skipped_steps
-        errors = report.errors
+        errors, group = report.errors, self.devices.group(index)
         progress.n_skipped += 1
         message = (
-            f"epoch {progress.epoch}: batch {index}: loss {errors.loss / errors.n_graph}, gradient "
-            f"norm {report.gradient_norm}, expected finite numbers; check the labels of "
-            f"{self.loader.structures(index)}, or lower optimizer.lr"
+            f"epoch {progress.epoch}: batch {', '.join(map(str, group))}: loss "
+            f"{errors.loss / errors.n_graph}, gradient norm {report.gradient_norm}, expected "
+            f"finite numbers; check the labels of {self.loader.structures(*group)}, or lower "
+            "optimizer.lr"
         )
         if progress.n_skipped > most:
             raise DivergedError(message)
@@ -206,7 +245,7 @@ class _Training:
             return False
         weights = self.method.evaluated(progress.state)
         rows = self.evaluate(weights)
-        log_rows([progress.rows[-1], *rows.values()])
+        log_rows([progress.rows[-1], *rows.values()], self.config.log_errors)
         row = rows[self.judged]
         improved = progress.judge(row, self.config.best_metric, weights)
         for suffix in ("_last.msgpack", "_best.msgpack") if improved else ("_last.msgpack",):
@@ -217,17 +256,20 @@ class _Training:
 
     def evaluate(self, weights: nnx.State) -> dict[str, Row]:
         """Return the rows of an evaluation, by mode."""
-        loaders, pause = self.run.loaders, self.stop_if_asked
         return {
-            mode: self.row(mode, evaluate(self.method, weights, loaders[split], pause))
+            mode: self.row(mode, self.evaluate_split(weights, split))
             for mode, split in self.evaluated.items()
         }
+
+    def evaluate_split(self, weights: nnx.State, split: str) -> Row:
+        """Return what an evaluation finds for a split."""
+        return evaluate(self.method, weights, self.run.loaders[split], self.asked, self.pause)
 
     def end_epoch(self, improved: bool) -> None:
         """Go to the next epoch and save."""
         progress, ended = self.progress, self.progress.epoch
         progress.epoch, progress.batch, progress.totals = self.following_epoch(), 0, EpochTotals()
-        self.checkpoints.save(progress, ended=ended, improved=improved)
+        self.save_checkpoint(ended=ended, improved=improved)
         self.stop_if_asked()
 
     def following_epoch(self) -> int:
@@ -252,7 +294,29 @@ class _Training:
     def checkpoint_is_due(self) -> bool:
         """Return whether to save inside an epoch."""
         every = self.config.checkpoint_steps
-        return self.signals.received is not None or bool(every and not self.progress.batch % every)
+        return self.stopping() or bool(every and not self.progress.batch % every)
+
+    def save_checkpoint(self, *, ended: int | None = None, improved: bool = False) -> None:
+        """Save where the run stands; process 0 does."""
+        if self.devices.processes.is_first:
+            self.checkpoints.save(self.progress, ended=ended, improved=improved)
+
+    def asked(self) -> bool:
+        """Return whether a signal asked this process to stop."""
+        return self.signals.received is not None
+
+    def pause(self, asked: bool) -> None:
+        """Stop in an evaluation, if a signal asked for it.
+
+        Raises:
+            StoppedError: one did.
+        """
+        self.heard |= asked
+        self.stop_if_asked()
+
+    def stopping(self) -> bool:
+        """Return whether to stop; several processes do when all have heard that one was asked."""
+        return self.heard if self.devices.processes.count > 1 else self.asked()
 
     def stop_if_asked(self) -> None:
         """Save and stop, if a signal asked for it.
@@ -260,14 +324,14 @@ class _Training:
         Raises:
             StoppedError: one did.
         """
-        if self.signals.received is not None:
-            self.checkpoints.save(self.progress)
+        if self.stopping():
+            self.save_checkpoint()
             raise self.signals.error(self.place(), self.checkpoints.latest)
 
     def place(self) -> str:
         """Return where the run stands."""
         progress = self.progress
-        return f"epoch {progress.epoch}, after {progress.batch} of {len(self.loader)} batches"
+        return f"epoch {progress.epoch}, after {progress.batch} of {self.run.n_steps} batches"
 
     def outcome(self) -> Outcome:
         """Evaluate the best weights on the test set, and sum up."""
@@ -292,12 +356,12 @@ class _Training:
         for row in self.progress.rows:
             if (row["mode"], row["epoch"]) == ("eval_test", best.row["epoch"]):
                 return row
-        weights = jax.tree.map(jnp.asarray, best.weights)
-        columns = evaluate(self.method, weights, self.run.loaders["test"], self.stop_if_asked)
+        weights = self.devices.replicated(jax.tree.map(jnp.asarray, best.weights))
+        columns = self.evaluate_split(weights, "test")
         of_best = ("epoch", "interval", "n_updates", "lr", "n_skipped")
         row = self.row("eval_test", columns) | {name: best.row[name] for name in of_best}
         self.record(row)
-        log_rows([row])
+        log_rows([row], self.config.log_errors)
         return row
 
     def row(self, mode: str, columns: Row) -> Row:
@@ -319,7 +383,9 @@ class _Training:
     def record(self, *rows: Row) -> None:
         """Add rows to the metrics file."""
         self.progress.record(*rows)
-        self.journal.append(*rows)
+        self.report(rows)
+        if self.journal:
+            self.journal.append(*rows)
 
     def require_best_metric(self, row: Row) -> None:
         """Check that there is something to be best by.
@@ -338,11 +404,17 @@ class _Training:
             raise ConfigError(message)
 
     def save_bundle(self, suffix: str, saved: Best) -> None:
-        """Write a model bundle of some weights, and what was found for them."""
+        """Write a model bundle of some weights, and what was found for them; process 0 does."""
+        if not self.devices.processes.is_first:
+            return
         found = {name: value for name, value in saved.row.items() if name not in TIMES}
         bundle = replace(
             self.run.bundle,
             parameters={**self.run.bundle.parameters, **parameter_table(saved.weights)},
-            model_card={"trained_with": TOOL, "metrics": found},
+            model_card={
+                **self.run.bundle.model_card,
+                "trained_with": TOOL,
+                "metrics": found,
+            },
         )
         write_model_bundle(self.files.path(suffix), bundle, self.provenance)

@@ -18,7 +18,7 @@ Row = dict[str, Any]
 
 
 class BatchSize(NamedTuple):
-    """How large a batch is: structures, pairs of neighbours, and the room for pairs."""
+    """How large a batch, or a group of them, is: structures, pairs, and the room for pairs."""
 
     n_graph: int
     pairs: int

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from mace_jax.equivariance.irreps import Irrep, Irreps
 from mace_jax.errors import ArtifactError
-from mace_jax_convert.torch_archive import Record
+from mace_jax.torch_models.torch_archive import Record
 
 State = dict[str, NDArray[Any]]
 

@@ -238,13 +238,37 @@ def find_foundation_model(source: str, name: str | None = None) -> FoundationMod
         message = f"{source}: no source of foundation models, expected {_listed(source, _DEFAULTS)}"
         raise ConfigError(message)
     name = name or _DEFAULTS[source]
-    if name in models:
-        return models[name]
+    if name not in models:
+        _refuse(name, f"no foundation model of source {source}", models)
+    return models[name]
+
+
+def released_model(name: str) -> FoundationModel:
+    """Return a released model by the name that ``mace_run_train`` has for it.
+
+    Args:
+        name: of a model of ``mp`` as it is; ``small_off``, ``mace_omol`` and so on for others.
+
+    Raises:
+        ConfigError: there is no such model; the message lists those there are.
+    """
+    models = _names_in_training()
+    if name not in models:
+        _refuse(name, "no foundation model and no file", models)
+    return models[name]
+
+
+def _names_in_training() -> dict[str, FoundationModel]:
+    names: dict[str, FoundationModel] = {}
+    for model in FOUNDATION_MODELS:
+        names[f"{model.name}_{model.source}" if model.name in names else model.name] = model
+    return names | {"mace_omol": names["extra_large"]}
+
+
+def _refuse(name: str, what: str, models: Iterable[str]) -> NoReturn:
     if name.startswith("polar-1-"):
-        message = f"{name}: polar models have field blocks, which are not supported"
-    else:
-        message = f"{name}: no foundation model of source {source}"
-    message += f"; choose {_listed(name, models)}"
+        what = "polar models have field blocks, which are not supported"
+    message = f"{name}: {what}; choose {_listed(name, models)}"
     raise ConfigError(message)
 
 
@@ -346,7 +370,7 @@ class _ResumingDownload:
         fault = _fault(part, self.sha256)
         if fault:
             part.unlink()
-            message = f"{url}: {fault}; try again, or give a file of your own with --torch-model"
+            message = f"{url}: {fault}; try again, or give a file of your own"
             raise DownloadError(message)
         part.replace(output_file)
 
@@ -365,7 +389,7 @@ class _ResumingDownload:
     def _fail(self, what: str, cause: Exception | None = None) -> NoReturn:
         message = (
             f"{what}; check the network, name a mirror in MACE_JAX_MIRROR, "
-            f"or put the file at {self.path} and give --offline"
+            f"or put the file at {self.path}"
         )
         raise DownloadError(message) from cause
 

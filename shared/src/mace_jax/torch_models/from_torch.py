@@ -19,16 +19,16 @@ from mace_jax.equivariance.couplings import (
     multiplicities,
 )
 from mace_jax.errors import ArtifactError, ConfigError
-from mace_jax_convert.cuequivariance_products import e3nn_layout
-from mace_jax_convert.torch_archive import Record, one_line, read_torch_archive
-from mace_jax_convert.torch_config import (
+from mace_jax.torch_models.cuequivariance_products import e3nn_layout
+from mace_jax.torch_models.torch_archive import Record, one_line, read_torch_archive
+from mace_jax.torch_models.torch_config import (
     UnsupportedModelError,
     config_of_mapping,
     config_of_modules,
     refuse,
 )
-from mace_jax_convert.torch_layout import Arrays, Contraction, contractions, torch_layout
-from mace_jax_convert.torch_modules import State, state_dict
+from mace_jax.torch_models.torch_layout import Arrays, Contraction, contractions, torch_layout
+from mace_jax.torch_models.torch_modules import State, state_dict
 
 _CONFIG_KEYS = ("config", "model_config", "hyper_parameters")
 _STATE_KEYS = ("state_dict", "model_state_dict", "model")

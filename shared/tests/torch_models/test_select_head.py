@@ -4,7 +4,7 @@ import pytest
 
 from mace_jax.errors import ConfigError
 from mace_jax.model.load import load_model
-from mace_jax_convert.select_head import select_head
+from mace_jax.torch_models.select_head import select_head
 
 HEADS = {
     "all_embeddings_readout_heads": "fine",
@@ -42,6 +42,6 @@ def test_the_only_head(convert, name):
 
 
 def test_an_unknown_head(convert):
-    message = r"^--head: 'fin', expected one of \['rough', 'fine'\]$"
+    message = r"^head 'fin', expected one of \['rough', 'fine'\]$"
     with pytest.raises(ConfigError, match=message):
         select_head(convert("json_density_heads"), "fin")

@@ -14,8 +14,8 @@ from mace_jax.architecture import ACTIVATION_SCALES, READOUT_IRREPS
 from mace_jax.artifacts.model_bundle import EmbeddingSpec, InteractionName, ModelConfig
 from mace_jax.equivariance.irreps import SCALAR
 from mace_jax.errors import ArtifactError
-from mace_jax_convert.torch_archive import Record
-from mace_jax_convert.torch_modules import (
+from mace_jax.torch_models.torch_archive import Record
+from mace_jax.torch_models.torch_modules import (
     State,
     attribute,
     child,

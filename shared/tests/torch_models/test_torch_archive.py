@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mace_jax.errors import ArtifactError
-from mace_jax_convert.torch_archive import Global, Record, read_torch_archive
+from mace_jax.torch_models.torch_archive import Global, Record, read_torch_archive
 
 SIX = {"0": np.arange(6, dtype="<f4").tobytes()}
 
@@ -227,7 +227,7 @@ def test_no_byte_order_was_little_endian_in_older_files(entries, write_entries):
 
 
 def test_a_large_pickle(write_pickle, monkeypatch):
-    monkeypatch.setattr("mace_jax_convert.torch_archive._MAX_PICKLE_BYTES", 3)
+    monkeypatch.setattr("mace_jax.torch_models.torch_archive._MAX_PICKLE_BYTES", 3)
     assert "data.pkl: 4 bytes, expected at most 3" in refusal(write_pickle(pickled(b"N")))
 
 

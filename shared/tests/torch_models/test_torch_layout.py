@@ -13,7 +13,7 @@ from mace_jax.architecture import READOUT_IRREPS
 from mace_jax.artifacts.model_bundle import EmbeddingSpec, InteractionName, ModelConfig
 from mace_jax.errors import ArtifactError, ConfigError
 from mace_jax.model.load import build_model, model_parameters
-from mace_jax_convert.torch_layout import Part, Tensor, contractions, torch_layout
+from mace_jax.torch_models.torch_layout import Part, Tensor, contractions, torch_layout
 
 BLOCKS = st.sampled_from(get_args(InteractionName))
 EXTRAS = ["0o", "1o", "1e", "2e"]

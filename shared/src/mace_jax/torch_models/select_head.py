@@ -21,7 +21,7 @@ def select_head(bundle: ModelBundle, head: str) -> ModelBundle:
         ConfigError: there is no such head.
     """
     if head not in bundle.heads:
-        message = f"--head: {head!r}, expected one of {list(bundle.heads)}"
+        message = f"head {head!r}, expected one of {list(bundle.heads)}"
         raise ConfigError(message)
     index, n_heads = bundle.heads.index(head), len(bundle.heads)
     parameters = dict(bundle.parameters)

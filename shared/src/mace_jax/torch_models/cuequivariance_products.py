@@ -15,9 +15,9 @@ from mace_jax.architecture import Layer, architecture
 from mace_jax.artifacts.model_bundle import ModelConfig
 from mace_jax.equivariance.couplings import count_full_couplings
 from mace_jax.errors import ArtifactError
-from mace_jax_convert.torch_archive import Record
-from mace_jax_convert.torch_layout import weights_name
-from mace_jax_convert.torch_modules import State, attribute, child, children, numpy_array
+from mace_jax.torch_models.torch_archive import Record
+from mace_jax.torch_models.torch_layout import weights_name
+from mace_jax.torch_models.torch_modules import State, attribute, child, children, numpy_array
 
 _TENSORS = ("weight", "projection")
 _MAX_NUMBERS = 2**27  # of a dense coupling tensor; three factors of l up to 3 make 2**20

@@ -20,14 +20,15 @@ from pathlib import Path
 import pytest
 
 from mace_jax.errors import ConfigError
-from mace_jax_convert import foundation_models
-from mace_jax_convert.foundation_models import (
+from mace_jax.torch_models import foundation_models
+from mace_jax.torch_models.foundation_models import (
     FOUNDATION_MODELS,
     DownloadError,
     FoundationModel,
     fetch_foundation_model,
     find_foundation_model,
     licence_notice,
+    released_model,
 )
 
 # The names of mace-torch 0.3.16, and two that it has no name for: OFF24 and the ANI model.
@@ -77,6 +78,29 @@ def test_an_unknown_name_lists_the_others_the_nearest_first():
 def test_an_unknown_source_lists_the_others():
     with pytest.raises(ConfigError, match=r"^om: no source of .* expected omol, .*(mp|off|anicc)"):
         find_foundation_model("om", None)
+
+
+def test_names_in_training_are_those_of_mace_run_train():
+    found = {name: released_model(name) for name in NAMES["mp"]}
+    assert {(m.source, m.name) for m in found.values()} == {("mp", name) for name in found}
+    others = {
+        "small_off": ("off", "small"),
+        "medium_off": ("off", "medium"),
+        "large_off": ("off", "large"),
+        "off24-medium": ("off", "off24-medium"),
+        "mace_omol": ("omol", "extra_large"),
+        "ani500k-large-cc": ("anicc", "ani500k-large-cc"),
+    }
+    for name, (source, own_name) in others.items():
+        assert released_model(name) is find_foundation_model(source, own_name)
+
+
+def test_an_unknown_name_in_training_lists_the_others():
+    with pytest.raises(ConfigError) as caught:
+        released_model("smal_off")
+    message = str(caught.value)
+    assert message.startswith("smal_off: no foundation model and no file; choose small_off,")
+    assert all(name in message for name in (*NAMES["mp"], "mace_omol", "off24-medium"))
 
 
 def test_polar_models_are_refused_with_the_reason():
@@ -355,7 +379,7 @@ def test_an_http_error_names_the_address_and_ways_out(server, cache, status, wor
     message = refusal(server.model)
     assert message.startswith(f"{server.address}/tiny.model: HTTP {status} {words}, expected")
     assert "MACE_JAX_MIRROR" in message
-    assert f"put the file at {cache / 'tiny.model'} and give --offline" in message
+    assert f"put the file at {cache / 'tiny.model'}" in message
     assert left_in(cache) == set()
 
 
@@ -461,7 +485,7 @@ def test_a_full_disk_is_not_blamed_on_the_network(server, cache):
 
 def start_fetch(model: FoundationModel) -> subprocess.Popen:
     code = (
-        "from mace_jax_convert.foundation_models import *\n"
+        "from mace_jax.torch_models.foundation_models import *\n"
         f"print(fetch_foundation_model({model!r}), end='')"
     )
     return subprocess.Popen(
@@ -528,7 +552,7 @@ def test_a_killed_download_leaves_no_model_and_continues(server, cache, how):
 
 def test_the_module_is_light():
     code = (
-        "import sys, mace_jax_convert.foundation_models\n"
+        "import sys, mace_jax.torch_models.foundation_models\n"
         "print({'pooch', 'requests', 'jax', 'torch', 'numpy'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -6,8 +6,8 @@ import pytest
 
 from mace_jax.artifacts.model_bundle import EmbeddingSpec, ModelConfig
 from mace_jax.errors import ArtifactError
-from mace_jax_convert.from_torch import UnsupportedModelError, convert_torch_model
-from mace_jax_convert.torch_archive import Global, Record, read_torch_archive
+from mace_jax.torch_models.from_torch import UnsupportedModelError, convert_torch_model
+from mace_jax.torch_models.torch_archive import Global, Record, read_torch_archive
 
 COMMON = ModelConfig(
     model="ScaleShiftMACE",

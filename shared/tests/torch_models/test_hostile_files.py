@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from mace_jax.errors import ArtifactError
-from mace_jax_convert.torch_archive import read_torch_archive
+from mace_jax.torch_models.torch_archive import read_torch_archive
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="measures memory in /proc")
 
@@ -218,7 +218,7 @@ CALLS = {
     "copyreg._reconstructor": name("subprocess.Popen"),
     "copyreg.__newobj__": name("subprocess.Popen"),
     "mace.modules.models.ScaleShiftMACE": words("x"),
-    "mace_jax_convert.torch_archive.read_torch_archive": words("/etc/passwd"),
+    "mace_jax.torch_models.torch_archive.read_torch_archive": words("/etc/passwd"),
     "joblib.load": words("/etc/passwd"),
     "socket.create_connection": words("localhost 80"),
     "urllib.request.urlopen": words("file:///etc/passwd"),
@@ -450,7 +450,7 @@ WATCH = """
 import gc, json, os, pickle, re, resource, sys, time, zipfile
 from pathlib import Path
 from mace_jax.errors import ArtifactError
-from mace_jax_convert.from_torch import convert_torch_model
+from mace_jax.torch_models.from_torch import convert_torch_model
 
 def unpickle(path):
     with zipfile.ZipFile(path) as archive:
@@ -583,34 +583,6 @@ def test_hostile_files_are_refused_and_nothing_happens(reports, paths, key):
 def test_nothing_is_written_beside_them(reports, paths):
     folder = Path(paths["warm up"]).parent
     assert sorted(map(str, folder.iterdir())) == sorted(paths.values())
-
-
-@pytest.mark.parametrize(
-    "key",
-    [
-        "attack: os.system",
-        "call: torch.fx.graph_module.reduce_graph_module",
-        "tensor: expanded to a terabyte",
-        "storage: a name of two lines",
-        "nested: 50000 calls",
-        "zip: a bomb",
-        "zip: nothing but its start",
-    ],
-)
-def test_the_command_says_one_line_and_leaves_nothing(paths, tmp_path, key):
-    command = [sys.executable, "-m", "mace_jax_convert", "--torch-model", paths[key]]
-    done = subprocess.run(
-        [*command, "--output", "model.msgpack"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert done.stdout == ""
-    (line,) = done.stderr.splitlines()
-    assert line.startswith(f"error: {paths[key]}: ")
-    assert list(tmp_path.iterdir()) == []
 
 
 # Damage by chance
