@@ -136,7 +136,7 @@ METHODS = {
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_kind_of_state_is_kept(make_config, tmp_path, name):
-    """Killed inside groups of batches, between epochs, and before the test, which is of stage two."""
+    """Killed inside groups of batches, between epochs, and before the test, in stage two."""
     sections = METHODS[name]
     optimizer = sections["optimizer"] | {"max_epochs": 3}
     config = make_config(optimizer=optimizer, train=sections["train"])
