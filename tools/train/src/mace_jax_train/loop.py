@@ -140,12 +140,13 @@ class _Training:
     def begin(self) -> None:
         """Evaluate the weights that the run starts with, or say where it goes on."""
         progress = self.progress
+        weights = self.method.evaluated(progress.state)  # evaluations are of this state's stage now
         if progress.best:  # there is no file of it, if the checkpoint is of another run
             self.save_bundle("_best.msgpack", progress.best)
         if progress.epoch > 0:
             log.info("goes on in %s", self.place())
             return
-        rows = self.evaluate(self.method.evaluated(progress.state))
+        rows = self.evaluate(weights)
         self.require_best_metric(rows[self.judged])
         self.record(*rows.values())
         log_rows([*rows.values()], self.config.log_errors)
@@ -176,8 +177,8 @@ class _Training:
                 unread.append((index, report, counts))
             if self.checkpoint_is_due() and progress.batch < n_steps:
                 self.read(unread)
-                self.save_checkpoint()
                 self.stop_if_asked()
+                self.save_checkpoint()
         self.read(unread)
         progress.state = self.method.end_epoch(progress.state, progress.epoch)
         self.record(self.row("train", progress.totals.columns()))
