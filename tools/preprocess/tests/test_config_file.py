@@ -62,6 +62,14 @@ def test_the_command_line_wins(preprocess):
         assert dataset.r_max == 3.0
 
 
+def test_the_order_of_flags_means_nothing(preprocess):
+    Path("b.yaml").write_text("train_file: b.xyz\nseed: 3")
+    with pytest.raises(SystemExit) as stopped:
+        main(["--valid_fraction=0", "--h5_prefix=data", "--shuffle=false", "--config=b.yaml"])
+    assert stopped.value.code == 0
+    assert energies_of("data/train") == [6, 7, 8]
+
+
 def test_an_empty_file_changes_nothing(preprocess):
     assert preprocess("# nothing\n", "--train_file", "a.xyz", "--h5_prefix", "data") == 0
     assert len(energies_of("data/train")) == 5

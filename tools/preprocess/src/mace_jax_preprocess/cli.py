@@ -64,9 +64,8 @@ class Shard(click.ParamType):
 @click.option(
     "--config",
     type=FilePath,
-    is_eager=True,
     expose_value=False,
-    callback=read_flags,
+    callback=read_flags,  # click comes to what was given before it comes to what was not
     help="YAML file of flags, over which the command line wins",
 )
 @click.option(
