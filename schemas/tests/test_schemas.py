@@ -18,6 +18,7 @@ RELEASED = {
     ("dataset", 1): "8615be8b71fbe08ec007ade1b2e11ff43a603d5c920589e0cda770d25425683d",
     ("dataset", 2): "16b200838d0d6fa1d746b876a015b79962686b7ddd2c89752bc1425992fe0f69",
     ("index", 1): "f21c122b875896d0691eb45b5bd6bcf12fe446ca482efbe30afd833d338b5ae8",
+    ("lammps_model", 1): "c2c0da5903ae97cafbae483a41f294cfd2438664ec5d1e22827075d58df12c0c",
     ("metrics", 1): "183235ae81840eb9c20280df187bc2ff2cbfa8b9e74efad3c62f35c1ea546a89",
     ("metrics", 2): "7c6b17d0bbe7d209491648a8188ec3b4871a9d7e797ca6c106f5dc1b4fd81674",
     ("model_bundle", 1): "cb7a671e76390d6b29418d873b61e8dc3d7508a25c9bfeea42e9b9a1508f5b6c",

@@ -175,6 +175,19 @@ def test_from_torch_killed_at_every_change(killed, chain, tmp_path):
     assert set(found) == {False, True}
 
 
+def test_lammps_export_killed_at_every_change(killed, chain, tmp_path):
+    folder = tmp_path / "template"
+    folder.mkdir()
+    shutil.copy(chain / "model.msgpack", folder)
+    arguments = ["model.msgpack", "--no-self-test", "-o", "o"]
+    found = []
+    for case in killed("mace_jax_export_lammps", folder, arguments):
+        found.append((case / "o").exists())
+        if found[-1]:
+            assert (case / "o").read_bytes().endswith(b"R\x94.")  # of the pickled call
+    assert set(found) == {False, True}
+
+
 def kill_group(process: subprocess.Popen[bytes]) -> None:
     """Kill the process alone, as the kernel would; then whatever it had started."""
     process.kill()
