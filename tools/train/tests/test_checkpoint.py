@@ -136,6 +136,7 @@ METHODS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_every_kind_of_state_is_kept(make_config, tmp_path, name):
     """Killed inside groups of batches, between epochs, and before the test, in stage two."""
