@@ -9,6 +9,7 @@ from mace_jax.structures.composition_rows import CompositionRows
 from mace_jax.structures.head_sums import HeadSums
 from mace_jax.structures.model_energies import estimated_energies, kept_energies
 from mace_jax.structures.structure import Structure
+from mace_jax.structures.structure_block import StructureBlock
 
 OWN = {1: -13.6, 6: -1029.7, 8: -2041.9}
 WATER, HYDROXYL = [1, 1, 8], [1, 8]
@@ -26,14 +27,14 @@ def sums_of(molecules, energies=OWN, binding=3.0):
         energy = np.array(sum(energies[z] for z in numbers) - binding * n)
         cell, pbc = np.zeros((3, 3)), np.zeros(3, bool)
         structure = Structure(np.array(numbers), np.eye(n, 3), cell, pbc, {"energy": energy})
-        sums.add(structure, np.ones(n, int))
+        sums.add(StructureBlock.of([structure]), np.ones(n, int))
     return sums
 
 
 def errors_of(*molecules):
     rows = CompositionRows()
     for numbers, error in molecules:
-        rows.add(counts(numbers), error)
+        rows.add(counts(numbers)[None], np.array([error]))
     return rows
 
 

@@ -25,7 +25,7 @@ from mace_jax.batching.graph_sizes import GraphSizes
 from mace_jax.batching.shape_classes import padded_caps
 from mace_jax.model.load import graph_builder, load_model, parameter_table, split_trainable
 from mace_jax.structures.structure import Structure
-from mace_jax_convert.from_torch import convert_torch_model
+from mace_jax.torch_models.from_torch import convert_torch_model
 from mace_jax_convert.to_torch import mace_torch_talks_less
 from mace_jax_train.method import make_method
 
