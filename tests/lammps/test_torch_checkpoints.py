@@ -60,7 +60,7 @@ def test_numbers_of_mace_torch(lammps, tmp_path, name):
             assert difference <= relative * max(1, np.abs(expected).max()), (structure, quantity)
 
 
-@pytest.mark.parametrize("name", ["unsorted_elements_l1_zbl", "r_max_4.5"])
+@pytest.mark.parametrize("name", ["soft_l1_gaussian", "r_max_4.5"])
 @pytest.mark.parametrize(("flavor", "n_processes"), WAYS)
 def test_stored_numbers(lammps, tmp_path, name, flavor, n_processes):
     """Of this repository, so that something is compared everywhere."""

@@ -26,10 +26,10 @@ CONFIG = ModelConfig(
     num_polynomial_cutoff=5,
     max_ell=1,
     num_interactions=2,
-    hidden_irreps="4x0e + 4x1o",
-    MLP_irreps="4x0e",
-    correlation=2,
-    radial_MLP=(8,),
+    hidden_irreps="2x0e + 2x1o",  # small in everything that takes long to compile
+    MLP_irreps="2x0e",
+    correlation=1,
+    radial_MLP=(4,),
     gate="silu",
     interaction_cls="RealAgnosticResidualInteractionBlock",
     interaction_cls_first="RealAgnosticInteractionBlock",
@@ -51,10 +51,7 @@ def random_bundle(
     n_layers: int = 2, dtype: str = "float64", heads: tuple[str, ...] = ("Default",)
 ) -> ModelBundle:
     """Return a small network with random weights."""
-    config = CONFIG
-    if n_layers != CONFIG.num_interactions:  # small, as it takes long to compile
-        smaller = {"hidden_irreps": "2x0e", "correlation": 1, "MLP_irreps": "2x0e"}
-        config = replace(CONFIG, num_interactions=n_layers, **smaller)
+    config = replace(CONFIG, num_interactions=n_layers)
     scale = {head: 3.0 + index for index, head in enumerate(heads)}
     shift = {head: 0.25 * index for index, head in enumerate(heads)}
     with jax.enable_x64(dtype == "float64"):

@@ -126,26 +126,31 @@ def test_two_layers(load, bundle, assert_as_ase, mode, borders):
     assert max(potential.n_compilations for potential in potentials) <= 3
 
 
-@pytest.mark.parametrize("mode", ["halo", "staged"])
-@pytest.mark.parametrize("n_layers", [1, 3])
-def test_other_numbers_of_layers(load, bundle, assert_as_ase, mode, n_layers):
-    atoms, content = structure(), bundle(n_layers)
-    potentials = [connect(load(content), mode) for _ in range(2)]
+@pytest.mark.parametrize(("mode", "borders"), [("halo", ()), ("staged", (3.0,))])
+def test_three_layers(load, bundle, assert_as_ase, mode, borders):
+    """Ghosts that are seen from ghosts only; cotangents that pass two exchanges."""
+    atoms, content = structure(), bundle(3)
+    potentials = [connect(load(content), mode) for _ in range(len(borders) + 1)]
+    assert_as_ase(simulate(atoms, potentials, borders), atoms, content)
+
+
+def test_one_layer(load, bundle, assert_as_ase):
+    """Nothing is exchanged."""
+    atoms, content = structure(), bundle(1)
+    potentials = [connect(load(content), "staged") for _ in range(2)]
     assert_as_ase(simulate(atoms, potentials, (3.0,)), atoms, content)
 
 
-@pytest.mark.parametrize("mode", ["halo", "staged"])
-def test_float32(load, bundle, assert_as_ase, mode):
+def test_float32(load, bundle, assert_as_ase):
     atoms, content = structure(), bundle(dtype="float32")
-    potentials = [connect(load(content), mode) for _ in range(2)]
+    potentials = [connect(load(content), "staged") for _ in range(2)]
     assert_as_ase(simulate(atoms, potentials, (3.0,)), atoms, content, 1e-5)
 
 
-@pytest.mark.parametrize("mode", ["halo", "staged"])
-def test_processes_without_atoms(load, bundle, assert_as_ase, mode):
+def test_processes_without_atoms(load, bundle, assert_as_ase):
     """One between those with atoms, whose ghosts it has, and one beyond."""
     atoms = structure(width=0.3)
-    potentials = [connect(load(bundle()), mode) for _ in range(3)]
+    potentials = [connect(load(bundle()), "staged") for _ in range(3)]
     assert_as_ase(simulate(atoms, potentials, (1.2, 4.0)), atoms, bundle())
 
 
