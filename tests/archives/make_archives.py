@@ -22,7 +22,7 @@ from mace_jax.artifacts.batches import Batches
 from mace_jax.artifacts.checkpoint import Checkpoint, write_checkpoint
 from mace_jax.artifacts.dataset import DatasetWriter, write_dataset_file
 from mace_jax.artifacts.index import IndexRow, IndexWriter, index_row
-from mace_jax.artifacts.metrics import MetricsLog
+from mace_jax.artifacts.metrics import MetricsLog, metrics_line
 from mace_jax.artifacts.model_bundle import (
     EmbeddingSpec,
     ModelBundle,
@@ -50,6 +50,7 @@ from mace_jax.structures.neighbor_list import PairList
 from mace_jax.structures.statistics import HeadStatistics, Statistics
 from mace_jax.structures.structure import PROPERTY_SHAPES, Structure
 from mace_jax.structures.training_sums import TrainingSums
+from mace_jax_export_lammps.lammps_model import LammpsModel, write_lammps_model
 from mace_jax_schemas import current_version
 
 HERE = Path(__file__).parent
@@ -419,7 +420,7 @@ CHECKPOINT = Checkpoint(
     },
     lr=0.125,
     n_skipped=1,
-    rows=METRICS,
+    rows=[metrics_line(row) for row in METRICS],
     state={
         "parameters/w": _ramp(2, 3).astype(np.float32),
         "optimizer/count": np.array(3, np.int32),
@@ -506,6 +507,25 @@ def _write_network(path: Path) -> None:
         write_model_bundle(path, network_bundle(), PROVENANCE)
 
 
+SELF_TEST = {
+    "atomic_numbers": [1, 8],
+    "positions": [[0.0, 0.0, 0.0], [0.5, 0.25, 1.0]],
+    "energy": -2.5,
+    "forces": [[0.5, 0.25, 1.0], [-0.5, -0.25, -1.0]],
+    "tolerance": 1e-9,
+}
+
+
+def lammps_model() -> LammpsModel:
+    """Return a network without parameters; reading it does not build it."""
+    bundle = replace(BUNDLE, heads=BUNDLE.heads[:1])
+    return LammpsModel(bundle, {"total_charge": -1.0}, SELF_TEST, "model.msgpack")
+
+
+def _write_lammps_model(path: Path) -> None:
+    write_lammps_model(path, lammps_model(), PROVENANCE)
+
+
 def _write_large_plan(path: Path) -> None:
     write_batch_plan(path, PLAN, PROVENANCE, most_in_json=0)
 
@@ -550,6 +570,7 @@ WRITERS = {
     "model.msgpack": ("model_bundle", lambda path: write_model_bundle(path, BUNDLE, PROVENANCE)),
     "network.msgpack": ("model_bundle", _write_network),
     "network.npz": ("predictions", _write_network_predictions),
+    "model.pkl": ("lammps_model", _write_lammps_model),
     "run.metrics": ("metrics", _write_metrics),
     "run.checkpoint": (
         "checkpoint",

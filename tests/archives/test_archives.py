@@ -3,6 +3,8 @@
 import dataclasses
 import importlib.util
 import json
+import pickle
+import pickletools
 from pathlib import Path
 
 import h5py
@@ -26,6 +28,7 @@ from mace_jax.artifacts.versioned import MADE_BY
 from mace_jax.errors import ArtifactError
 from mace_jax.model.predict import predict
 from mace_jax.structures.read_structures import read_structures
+from mace_jax_export_lammps.lammps_model import unpack_lammps_model
 from mace_jax_schemas import current_version
 
 HERE = Path(__file__).parent
@@ -185,6 +188,21 @@ def test_predictions_parquet(path):
         np.testing.assert_array_equal(np.concatenate(rows), array.ravel())
 
 
+def document_in_pickle(path):
+    """Return the one argument of the one call."""
+    values = [value for _, value, _ in pickletools.genops(path.read_bytes())]
+    (document,) = (value for value in values if isinstance(value, bytes))
+    return document
+
+
+@pytest.mark.parametrize("path", stored("lammps_model/*/*.pkl"), ids=label)
+def test_lammps_model(path):
+    assert_same(unpack_lammps_model(document_in_pickle(path)), made.lammps_model())
+    with path.open("rb") as file:
+        potential = pickle.load(file)  # as LAMMPS does
+    assert potential.element_types == made.lammps_model().elements
+
+
 @pytest.mark.parametrize("path", stored("model_bundle/*/network.msgpack"), ids=label)
 def test_a_stored_network_predicts_what_it_did(path):
     """Float64 sums of another order differ by some 1e-15 of the total energy."""
@@ -246,8 +264,23 @@ def hdf5_form(path):
     return form
 
 
+def pickle_form(path):
+    document = msgpack.unpackb(document_in_pickle(path))
+    header = document["header"]
+    return {
+        "operations": [code.name for code, _, _ in pickletools.genops(path.read_bytes())],
+        "order": list(document),
+        "header": {**json_form(header), "schema": header["schema"]},
+        "bundle": msgpack_content_form(document["bundle"]),
+    }
+
+
 def msgpack_form(path):
-    document = msgpack.unpackb(path.read_bytes())
+    return msgpack_content_form(path.read_bytes())
+
+
+def msgpack_content_form(content):
+    document = msgpack.unpackb(content)
     header = document["header"]
     return {
         "order": list(document),
@@ -285,6 +318,7 @@ FORMS = {
     ".h5": hdf5_form,
     ".msgpack": msgpack_form,
     ".checkpoint": msgpack_form,
+    ".pkl": pickle_form,
     ".npz": npz_form,
     ".parquet": parquet_form,
     ".extxyz": extxyz_form,
@@ -325,6 +359,8 @@ def test_the_forms_see_a_change(tmp_path, name):
         document = msgpack.unpackb(archive.read_bytes())
         document["header"]["extra"] = 1
         changed.write_bytes(msgpack.packb(document))
+    elif suffix == ".pkl":
+        changed.write_bytes(archive.read_bytes().replace(b"self_test", b"self-test"))
     elif suffix == ".extxyz":
         changed.write_text(archive.read_text().replace("node_energy", "atom_energy"))
     else:

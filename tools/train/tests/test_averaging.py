@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
@@ -24,6 +24,7 @@ def test_the_moving_average_warms_up(decay):
     assert_allclose(found, expected, rtol=1e-13)
 
 
+@settings(deadline=None)  # jax compiles for each length
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=6))
 def test_snapshots_count_alike(values):
     with jax.enable_x64(True):

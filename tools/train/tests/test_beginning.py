@@ -64,7 +64,7 @@ def prepared(files):
 
 def test_an_interrupted_run_goes_on_with_what_it_prepared(config, interrupted, tmp_path, caplog):
     before = prepared(interrupted)
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", "mace_jax_train")
     start(config, interrupted)
     assert "the run was interrupted and goes on" in caplog.text
     assert "goes on in epoch 1, after 2 of" in caplog.text
@@ -74,6 +74,7 @@ def test_an_interrupted_run_goes_on_with_what_it_prepared(config, interrupted, t
     assert results(interrupted) == results(whole)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_refused_and_replaced_with_force(config, files):
     start(config, files)
     before = results(files)
@@ -92,6 +93,7 @@ def test_an_interrupted_run_with_other_options_is_refused_and_begins_anew_with_f
     other = replace(config, optimizer=replace(config.optimizer, lr=0.02))
     with pytest.raises(IncompatibleError, match=r"config/optimizer/lr was 0\.01, now 0\.02"):
         start(other, interrupted)
+    caplog.clear()
     caplog.set_level("INFO")
     with pytest.raises(StoppedError):
         start(other, interrupted, show=signalled("SIGTERM"), force=True)
@@ -176,6 +178,7 @@ def test_an_earlier_checkpoint_of_the_run_needs_force(config, files):
     assert results(files) == before
 
 
+@pytest.mark.slow
 def test_another_run_goes_on_from_a_checkpoint_and_after_an_interruption_from_its_own(
     make_config, tmp_path, signalled, caplog
 ):
@@ -186,7 +189,7 @@ def test_another_run_goes_on_from_a_checkpoint_and_after_an_interruption_from_it
     longer = with_epochs(with_train(config, resume_from=str(first.checkpoint())), 3)
     with pytest.raises(StoppedError, match="in epoch 2"):
         start(longer, second, show=signalled("SIGTERM"))
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", "mace_jax_train")
     start(longer, second)
     assert "second/run.checkpoint: the run was interrupted and goes on" in caplog.text
     whole = RunFiles(tmp_path / "whole", "run", reproducible=True)

@@ -75,6 +75,7 @@ def test_stopped_by_a_signal_again_and_again(long_config, uninterrupted, tmp_pat
     assert results(files) == uninterrupted[0]
 
 
+@pytest.mark.slow
 def test_killed_at_every_step(long_config, uninterrupted, tmp_path):
     """With a checkpoint after every step, which changes nothing, each attempt gets one further."""
     config = replace(long_config, train=replace(long_config.train, checkpoint_steps=1))
@@ -95,6 +96,7 @@ def test_killed_at_every_step(long_config, uninterrupted, tmp_path):
     assert results(files) == uninterrupted[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["valid", "test"])
 def test_killed_in_every_evaluation(long_config, uninterrupted, tmp_path, split):
     """Each evaluation fails once, after its first batch, and once more by a signal."""
@@ -120,6 +122,58 @@ def test_killed_in_every_evaluation(long_config, uninterrupted, tmp_path, split)
     stops = go_on_until_finished(run, files, show_nothing, (KilledError, StoppedError))
     assert (stops, len(attempts)) == (2 * n_evaluations, 3 * n_evaluations)
     assert results(files) == uninterrupted[0]
+
+
+METHODS = {
+    "two stages": {
+        "optimizer": {"accumulate": 3, "scheduler": {"name": "reduce_on_plateau", "patience": 1}},
+        "train": {"swa_config": {"start_interval": 1, "min_snapshots_for_eval": 2}},
+    },
+    "schedulefree": {
+        "optimizer": {"algorithm": "schedulefree", "scheduler": {"name": "exponential_decay"}},
+        "train": {"ema_decay": None},
+    },
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_every_kind_of_state_is_kept(make_config, tmp_path, name):
+    """Killed inside groups of batches, between epochs, and before the test, in stage two."""
+    sections = METHODS[name]
+    optimizer = sections["optimizer"] | {"max_epochs": 3}
+    config = make_config(optimizer=optimizer, train=sections["train"])
+    whole = begin(config, tmp_path / "whole")
+    train(*whole, show_nothing)
+    config = replace(config, train=replace(config.train, checkpoint_steps=1))
+    run, files = begin(config, tmp_path / "killed")
+    test, unharmed = run.loaders["test"], []
+
+    class FragileOnce(type(test)):
+        def __init__(self):
+            vars(self).update(vars(test))
+
+        def in_order(self):
+            if not unharmed:
+                unharmed.append(True)
+                raise KilledError
+            return test.in_order()
+
+    run.loaders["test"] = FragileOnce()
+
+    @contextmanager
+    def show(description, total, done=0):
+        steps = iter(range(total))
+
+        def advance(note):
+            if next(steps) == 5:
+                raise KilledError
+
+        yield advance
+
+    stops = go_on_until_finished(run, files, show, KilledError)
+    assert stops == 1 + (3 * len(run.loaders["train"]) - 1) // 5
+    assert results(files) == results(whole[1])
 
 
 @pytest.mark.parametrize(("number", "code"), [("SIGTERM", 75), ("SIGUSR1", 75), ("SIGINT", 130)])

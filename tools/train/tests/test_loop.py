@@ -136,14 +136,15 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(first, run_once)
     assert {name for name in one if (one[name] == three[name]).all()} == CONSTANTS
 
 
+@pytest.mark.slow
 def test_workers_change_no_bit_and_find_data_that_have_been_moved(make_config, tmp_path, train_xyz):
     """What was prepared in a temporary folder is where it belongs when the workers open it."""
     files = RunFiles(tmp_path / "run", "run")
-    config = make_config(datasets={"train_path": train_xyz})
     found = []
     for n_workers in (0, 2):
+        config = make_config(datasets={"train_path": train_xyz, "num_workers": n_workers})
         with files.staged() as staged:
-            run = prepare_run(config, staged, track_silently, n_workers)
+            run = prepare_run(config, staged, track_silently)
         with closing(run):
             train(run, files, show_nothing)
         found.append(parameters_of(files, "_last.msgpack"))
@@ -231,6 +232,7 @@ ARCHITECTURES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_another_architecture_learns_and_keeps_its_constants(make_config, prepare, name):
     config = make_config(
@@ -416,6 +418,7 @@ def test_without_validation_data_the_training_data_decide(make_config, prepare):
     assert losses["train"] != losses["eval_train"] == outcome.best_row["loss"]
 
 
+@pytest.mark.slow
 def test_the_best_is_by_the_metric_that_is_named(make_config, prepare):
     """With a step that is too long the two metrics disagree on the best epoch."""
     found = {}
@@ -458,6 +461,7 @@ def test_what_is_not_a_number_is_never_the_best(value):
 STAGES = {"swa_config": {"start_interval": 3}, "ema_decay": None}
 
 
+@pytest.mark.slow
 def test_stage_two_has_a_best_of_its_own_and_that_of_stage_one_is_kept(make_config, prepare):
     run, files = prepare(make_config(optimizer={"max_epochs": 5}, train=STAGES))
     outcome = train(run, files, show_nothing)
@@ -468,6 +472,7 @@ def test_stage_two_has_a_best_of_its_own_and_that_of_stage_one_is_kept(make_conf
     assert outcome.best_row["epoch"] == min((4, 5), key=losses.get)
 
 
+@pytest.mark.slow
 def test_impatience_in_stage_one_leads_to_stage_two_and_there_to_the_end(make_config, prepare):
     """With a step too small to change anything each stage ends after its first two evaluations."""
     config = make_config(

@@ -40,7 +40,7 @@ SCHEDULE_FREE = {
         "schedule_free_b1": 0.8,
         "weight_decay": 0.1,
     },
-    "train": AVERAGED,
+    "train": {"ema_decay": None, "max_grad_norm": None},
 }
 
 
@@ -319,6 +319,22 @@ def test_snapshots_of_stage_two(make, batches, settings, averaged, evaluated_fro
             assert_array_equal(evaluated, state.averaged)
 
 
+def test_the_state_says_which_stage_it_is_in(make, batches):
+    """Also where a run goes on in the middle of an epoch: nothing else has to be told."""
+    case = make(**EVERYTHING)
+    state = case.method.begin_epoch(case.state, 2)
+    expected = float(case.method.eval_step(case.method.evaluated(state), batches[0]).loss)
+    other = replace(case.method)
+    assert float(other.eval_step(state.parameters, batches[0]).loss) != pytest.approx(expected)
+    restored = jax.tree.map(jnp.array, state)  # as from a checkpoint
+    weights = other.evaluated(restored)
+    assert float(other.eval_step(weights, batches[0]).loss) == expected
+    for _ in range(2):
+        restored, report = other.train_step(restored, batches[0])
+        assert report.lr == pytest.approx(STAGE_TWO["lr"])
+    assert restored.epoch == 2
+
+
 def test_schedule_free_is_evaluated_at_x(make, batches):
     """x is y with the part of z taken out; the moving average has no place in it."""
     case = make(**SCHEDULE_FREE)
@@ -354,4 +370,5 @@ def test_defect_5_stage_two_trains_on_its_loss_and_rate_and_averages(make, batch
         float(each.method.eval_step(state.parameters, batches[0]).loss) for each in (case, alone)
     )
     assert found == pytest.approx(expected, rel=1e-12)
-    assert case.method.n_compilations == 3  # a step for each stage, an evaluation of stage two
+    stages = [(s.train_step._cache_size(), s.eval_step._cache_size()) for s in case.method.stages]
+    assert (stages[0][0], *stages[1]) == (1, 1, 1)

@@ -137,6 +137,7 @@ def test_the_others_do_not_wait_for_a_process_0_that_fails_on_the_way():
     assert "error: process 0 failed at: data; its message says why" in other
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_ends_the_other_after_the_time_limit():
     address = f"127.0.0.1:{free_port()}"
     common = {COUNT: "2", ADDRESS: address, "MACE_JAX_PROCESS_TIMEOUT": "5"}

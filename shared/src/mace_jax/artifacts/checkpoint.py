@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from mace_jax.artifacts.header_and_arrays import read_header_and_arrays, write_header_and_arrays
@@ -13,7 +14,7 @@ from mace_jax.errors import ArtifactError
 
 KIND = "checkpoint"
 
-_DTYPES = ("<f4", "<f8", "<i4", "<i8", "<u4", "|b1")
+_DTYPES = ("<f4", "<f8", "<i4", "<i8", "<u4", "|u1", "|b1")
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Checkpoint:
         totals: sums over the steps of the epoch so far, as in the schema.
         lr: learning rate of the last step.
         n_skipped: steps of the run that were left out.
-        rows: of the metrics file so far.
+        rows: of the metrics file so far, as its lines.
         state: path -> array, of what training changes on the device.
         best: path -> array, of the best weights.
         errors: sums over the epoch so far.
@@ -43,7 +44,7 @@ class Checkpoint:
     totals: Mapping[str, Any]
     lr: float | None
     n_skipped: int
-    rows: list[Document]
+    rows: Sequence[str]
     state: Mapping[str, NDArray[Any]]
     best: Mapping[str, NDArray[Any]]
     errors: Sequence[NDArray[Any]]
@@ -64,7 +65,6 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint, provenance: dict[str, A
         "totals": dict(checkpoint.totals),
         "lr": checkpoint.lr,
         "n_skipped": checkpoint.n_skipped,
-        "rows": checkpoint.rows,
     }
     parts = {
         "state": checkpoint.state,
@@ -72,6 +72,8 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint, provenance: dict[str, A
         "errors": {str(place): array for place, array in enumerate(checkpoint.errors)},
     }
     arrays = {f"{part}/{name}": a for part, named in parts.items() for name, a in named.items()}
+    text = "".join(f"{row}\n" for row in checkpoint.rows)
+    arrays["rows"] = np.frombuffer(text.encode(), np.uint8)
     write_header_and_arrays(path, KIND, header, arrays, _DTYPES)
 
 
@@ -83,6 +85,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     header, arrays, _ = read_header_and_arrays(path, KIND, _DTYPES)
     parts: dict[str, dict[str, NDArray[Any]]] = {"state": {}, "best": {}, "errors": {}}
+    rows = arrays.pop("rows", np.zeros(0, np.uint8)).tobytes().decode().splitlines()
     for place, array in arrays.items():
         part, _, name = place.partition("/")
         if part not in parts:
@@ -97,7 +100,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         totals=header["totals"],
         lr=header["lr"],
         n_skipped=header["n_skipped"],
-        rows=header["rows"],
+        rows=rows,
         state=parts["state"],
         best=parts["best"],
         errors=[array for _, array in sorted(parts["errors"].items(), key=_by_number)],

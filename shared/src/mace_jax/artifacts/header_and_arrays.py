@@ -6,7 +6,7 @@ Nothing in the file is ever executed.
 """
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +40,30 @@ def write_header_and_arrays(
     packed = {name: _pack_array(array, dtypes) for name, array in sorted(arrays.items())}
     header = {**header, "content_sha256": _content_sha256(header, packed)}
     check_document(header, kind, path)
-    packer = msgpack.Packer()
     with atomic_file(path) as temporary, temporary.open("wb") as file:
-        file.write(packer.pack_map_header(2))
-        file.write(packer.pack("header") + packer.pack(header))
-        file.write(packer.pack("arrays") + packer.pack_map_header(len(packed)))
-        for name, entry in packed.items():
-            file.write(packer.pack(name))
-            file.write(packer.pack(entry))
+        file.writelines(_pieces(header, packed))
+
+
+def pack_header_and_arrays(
+    place: Path, kind: str, header: Document, arrays: Arrays, dtypes: Collection[str]
+) -> bytes:
+    """Return the bytes of such a file, to be kept inside another one.
+
+    Arguments as of ``write_header_and_arrays``; ``place`` is for messages.
+    """
+    packed = {name: _pack_array(array, dtypes) for name, array in sorted(arrays.items())}
+    header = {**header, "content_sha256": _content_sha256(header, packed)}
+    check_document(header, kind, place)
+    return b"".join(_pieces(header, packed))
+
+
+def _pieces(header: Document, packed: Mapping[str, Any]) -> Iterator[bytes]:
+    packer = msgpack.Packer()
+    yield packer.pack_map_header(2)
+    yield packer.pack("header") + packer.pack(header)
+    yield packer.pack("arrays") + packer.pack_map_header(len(packed))
+    for name, entry in packed.items():
+        yield packer.pack(name) + packer.pack(entry)
 
 
 def read_header_and_arrays(
@@ -60,7 +76,23 @@ def read_header_and_arrays(
     Raises:
         ArtifactError: it is missing, truncated, damaged or of another kind.
     """
-    document = _unpack(path, kind)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        message = f"{path}: cannot be read ({error.strerror}); check the path"
+        raise ArtifactError(message) from error
+    return unpack_header_and_arrays(content, path, kind, dtypes)
+
+
+def unpack_header_and_arrays(
+    content: bytes, path: Path, kind: str, dtypes: Collection[str]
+) -> tuple[Document, dict[str, NDArray[Any]], int]:
+    """Return what ``read_header_and_arrays`` does, of a file's bytes; ``path`` is for messages.
+
+    Raises:
+        ArtifactError: they are truncated, damaged or of another kind.
+    """
+    document = _unpack(content, path, kind)
     original, packed = document["header"], document["arrays"]
     header = check_document(original, kind, path, place="header")
     arrays = {name: _unpack_array(entry, path, name, dtypes) for name, entry in packed.items()}
@@ -70,13 +102,8 @@ def read_header_and_arrays(
     return header, arrays, original["schema"]["version"]
 
 
-def _unpack(path: Path, kind: str) -> dict[str, Any]:
+def _unpack(content: bytes, path: Path, kind: str) -> dict[str, Any]:
     expected = f"expected a {kind.replace('_', ' ')}"
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        message = f"{path}: cannot be read ({error.strerror}); check the path"
-        raise ArtifactError(message) from error
     try:
         document = msgpack.unpackb(content)
         canonical_json(document["header"])  # text keys and plain values only

@@ -24,29 +24,17 @@ class MetricsLog:
     """The metrics file of a run that is going on."""
 
     def __init__(
-        self,
-        path: Path,
-        provenance: dict[str, Any],
-        rows: Sequence[Document] = (),
-        *,
-        reproducible: bool = False,
+        self, path: Path, provenance: dict[str, Any], rows: Sequence[Document] = ()
     ) -> None:
-        """Start a log at ``path``.
-
-        Args:
-            path: of the file.
-            provenance: record of its header.
-            rows: of a run that is continued.
-            reproducible: whether to keep no times.
-        """
-        self.path, self._reproducible = path, reproducible
+        """Start a log at ``path``, with the rows of a run that is continued."""
+        self.path = path
         self._header = {"schema": tag(KIND), "provenance": provenance, "status": "running"}
-        self._rows: list[Document] = []
+        self._lines: list[str] = []
         self.append(*rows)
 
     def append(self, *rows: Document) -> None:
         """Add rows and replace the file."""
-        self._rows += map(_without_times, rows) if self._reproducible else rows
+        self._lines += map(metrics_line, rows)
         self._write()
 
     def __enter__(self) -> "MetricsLog":
@@ -59,11 +47,21 @@ class MetricsLog:
         self._write()
 
     def _write(self) -> None:
-        lines = [json.dumps(line, allow_nan=False) for line in (self._header, *self._rows)]
-        write_bytes(self.path, "\n".join([*lines, ""]).encode())
+        lines = [metrics_line(self._header), *self._lines, ""]
+        write_bytes(self.path, "\n".join(lines).encode())
 
 
-def _without_times(row: Document) -> Document:
+def metrics_line(row: Document) -> str:
+    """Return a row, or the header, as a line of the file.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
+    return json.dumps(row, allow_nan=False)
+
+
+def without_times(row: Document) -> Document:
+    """Return the row of a reproducible file."""
     return {name: None if name in TIMES else value for name, value in row.items()}
 
 

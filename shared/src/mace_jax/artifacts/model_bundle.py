@@ -11,7 +11,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mace_jax.artifacts.header_and_arrays import read_header_and_arrays, write_header_and_arrays
+from mace_jax.artifacts.header_and_arrays import (
+    pack_header_and_arrays,
+    read_header_and_arrays,
+    unpack_header_and_arrays,
+    write_header_and_arrays,
+)
 from mace_jax.artifacts.provenance import Input, file_sha256
 from mace_jax.artifacts.versioned import tag
 from mace_jax.errors import ConfigError
@@ -181,8 +186,19 @@ class ModelBundle:
 
 def write_model_bundle(path: Path, bundle: ModelBundle, provenance: dict[str, Any]) -> None:
     """Write a bundle atomically."""
+    header = _header(bundle, provenance)
+    write_header_and_arrays(path, KIND, header, bundle.parameters, _DTYPES)
+
+
+def pack_model_bundle(bundle: ModelBundle, provenance: dict[str, Any]) -> bytes:
+    """Return the bytes of a bundle's file, to be kept inside another one."""
+    header = _header(bundle, provenance)
+    return pack_header_and_arrays(Path("bundle"), KIND, header, bundle.parameters, _DTYPES)
+
+
+def _header(bundle: ModelBundle, provenance: dict[str, Any]) -> dict[str, Any]:
     config = asdict(bundle.config)
-    header: dict[str, Any] = {
+    return {
         "schema": tag(KIND),
         "provenance": provenance,
         "model": {name: list(v) if isinstance(v, tuple) else v for name, v in config.items()},
@@ -199,7 +215,6 @@ def write_model_bundle(path: Path, bundle: ModelBundle, provenance: dict[str, An
         "model_card": dict(bundle.model_card),
         "parity": bundle.parity,
     }
-    write_header_and_arrays(path, KIND, header, bundle.parameters, _DTYPES)
 
 
 def read_model_bundle(path: Path) -> ModelBundle:
@@ -208,7 +223,21 @@ def read_model_bundle(path: Path) -> ModelBundle:
     Raises:
         ArtifactError: it is missing, truncated, damaged or of another kind.
     """
-    header, parameters, version = read_header_and_arrays(path, KIND, _DTYPES)
+    return _bundle(*read_header_and_arrays(path, KIND, _DTYPES))
+
+
+def unpack_model_bundle(content: bytes, path: Path) -> ModelBundle:
+    """Return the bundle whose file has these bytes; ``path`` is for messages.
+
+    Raises:
+        ArtifactError: they are truncated, damaged or of another kind.
+    """
+    return _bundle(*unpack_header_and_arrays(content, path, KIND, _DTYPES))
+
+
+def _bundle(
+    header: Mapping[str, Any], parameters: dict[str, NDArray[Any]], version: int
+) -> ModelBundle:
     config = _config(header["model"])
     if version == 1:
         parameters |= _constants_of_version_1(config, header["dtype"])

@@ -27,6 +27,7 @@ MADE_BY = {
     "metrics": "mace-jax-train",
     "checkpoint": "mace-jax-train",
     "predictions": "mace-jax-predict",
+    "lammps_model": "mace-create-lammps-model",
 }
 
 

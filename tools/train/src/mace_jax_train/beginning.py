@@ -16,10 +16,10 @@ from mace_jax.artifacts.metrics import read_metrics
 from mace_jax.artifacts.provenance import file_sha256
 from mace_jax.artifacts.train_config import read_train_config, write_train_config
 from mace_jax.artifacts.train_config_sections import TrainConfig
-from mace_jax.errors import ConfigError, IncompatibleError
+from mace_jax.errors import ConfigError, IncompatibleError, MaceJaxError
 from mace_jax.tracking import Track
 from mace_jax_train.data_parallel import ONE_DEVICE, Devices
-from mace_jax_train.gin_config import gin_text
+from mace_jax_train.gin_text import gin_text
 from mace_jax_train.processes import Processes
 from mace_jax_train.run_files import BUNDLES, RunFiles
 from mace_jax_train.run_lock import locked
@@ -90,7 +90,9 @@ def agreed_beginning(processes: Processes, find: Callable[[], Beginning]) -> Beg
 def _was_interrupted(files: RunFiles) -> bool:
     """Return whether a run was prepared, but not trained to its end."""
     metrics = files.path(".metrics")
-    if not files.path(".config.json").exists():
+    try:
+        read_train_config(files.path(".config.json"))
+    except MaceJaxError:  # there is none, or it is not ours to judge
         return False
     return not metrics.exists() or read_metrics(metrics)[0]["status"] != "finished"
 
@@ -101,7 +103,6 @@ def prepared_run(
     files: RunFiles,
     beginning: Beginning,
     track: Track,
-    n_workers: int = 0,
     devices: Devices = ONE_DEVICE,
 ) -> Iterator[Run]:
     """Prepare a run, write its configuration, and keep others from training it meanwhile.
@@ -113,7 +114,6 @@ def prepared_run(
         files: where it writes.
         beginning: how it begins.
         track: progress.
-        n_workers: processes that make the batches of each split.
         devices: that train together.
 
     Raises:
@@ -124,14 +124,14 @@ def prepared_run(
         with devices.processes.first_before_others("preparing the run"):
             if beginning.continued or not first:
                 made = _with_prepared_inputs(config, files)
-                run = prepare_run(made, files, track, n_workers, devices)
+                run = prepare_run(made, files, track, devices)
                 run = replace(run, config=config)
                 stack.enter_context(closing(run))
                 if first and read_train_config(files.path(".config.json")) != config:
                     _write_config(run, files, files)
             else:
                 with files.staged() as staged:
-                    run = prepare_run(config, staged, track, n_workers, devices)
+                    run = prepare_run(config, staged, track, devices)
                     stack.enter_context(closing(run))
                     _write_config(run, staged, files)
                     for path in files.checkpoints():  # of a run that is replaced

@@ -11,7 +11,7 @@ from flax import nnx
 from mace_jax.artifacts.atomic_write import atomic_file
 from mace_jax.artifacts.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from mace_jax.artifacts.train_config_sections import TrainConfig
-from mace_jax.artifacts.versioned import Document
+from mace_jax.artifacts.versioned import Document, parse_json
 from mace_jax.batching.cursor import Cursor, plan_digest, require_cursor_fits
 from mace_jax.errors import IncompatibleError
 from mace_jax_train.method import TrainState
@@ -135,7 +135,8 @@ def load_progress(path: Path, run: Run, initial: TrainState, weights: nnx.State)
         totals=EpochTotals(**found.totals, errors=list(found.errors)),
         best=best,
         waited=found.waited,
-        rows=list(found.rows),
+        rows=[parse_json(line) for line in found.rows],
+        lines=list(found.rows),
         lr=found.lr,
         n_skipped=found.n_skipped,
     )
@@ -189,7 +190,7 @@ class Checkpoints:
             totals={name: getattr(totals, name) for name in _TOTALS},
             lr=progress.lr,
             n_skipped=progress.n_skipped,
-            rows=progress.rows,
+            rows=progress.lines,
             state=named_leaves(progress.state),
             best=named_leaves(best.weights if best else None),
             errors=totals.errors,

@@ -3,18 +3,20 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
 import jax
 from flax import nnx
 
+from mace_jax.artifacts.train_config_sections import LogErrors
 from mace_jax.batching.graph_batch import GraphBatch
 from mace_jax.batching.loader import PlannedLoader
 from mace_jax.errors import DivergedError
 from mace_jax_train.data_parallel import Devices
 from mace_jax_train.error_metrics import BatchErrors, metrics
+from mace_jax_train.evaluation_table import evaluation_table
 from mace_jax_train.method import Method
 from mace_jax_train.progress import Row
 
@@ -96,15 +98,8 @@ def ahead(items: Iterable[Item]) -> Iterator[Item]:
     yield from waiting
 
 
-def log_rows(rows: Iterable[Row]) -> None:
+def log_rows(rows: Sequence[Row], log_errors: LogErrors) -> None:
     """Say what the rows of one evaluation found."""
-    units = (("rmse_e_per_atom", "meV/atom"), ("rmse_f", "meV/Å"), ("rmse_stress", "meV/Å³"))
-    for row in rows:
-        loss = "none" if row["loss"] is None else f"{row['loss']:.6g}"
-        parts = [
-            f"{name} {1000 * row[name]:.2f} {unit}"
-            for name, unit in units
-            if row.get(name) is not None
-        ]
-        text = ", ".join([f"loss {loss}", *parts])
-        log.info("epoch %d: %s: %s (%.1f s)", row["epoch"], row["mode"], text, row["time"])
+    log.info("epoch %d:", rows[0]["epoch"])
+    for line in evaluation_table(rows, log_errors):
+        log.info("%s", line)

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mace_jax.artifacts.metrics import TIMES, MetricsLog
+from mace_jax.artifacts.metrics import TIMES, MetricsLog, without_times
 from mace_jax.artifacts.model_bundle import write_model_bundle
+from mace_jax.artifacts.train_config_sections import WandbConfig
 from mace_jax.batching.graph_batch import GraphBatch
 from mace_jax.errors import ConfigError, DivergedError
 from mace_jax.model.load import parameter_table, split_trainable
@@ -24,7 +25,8 @@ from mace_jax_train.interruption import StopSignals
 from mace_jax_train.method import Method, StepReport, make_method
 from mace_jax_train.progress import BatchSize, Best, EpochTotals, Progress, Row
 from mace_jax_train.run_files import TOOL, RunFiles
-from mace_jax_train.start import HEAD, Run
+from mace_jax_train.start import HEAD, Run, parameter_count
+from mace_jax_train.wandb_run import Report, tracker
 
 log = logging.getLogger(__name__)
 
@@ -73,9 +75,12 @@ def train(run: Run, files: RunFiles, show: Show, checkpoint: Path | None = None)
     with (
         StopSignals() as signals,
         _journal(run, files, provenance, progress.rows) as journal,
+        _tracker(run, files) as report,
         show("training", n_steps * run.config.optimizer.max_epochs, n_done) as advance,
     ):
-        training = _Training(run, files, method, progress, provenance, journal, signals, advance)
+        training = _Training(
+            run, files, method, progress, provenance, journal, report, signals, advance
+        )
         training.begin()
         while training.goes_on():
             training.train_epoch()
@@ -91,7 +96,15 @@ def _journal(
     if not run.devices.processes.is_first:
         return nullcontext()
     path = files.path(".metrics")
-    return MetricsLog(path, provenance, rows, reproducible=files.reproducible)
+    return MetricsLog(path, provenance, rows)
+
+
+def _tracker(run: Run, files: RunFiles) -> AbstractContextManager[Report]:
+    """Return reports to Weights & Biases, which process 0 sends."""
+    config, n_parameters = run.config, parameter_count(run)
+    if not run.devices.processes.is_first:
+        config = replace(config, wandb_run=WandbConfig())
+    return tracker(config, files.tag, {"parameters": n_parameters})
 
 
 class _Training:
@@ -105,11 +118,12 @@ class _Training:
         progress: Progress,
         provenance: dict[str, Any],
         journal: MetricsLog | None,
+        report: Report,
         signals: StopSignals,
         advance: Advance,
     ) -> None:
         self.run, self.files, self.method, self.progress = run, files, method, progress
-        self.provenance, self.journal = provenance, journal
+        self.provenance, self.journal, self.report = provenance, journal, report
         self.signals, self.advance = signals, advance
         self.devices, self.heard = run.devices, False
         self.config, self.max_epochs = run.config.train, run.config.optimizer.max_epochs
@@ -126,15 +140,16 @@ class _Training:
     def begin(self) -> None:
         """Evaluate the weights that the run starts with, or say where it goes on."""
         progress = self.progress
+        weights = self.method.evaluated(progress.state)  # evaluations are of this state's stage now
         if progress.best:  # there is no file of it, if the checkpoint is of another run
             self.save_bundle("_best.msgpack", progress.best)
         if progress.epoch > 0:
             log.info("goes on in %s", self.place())
             return
-        rows = self.evaluate(self.method.evaluated(progress.state))
+        rows = self.evaluate(weights)
         self.require_best_metric(rows[self.judged])
         self.record(*rows.values())
-        log_rows(rows.values())
+        log_rows([*rows.values()], self.config.log_errors)
         progress.epoch = 1
         self.save_checkpoint()
 
@@ -162,8 +177,8 @@ class _Training:
                 unread.append((index, report, counts))
             if self.checkpoint_is_due() and progress.batch < n_steps:
                 self.read(unread)
-                self.save_checkpoint()
                 self.stop_if_asked()
+                self.save_checkpoint()
         self.read(unread)
         progress.state = self.method.end_epoch(progress.state, progress.epoch)
         self.record(self.row("train", progress.totals.columns()))
@@ -230,7 +245,7 @@ class _Training:
             return False
         weights = self.method.evaluated(progress.state)
         rows = self.evaluate(weights)
-        log_rows([progress.rows[-1], *rows.values()])
+        log_rows([progress.rows[-1], *rows.values()], self.config.log_errors)
         row = rows[self.judged]
         improved = progress.judge(row, self.config.best_metric, weights)
         for suffix in ("_last.msgpack", "_best.msgpack") if improved else ("_last.msgpack",):
@@ -346,13 +361,13 @@ class _Training:
         of_best = ("epoch", "interval", "n_updates", "lr", "n_skipped")
         row = self.row("eval_test", columns) | {name: best.row[name] for name in of_best}
         self.record(row)
-        log_rows([row])
+        log_rows([row], self.config.log_errors)
         return row
 
     def row(self, mode: str, columns: Row) -> Row:
         """Return a row of the metrics file."""
         progress = self.progress
-        return {
+        row = {
             "mode": mode,
             "head": HEAD,
             "epoch": progress.epoch,
@@ -363,10 +378,12 @@ class _Training:
             "n_skipped": progress.n_skipped,
             "n_compilations": self.method.n_compilations,
         }
+        return without_times(row) if self.files.reproducible else row
 
     def record(self, *rows: Row) -> None:
         """Add rows to the metrics file."""
-        self.progress.rows += rows
+        self.progress.record(*rows)
+        self.report(rows)
         if self.journal:
             self.journal.append(*rows)
 
@@ -394,6 +411,10 @@ class _Training:
         bundle = replace(
             self.run.bundle,
             parameters={**self.run.bundle.parameters, **parameter_table(saved.weights)},
-            model_card={"trained_with": TOOL, "metrics": found},
+            model_card={
+                **self.run.bundle.model_card,
+                "trained_with": TOOL,
+                "metrics": found,
+            },
         )
         write_model_bundle(self.files.path(suffix), bundle, self.provenance)

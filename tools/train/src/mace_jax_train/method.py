@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax.contrib
 from flax import nnx
 from jax import Array
@@ -63,8 +64,7 @@ class Stage(NamedTuple):
 class Method:
     """Steps, evaluations and what happens between epochs.
 
-    ``begin_epoch`` says which stage it is for all that follows; it comes first also where an epoch
-    is gone on with.
+    The stage is that of the epoch that the state is in.
 
     Attributes:
         config: of the run.
@@ -80,7 +80,12 @@ class Method:
     _current: Stage = field(init=False)
 
     def __post_init__(self) -> None:
-        self._current = self.stages[self.stage(1) - 1]
+        self._current = self.stages[0]
+
+    def _enter(self, state: TrainState) -> Stage:
+        """Return the stage that a state is in, and keep it for evaluations."""
+        self._current = self.stages[self.stage(int(state.epoch)) - 1]
+        return self._current
 
     def initial_state(self, parameters: nnx.State) -> TrainState:
         """Return the state before the first step; all arrays are its own."""
@@ -95,6 +100,7 @@ class Method:
             snapshots=no_snapshots(vector) if train.swa_config else None,
             accumulated=no_gradient(vector) if optimizer.accumulate > 1 else None,
             plateau=no_plateau() if follows else None,
+            epoch=np.zeros((), np.int32),
             n_updates=jnp.zeros((), jnp.int32),
             n_scheduled=jnp.zeros((), jnp.int32),
         )
@@ -102,10 +108,12 @@ class Method:
 
     def train_step(self, state: TrainState, batch: GraphBatch) -> tuple[TrainState, StepReport]:
         """Return the state after a batch; ``state`` itself cannot be used any more."""
-        return self._current.train_step(state, batch)
+        epoch = np.asarray(state.epoch)
+        state, report = self._enter(state).train_step(state._replace(epoch=epoch), batch)
+        return state._replace(epoch=epoch), report
 
     def eval_step(self, parameters: nnx.State, batch: GraphBatch) -> BatchErrors:
-        """Return the errors of a batch, with the loss of the stage."""
+        """Return the errors of a batch, with the loss of the stage of the state seen last."""
         return self._current.eval_step(parameters, batch)
 
     def stage(self, epoch: int) -> int:
@@ -117,15 +125,17 @@ class Method:
         return epoch - (swa.start_interval or 0) if swa else 0
 
     def begin_epoch(self, state: TrainState, epoch: int) -> TrainState:
-        """Enter the stage of an epoch, and its place in the schedule; twice is the same as once."""
-        self._current = self.stages[self.stage(epoch) - 1]
+        """Go to an epoch and its place in the schedule; twice is the same as once."""
         before = (epoch - 1) * self.updates_per_epoch
-        return state._replace(n_scheduled=jnp.maximum(state.n_scheduled, before))
+        return state._replace(
+            epoch=np.asarray(epoch, np.int32),
+            n_scheduled=jnp.maximum(state.n_scheduled, before),
+        )
 
     def end_epoch(self, state: TrainState, epoch: int) -> TrainState:
         """Make the update of an incomplete group of batches, and the snapshot of stage two."""
         if state.accumulated is not None and state.accumulated.n_batches > 0:
-            state = self._current.flush(state)
+            state = self._enter(state).flush(state)._replace(epoch=np.asarray(state.epoch))
         if state.snapshots is None or not self._takes_snapshot(epoch, int(state.snapshots.n)):
             return state
         return state._replace(snapshots=with_snapshot(state.snapshots, self._last(state)))
@@ -152,6 +162,7 @@ class Method:
         ``prefer_swa_params`` off. ``schedulefree`` has its own average (x of Defazio et al. 2024)
         in the place of the moving one and of the parameters.
         """
+        self._enter(state)
         swa, snapshots = self.config.train.swa_config, state.snapshots
         vector = self._last(state) if state.averaged is None else state.averaged
         if swa and snapshots and swa.prefer_swa_params:

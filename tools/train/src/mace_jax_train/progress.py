@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 from numpy.typing import NDArray
 
+from mace_jax.artifacts.metrics import metrics_line
 from mace_jax.batching.graph_batch import GraphBatch
 from mace_jax_train.error_metrics import BatchErrors, metrics
 from mace_jax_train.method import StepReport, TrainState
@@ -106,7 +107,7 @@ class Progress:
         totals: of this epoch's steps so far.
         best: of the evaluations of this stage.
         waited: evaluations since.
-        rows: of the metrics file so far.
+        rows, lines: of the metrics file so far; the same as values and as text.
         lr: learning rate of the last step.
         n_skipped: steps of the run that were left out.
     """
@@ -118,8 +119,14 @@ class Progress:
     best: Best | None = None
     waited: int = 0
     rows: list[Row] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
     lr: float | None = None
     n_skipped: int = 0
+
+    def record(self, *rows: Row) -> None:
+        """Add rows of the metrics file."""
+        self.rows += rows
+        self.lines += map(metrics_line, rows)
 
     def judge(self, row: Row, metric: str, weights: nnx.State) -> bool:
         """Take over a row whose metric is the lowest, with its weights; return whether it is.

@@ -21,6 +21,7 @@ def locked(files: RunFiles) -> Iterator[None]:
         ConfigError: another process trains it.
     """
     path = files.path(".lock").with_name(f".{files.tag}.lock")
+    is_new = not path.parent.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         if not _lock(file.fileno(), path):
@@ -30,6 +31,8 @@ def locked(files: RunFiles) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+            if is_new and not any(path.parent.iterdir()):
+                path.parent.rmdir()
 
 
 def _lock(descriptor: int, path: Path) -> bool:

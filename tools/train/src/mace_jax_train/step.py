@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax import Array
 from jax.flatten_util import ravel_pytree
+from numpy.typing import NDArray
 
 from mace_jax.artifacts.train_config_sections import TrainConfig
 from mace_jax.batching.graph_batch import GraphBatch
@@ -47,6 +49,7 @@ class TrainState(NamedTuple):
         snapshots: average of stage two, if there is one.
         accumulated: gradients that no update has used yet, where several batches make one.
         plateau: what evaluations have done to the learning rate, if that follows them.
+        epoch: on the host, because which program runs depends on it.
         n_updates: updates done.
         n_scheduled: where the schedule of the learning rate is: updates before the next, with those
             that earlier epochs were short of.
@@ -58,6 +61,7 @@ class TrainState(NamedTuple):
     snapshots: Snapshots | None
     accumulated: GradientSum | None
     plateau: Plateau | None
+    epoch: NDArray[np.int32]
     n_updates: Array
     n_scheduled: Array
 
