@@ -143,15 +143,15 @@ def _train(
     from mace_jax_train.processes import joined
     from mace_jax_train.start import parameter_count
 
-    # alone, an existing run is refused before anything is started
-    found = None if topology else find_beginning(config, files, configs, force=force)
-    with joined(topology) as processes, _computing(config.flags, compile_cache):
-        devices = all_devices(processes)
+    with joined(topology) as processes:
         files = replace(files, tag=processes.agreed("tag", files.tag))
-        beginning = found or agreed_beginning(
+        beginning = agreed_beginning(
             processes, lambda: find_beginning(config, files, configs, force=force)
         )
-        with prepared_run(config, files, beginning, track_on_stderr, devices) as run:
+        with (
+            _computing(config.flags, compile_cache),
+            prepared_run(config, files, beginning, track_on_stderr, all_devices(processes)) as run,
+        ):
             log.info("network: %d parameters", parameter_count(run))
             outcome = train(run, files, show_on_stderr, beginning.checkpoint)
     if not processes.is_first:
