@@ -64,10 +64,10 @@ def alone(session: nox.Session, tool: str) -> None:
 
 @nox.session
 def torch(session: nox.Session) -> None:
-    """Compare with mace-torch: its commands, one epoch of training, every kind of model."""
+    """Compare with mace-torch: its commands, steps of training, every kind of model."""
     install_editable(session, "test")
     session.install("torch==2.13.0")
-    session.install("mace-torch>=0.3.16", "pytest-xdist")
+    session.install("mace-torch>=0.3.16", "pytest-xdist", "schedulefree")
     beside_torch(session, "tests/parity/live", f"--ignore={VARIANTS}")
     beside_torch(session, VARIANTS, "-n", "auto")
 

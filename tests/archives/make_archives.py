@@ -19,9 +19,10 @@ from mace_jax.artifacts.batch_plan import (
     write_batch_plan,
 )
 from mace_jax.artifacts.batches import Batches
+from mace_jax.artifacts.checkpoint import Checkpoint, write_checkpoint
 from mace_jax.artifacts.dataset import DatasetWriter, write_dataset_file
 from mace_jax.artifacts.index import IndexRow, IndexWriter, index_row
-from mace_jax.artifacts.metrics import MetricsLog
+from mace_jax.artifacts.metrics import MetricsLog, metrics_line
 from mace_jax.artifacts.model_bundle import (
     EmbeddingSpec,
     ModelBundle,
@@ -367,7 +368,8 @@ _ERRORS = {
     for norm in ("mae", "rmse")
     for what in ("e", "e_per_atom", "f", "stress")
 }
-METRICS = [
+# What the file of version 1 holds.
+METRICS_1 = [
     {
         "mode": mode,
         "head": "Default",
@@ -381,6 +383,53 @@ METRICS = [
     for epoch in (0, 1)
     for mode in ("train", "valid")
 ]
+METRICS = [
+    {
+        **row,
+        **(
+            {"rmse_virials_per_atom": 0.25, "mae_mu": 0.25, "lr": None}
+            if row["mode"] == "valid"
+            else {"gradient_norm": 2.5, "edge_padding": 0.125}
+        ),
+        "n_updates": 7,
+        "graphs_per_second": 62.5,
+        "n_skipped": 1,
+        "n_compilations": 2,
+    }
+    for row in METRICS_1
+]
+
+CHECKPOINT = Checkpoint(
+    identity={
+        "config": {"optimizer": {"lr": 0.125, "scheduler": {"name": "constant"}}},
+        "network": {"dtype": "float32", "heads": ["Default"]},
+        "data": {"train": {"datasets": [DIGEST], "plan": DIGEST[::-1]}},
+    },
+    plan_digest=DIGEST[::-1],
+    epoch=2,
+    batch=1,
+    best_row=METRICS[1],
+    waited=1,
+    totals={
+        "n_steps": 1,
+        "gradient_norm": 2.5,
+        "n_graph": 2,
+        "pairs": 12,
+        "pair_slots": 16,
+        "seconds": 0.5,
+    },
+    lr=0.125,
+    n_skipped=1,
+    rows=[metrics_line(row) for row in METRICS],
+    state={
+        "parameters/w": _ramp(2, 3).astype(np.float32),
+        "optimizer/count": np.array(3, np.int32),
+        "key": np.array([1, 2], np.uint32),
+        "finite": np.array(True),
+    },
+    best={"w": _ramp(2, 3)},
+    errors=[np.array(float(place)) for place in range(11)],
+)
 
 PREDICTIONS = Predictions(
     PREDICTIONS_1.n_node,
@@ -523,6 +572,10 @@ WRITERS = {
     "network.npz": ("predictions", _write_network_predictions),
     "model.pkl": ("lammps_model", _write_lammps_model),
     "run.metrics": ("metrics", _write_metrics),
+    "run.checkpoint": (
+        "checkpoint",
+        lambda path: write_checkpoint(path, CHECKPOINT, PROVENANCE),
+    ),
     "predictions.npz": ("predictions", _write_predictions),
     "predictions.extxyz": ("predictions", _write_predictions),
     "predictions.parquet": ("predictions", _write_predictions),

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mace_jax.artifacts.batch_plan import read_batch_plan
+from mace_jax.artifacts.checkpoint import read_checkpoint
 from mace_jax.artifacts.dataset import Dataset
 from mace_jax.artifacts.index import read_index
 from mace_jax.artifacts.metrics import read_metrics
@@ -58,6 +59,10 @@ def assert_same(found, expected):
         assert found.keys() == expected.keys()
         for name, value in expected.items():
             assert_same(found[name], value)
+    elif isinstance(expected, list):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            assert_same(one, other)
     elif isinstance(expected, np.ndarray):
         np.testing.assert_array_equal(found, expected)
         assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
@@ -117,6 +122,7 @@ def test_index(path):
         ),
         *((path, read_model_bundle, made.BUNDLE) for path in stored("model_bundle/v2/model.*")),
         *((path, read_model_bundle, made.BUNDLE_1) for path in stored("model_bundle/v1/model.*")),
+        *((path, read_checkpoint, made.CHECKPOINT) for path in stored("checkpoint/v1/*")),
     ],
     ids=label,
 )
@@ -146,7 +152,7 @@ def test_files_two_versions_old_are_refused(path, read):
 def test_metrics(path):
     header, rows = read_metrics(path)
     assert (header["status"], header["provenance"]) == ("finished", made.PROVENANCE)
-    assert rows == made.METRICS
+    assert rows == (made.METRICS_1 if path.parent.name == "v1" else made.METRICS)
 
 
 def expected_predictions(path):
@@ -278,7 +284,7 @@ def msgpack_content_form(content):
     header = document["header"]
     return {
         "order": list(document),
-        "header": {**json_form(header), "schema": header["schema"], "units": header["units"]},
+        "header": {**json_form(header), "schema": header["schema"], "units": header.get("units")},
         "arrays": document["arrays"],
     }
 
@@ -311,6 +317,7 @@ FORMS = {
     ".metrics": json_content,
     ".h5": hdf5_form,
     ".msgpack": msgpack_form,
+    ".checkpoint": msgpack_form,
     ".pkl": pickle_form,
     ".npz": npz_form,
     ".parquet": parquet_form,
@@ -348,7 +355,7 @@ def test_the_forms_see_a_change(tmp_path, name):
         table = table.set_column(0, "energy", table["energy"].cast("float"))
         metadata = {"mace_jax": pq.read_metadata(archive).metadata[b"mace_jax"]}
         pq.write_table(table.replace_schema_metadata(metadata), changed)
-    elif suffix == ".msgpack":
+    elif suffix in (".msgpack", ".checkpoint"):
         document = msgpack.unpackb(archive.read_bytes())
         document["header"]["extra"] = 1
         changed.write_bytes(msgpack.packb(document))

@@ -14,17 +14,16 @@ import numpy as np
 import pytest
 
 from mace_jax.artifacts.dataset import Dataset, write_dataset_file
-from mace_jax.artifacts.metrics import read_metrics
 from mace_jax.artifacts.model_bundle import read_model_bundle, write_model_bundle
-from mace_jax.artifacts.statistics import read_statistics
 from mace_jax.artifacts.provenance import file_sha256, make_provenance
+from mace_jax.artifacts.statistics import read_statistics
 from mace_jax.artifacts.train_config_sections import TrainConfig
 from mace_jax.errors import ArtifactError, ConfigError, DataError, IncompatibleError
 from mace_jax.model.predict import predict, properties
 from mace_jax.structures.structure import Structure
 from mace_jax.torch_models.from_torch import convert_torch_model
 from mace_jax.torch_models.select_head import select_head
-from mace_jax.tracking import track_silently
+from mace_jax.tracking import show_nothing, track_silently
 from mace_jax_train.loop import train
 from mace_jax_train.starting_model import HEAD, read_starting_model
 
@@ -255,6 +254,7 @@ def test_options_that_say_what_the_model_is(starting, checkpoint):
 # --- which elements and E0s
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [PLAIN, HEADS])
 def test_before_training_energies_and_forces_are_the_models(
     starting, checkpoint, prepare, data, in_float64, name
@@ -472,10 +472,8 @@ def test_training_goes_on_from_each_source(
     )
     run, files = prepare(config)
     with closing(run):
-        outcome = train(run, files, track_silently)
-    _, rows = read_metrics(files.path(".metrics"))
-    losses = [row["loss"] for row in rows if row["mode"] == "train"]
-    assert losses[-1] < losses[0]
+        outcome = train(run, files, show_nothing)
+    assert outcome.best_row["epoch"] == 3  # it learns
     best = read_model_bundle(outcome.best)
     assert best.config.atomic_numbers == (1, 8)
     changed = [n for n, a in run.bundle.parameters.items() if (best.parameters[n] != a).any()]

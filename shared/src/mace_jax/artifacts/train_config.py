@@ -1,12 +1,17 @@
 """The configuration of a training run: what a run is a function of, checked and as a file."""
 
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
 from mace_jax.artifacts.provenance import Input, file_sha256
+from mace_jax.artifacts.train_config_consistency import check_consistency
+from mace_jax.artifacts.train_config_fields import FIELDS, choices, is_section, without_none
 from mace_jax.artifacts.train_config_ranges import check_ranges
 from mace_jax.artifacts.train_config_sections import (
     SECTIONS,
@@ -16,7 +21,7 @@ from mace_jax.artifacts.train_config_sections import (
     TrainConfig,
 )
 from mace_jax.artifacts.versioned import check_document, read_json, tag, write_json
-from mace_jax.errors import ConfigError
+from mace_jax.errors import ConfigError, did_you_mean
 
 KIND = "train_config"
 
@@ -37,55 +42,109 @@ LOSS_TERMS: dict[LossName, tuple[str, ...]] = {
 }
 
 
-def train_config_from_sections(sections: dict[str, dict[str, Any]], source: str) -> TrainConfig:
-    """Check names and types of a configuration given as plain data.
+def train_config_from_sections(
+    sections: dict[str, dict[str, Any]],
+    source: str,
+    places: Mapping[str, str] = MappingProxyType({}),
+) -> TrainConfig:
+    """Check a configuration given as plain data, and fill in every default.
+
+    Args:
+        sections: section -> name -> value; what is not there is as by default.
+        source: where they are from, for messages.
+        places: dotted name -> where just this value is from.
 
     Raises:
-        ConfigError: an unknown key, a wrong type or an impossible value.
+        ConfigError: an unknown key, a wrong type, an impossible value, or two that contradict.
     """
-    unknown = set(sections) - set(SECTIONS)
-    if unknown:
-        message = f"{source}: unknown section {', '.join(sorted(unknown))}"
-        raise ConfigError(message)
+
+    def where(name: str) -> str:
+        return places.get(name, source)
+
+    _require_known(sections, TrainConfig, "", source)
     try:
-        for name, section in SECTIONS.items():
-            unknown = set(sections.get(name, {})) - {item.name for item in fields(section)}
-            if unknown:
-                message = f"{source}: {name}: unknown {', '.join(sorted(unknown))}"
-                raise ConfigError(message)
         config = msgspec.convert(sections, TrainConfig, strict=True)
     except msgspec.ValidationError as error:
-        message = f"{source}: {error}; correct the value"
-        raise ConfigError(message) from error
-    check_ranges(config, source)
-    return _resolved(config, source)
+        raise ConfigError(_type_message(str(error), where)) from error
+    check_ranges(config, where)
+    config = _resolved(config, frozenset(_names(sections)), where)
+    check_consistency(config, where)
+    return config
 
 
-def _resolved(config: TrainConfig, source: str) -> TrainConfig:
+def _require_known(values: Mapping[str, Any], section: type, prefix: str, source: str) -> None:
+    """Refuse keys that the section, or one inside it, does not have.
+
+    Raises:
+        ConfigError: names the nearest key that there is.
+    """
+    known = {item.name: item.type for item in fields(section)}
+    for name, value in values.items():
+        if name not in known:
+            place = f"{source}: {prefix.rstrip('.')}".rstrip(": ")
+            message = f"{place}: unknown {name}; {did_you_mean(name, known)}"
+            raise ConfigError(message)
+        if is_section(known[name]) and isinstance(value, Mapping):
+            _require_known(value, without_none(known[name]), f"{prefix}{name}.", source)
+
+
+def _names(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted name of everything that was given."""
+    for name, value in values.items():
+        yield f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            yield from _names(value, f"{prefix}{name}.")
+
+
+def _type_message(error: str, where: Callable[[str], str]) -> str:
+    """Say what msgspec says (``Expected … - at `$.optimizer.lr` ``) the way we do."""
+    what, _, path = error.partition(" - at ")
+    name = re.sub(r"\[.*", "", path.strip("`$."))
+    words = choices(FIELDS.get(name, Any))
+    found = re.fullmatch(r"Invalid enum value '(.*)'", what)
+    todo = did_you_mean(found[1], words) if found and words else "correct the value"
+    return f"{where(name)}: {name}: {what[:1].lower()}{what[1:]}; {todo}".replace(": : ", ": ")
+
+
+def _resolved(
+    config: TrainConfig, given: frozenset[str], where: Callable[[str], str]
+) -> TrainConfig:
     """Replace every default that depends on something else by its value."""
     # the loss ``weighted`` has a stress term only where one is asked for
     optional = {"stress": 0.0} if config.loss.loss_cls == "weighted" else {}
-    loss = _with_weights(config.loss, _WEIGHTS | optional, f"{source}: loss")
+    loss = _with_weights(config.loss, _WEIGHTS | optional, "loss", where)
     train = config.train
+    if config.optimizer.algorithm == "schedulefree" and "train.ema_decay" not in given:
+        train = replace(train, ema_decay=None)
     if train.swa_config:
-        train = replace(train, swa_config=_resolved_stage_two(config, train.swa_config, source))
+        stage_two = _resolved_stage_two(config, train.swa_config, given, where)
+        train = replace(train, swa_config=stage_two)
     return replace(config, loss=loss, train=train)
 
 
-def _resolved_stage_two(config: TrainConfig, stage_two: SWAConfig, source: str) -> SWAConfig:
-    first, optimizer = config.loss, config.optimizer
-    loss = stage_two.loss or LossConfig(first.loss_cls, huber_delta=first.huber_delta)
+def _resolved_stage_two(
+    config: TrainConfig, stage_two: SWAConfig, given: frozenset[str], where: Callable[[str], str]
+) -> SWAConfig:
+    first, optimizer, section = config.loss, config.optimizer, "train.swa_config.loss"
+    of_first = {
+        name: getattr(first, name)
+        for name in ("loss_cls", "huber_delta")
+        if f"{section}.{name}" not in given
+    }
+    loss = replace(stage_two.loss or LossConfig(), **of_first)
     optional = {"stress": 0.0} if loss.loss_cls == "weighted" and not first.stress_weight else {}
     start, lr = stage_two.start_interval, stage_two.lr
     return replace(
         stage_two,
         start_interval=max(1, optimizer.max_epochs // 4 * 3) if start is None else start,
         lr=min(1e-3, optimizer.lr) if lr is None else lr,
-        loss=_with_weights(loss, _STAGE_TWO | optional, f"{source}: train.swa_config.loss"),
+        loss=_with_weights(loss, _STAGE_TWO | optional, section, where),
     )
 
 
-def _with_weights(loss: LossConfig, defaults: dict[str, float], place: str) -> LossConfig:
+def _with_weights(
+    loss: LossConfig, defaults: dict[str, float], section: str, where: Callable[[str], str]
+) -> LossConfig:
     """Give every term of a loss its weight.
 
     Raises:
@@ -97,15 +156,17 @@ def _with_weights(loss: LossConfig, defaults: dict[str, float], place: str) -> L
         if given[term]:
             having = ", ".join(name for name, found in LOSS_TERMS.items() if term in found)
             message = (
-                f"{place}: {term}_weight = {given[term]}, but the loss {loss.loss_cls} has no such "
-                f"term; remove it or choose {having}"
+                f"{where(f'{section}.{term}_weight')}: {section}.{term}_weight = {given[term]}, "
+                f"but the loss {loss.loss_cls} has no such term; set it to 0 or choose {having}"
             )
             raise ConfigError(message)
     weights: dict[str, Any] = {
         f"{term}_weight": defaults[term] if given[term] is None else given[term] for term in terms
     }
     if not any(weights.values()):
-        message = f"{place}: all weights are 0, so nothing would be learned; set one"
+        message = (
+            f"{where(section)}: {section}: all weights are 0, so nothing would be learned; set one"
+        )
         raise ConfigError(message)
     return replace(loss, **weights)
 

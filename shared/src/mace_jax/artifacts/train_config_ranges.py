@@ -1,6 +1,6 @@
 """Which numbers a configuration can have."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ _POSITIVE = (
     "loss.huber_delta",
     "optimizer.lr",
     "optimizer.eps",
+    "optimizer.schedule_free_b1",
     "optimizer.max_epochs",
     "optimizer.accumulate",
     "optimizer.scheduler.decay_rate",
@@ -66,8 +67,12 @@ _NOT_NEGATIVE = (
 _BELOW_ONE = ("optimizer.b1", "optimizer.b2", "optimizer.schedule_free_b1", "train.ema_decay")
 
 
-def check_ranges(config: TrainConfig, source: str) -> None:
+def check_ranges(config: TrainConfig, where: Callable[[str], str]) -> None:
     """Check every number of a configuration.
+
+    Args:
+        config: of the run.
+        where: from a dotted name to the place where it was given.
 
     Raises:
         ConfigError: names the first that is impossible.
@@ -81,7 +86,7 @@ def check_ranges(config: TrainConfig, source: str) -> None:
             expected = "0 ≤ value < 1"
         else:
             continue
-        message = f"{source}: {name} = {value}, expected {expected}; correct the value"
+        message = f"{where(name)}: {name} = {value}, expected {expected}; correct the value"
         raise ConfigError(message)
 
 

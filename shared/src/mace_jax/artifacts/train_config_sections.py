@@ -58,8 +58,11 @@ class DatasetsConfig:
         train_plan, valid_plan, test_plan: of plan-batches; made if there is none.
         r_max: cutoff, Å; the same as ``model.r_max``.
         n_edge: edges of a batch, for plans that are made.
-        atomic_numbers: elements of the model; by default those of the data.
-        E0s: ``average``, ``isolated_atom``, ``foundation``, a dict literal or a JSON file.
+        atomic_numbers: elements of the model; by default those of the statistics file or the data.
+        E0s: ``average``, ``isolated_atom``, a dict literal or a JSON file; of a model that training
+            begins with also ``foundation``, its own, or ``estimated``, its own corrected by what
+            its predictions of the training data are wrong by. By default those of the statistics
+            file, or else the model's own, or else those of isolated atoms in the data.
         energy_key, …, head_key: where extxyz has what.
         config_type_weights: weight of the structures of a config type; 1 for those not named.
         shuffle: whether each epoch has an order of its own.
@@ -101,7 +104,8 @@ class ModelSection:
     and shift come from the statistics.
 
     With one of ``start_from`` (a bundle), ``torch_checkpoint`` or ``foundation_model`` (name of a
-    released model, or a path) training begins with that model, and everything above is its own.
+    released model, or a path) training begins with that model, and everything above is its own: a
+    value that is neither the default nor the model's is an error.
 
     Attributes:
         torch_head: its head that is trained; needed if it has several.
@@ -185,8 +189,9 @@ class ScheduleConfig:
             lr·decay_rate^((epoch - begin) / steps), a whole number of times with ``staircase``,
             never below ``end_value``.
         boundaries_and_scales: ``piecewise_constant_schedule``: pairs (epoch, factor from it on).
-        factor, patience, threshold, min_lr: ``reduce_on_plateau``: times ``factor`` when
-            ``patience`` evaluations were no better by ``threshold``, relative to the best loss.
+        factor, patience, threshold, min_lr: ``reduce_on_plateau``: times ``factor`` when more than
+            ``patience`` evaluations in a row were no better by ``threshold``, relative to the best
+            loss.
         warmup_epochs: ``warmup_cosine_decay``: up from 0 in these, then down a half cosine to
             ``end_value`` at the last epoch.
     """

@@ -25,6 +25,7 @@ MADE_BY = {
     "train_config": "mace-jax-train",
     "model_bundle": "mace-jax-train or mace-jax-from-torch",
     "metrics": "mace-jax-train",
+    "checkpoint": "mace-jax-train",
     "predictions": "mace-jax-predict",
     "lammps_model": "mace-create-lammps-model",
 }
@@ -151,6 +152,11 @@ def _predictions_v1_to_v2(metadata: Document) -> Document:
     return _of_version(metadata, 2)
 
 
+def _metrics_v1_to_v2(line: Document) -> Document:
+    """Version 2 has more columns, all of them optional; only the header says which it is."""
+    return _of_version(line, 2) if "schema" in line else line
+
+
 def _batch_plan_v2_to_v3(plan: Document) -> Document:
     """Version 3 has several datasets, shapes and processes, and may skip graphs."""
     kept = {name: item for name, item in plan.items() if name not in ("dataset", "caps")}
@@ -181,6 +187,7 @@ def _of_version(document: Document, version: int) -> Document:
 MIGRATIONS: Mapping[tuple[str, int], Callable[[Document], Document]] = {
     ("batch_plan", 2): _batch_plan_v2_to_v3,
     ("dataset", 1): _dataset_v1_to_v2,
+    ("metrics", 1): _metrics_v1_to_v2,
     ("model_bundle", 1): _model_bundle_v1_to_v2,
     ("predictions", 1): _predictions_v1_to_v2,
     ("statistics", 1): _statistics_v1_to_v2,
@@ -208,17 +215,20 @@ def check_document(document: Any, kind: str, path: Path, *, place: str = "") -> 
         ArtifactError: another kind, a version that can't be read, or invalid content.
     """
     where = f"{path}: {place}" if place else str(path)
-    version = _check_tag(document, kind, where)
+    return _upgraded(document, kind, _check_tag(document, kind, where), where)
+
+
+def check_part(document: Any, kind: str, version: int, path: Path, *, place: str) -> Document:
+    """Validate an untagged part of a file of a version that was checked, and upgrade it."""
+    return _upgraded(document, kind, version, f"{path}: {place}")
+
+
+def _upgraded(document: Any, kind: str, version: int, where: str) -> Document:
     _validate(document, kind, version, where)
     if version < current_version(kind):
         document = MIGRATIONS[kind, version](document)
         _validate(document, kind, current_version(kind), where)
     return document
-
-
-def validate_document(document: Any, kind: str, path: Path, *, place: str) -> None:
-    """Validate an untagged part of a file of ``kind`` at the current version."""
-    _validate(document, kind, current_version(kind), f"{path}: {place}")
 
 
 def parse_json(text: str | bytes) -> Any:

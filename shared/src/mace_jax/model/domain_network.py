@@ -200,9 +200,13 @@ class DomainNetwork:
             energy=nothing,
             forces=jnp.zeros((n_node, 3), dtype),
             stress=jnp.zeros((1, 3, 3), dtype),
+            virials=jnp.zeros((1, 3, 3), dtype),
+            dipole=jnp.zeros((1, 3), dtype),
             energy_weight=nothing,
             forces_weight=nothing,
             stress_weight=nothing,
+            virials_weight=nothing,
+            dipole_weight=nothing,
             inputs={
                 name: jnp.broadcast_to(value, (n_node, value.shape[1]))
                 if name in self._per_atom

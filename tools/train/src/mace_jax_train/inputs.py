@@ -24,7 +24,7 @@ from mace_jax.artifacts.train_config import term_weights
 from mace_jax.artifacts.train_config_sections import DatasetsConfig, TrainConfig
 from mace_jax.batching.plan import plan_batches
 from mace_jax.batching.plan_report import plan_lines
-from mace_jax.errors import ConfigError, DataError
+from mace_jax.errors import ConfigError, DataError, IncompatibleError
 from mace_jax.preparation.sources import Source, require_energies, stream_source
 from mace_jax.structures.isolated_atoms import IsolatedAtoms, is_isolated_atom
 from mace_jax.structures.label_keys import LabelCounts, LabelKeys
@@ -119,13 +119,25 @@ def run_plan(
     files: RunFiles,
     inputs: list[Input],
     track: Track,
+    n_devices: int = 1,
 ) -> BatchPlan:
-    """Read the plan of a split, or make and keep one."""
+    """Read the plan of a split, or make and keep one, for as many batches at a time as devices.
+
+    Raises:
+        ConfigError: there is none, and nothing says how large batches are.
+        IncompatibleError: it is a plan for other data, another cutoff or other processes.
+    """
     text = getattr(config.datasets, f"{split}_plan")
     if text:
         path = Path(text)
         plan = read_batch_plan(path)
         require_plan_fits(plan, path, [dataset], r_max)
+        if n_devices not in (1, plan.processes):
+            message = (
+                f"{path}: made for {plan.processes} processes, but {n_devices} devices train "
+                f"together; plan again with --processes {n_devices}"
+            )
+            raise IncompatibleError(message)
     else:
         if config.datasets.n_edge is None:
             message = (
@@ -134,8 +146,9 @@ def run_plan(
             )
             raise ConfigError(message)
         path = files.path(f".{split}.plan.json")
-        plan = plan_batches(dataset, r_max, config.datasets.n_edge, config.flags.seed, track)
-        provenance = files.provenance([dataset.as_input("dataset")], config.flags.seed)
+        n_edge, seed = config.datasets.n_edge, config.flags.seed
+        plan = plan_batches(dataset, r_max, n_edge, seed, track, n_devices)
+        provenance = files.provenance([dataset.as_input("dataset")], seed)
         write_batch_plan(path, plan, provenance)
     inputs.append(batch_plan_input(f"{split}_plan", path))
     for line in plan_lines(plan):

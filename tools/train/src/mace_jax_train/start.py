@@ -19,6 +19,7 @@ from mace_jax.model.backend import DENSE, Backend
 from mace_jax.model.load import build_model, graph_builder, load_model, model_parameters
 from mace_jax.model.mace import MACE, DipoleMACE
 from mace_jax.tracking import Track
+from mace_jax_train.data_parallel import ONE_DEVICE, Devices
 from mace_jax_train.inputs import open_datasets, run_plan
 from mace_jax_train.run_files import RunFiles
 from mace_jax_train.starting_energies import continued_bundle
@@ -43,6 +44,7 @@ class Run:
         loaders: of each split.
         inputs: what was read.
         resources: the open files and the workers that they read from.
+        devices: that train together.
     """
 
     config: TrainConfig
@@ -51,19 +53,28 @@ class Run:
     loaders: dict[str, PlannedLoader]
     inputs: tuple[Input, ...]
     resources: ExitStack
+    devices: Devices = ONE_DEVICE
+
+    @property
+    def n_steps(self) -> int:
+        """Steps of an epoch."""
+        return len(self.loaders["train"]) // len(self.devices.own)
 
     def close(self) -> None:
         """Close the datasets and end the workers."""
         self.resources.close()
 
 
-def prepare_run(config: TrainConfig, files: RunFiles, track: Track) -> Run:
+def prepare_run(
+    config: TrainConfig, files: RunFiles, track: Track, devices: Devices = ONE_DEVICE
+) -> Run:
     """Read and check everything; make plans, statistics and HDF5 files that are missing.
 
     Args:
         config: of the run.
         files: where to keep what is made.
         track: progress.
+        devices: that train together; each gets batches of its own.
 
     Raises:
         MaceJaxError: something is wrong with a file, or two do not belong together.
@@ -80,8 +91,9 @@ def prepare_run(config: TrainConfig, files: RunFiles, track: Track) -> Run:
         r_max = run_r_max(config, given, network.r_max if starting else None)
         train = survey_splits(config, datasets, starting, given, told, r_max)
         train.sums.isolated_atoms.merge(isolated)
+        planned: list[Input] = []
         plans = {
-            split: run_plan(config, split, dataset, r_max, files, inputs, track)
+            split: run_plan(config, split, dataset, r_max, files, planned, track, devices.n_batch)
             for split, dataset in datasets.items()
         }
         if starting:
@@ -94,8 +106,9 @@ def prepare_run(config: TrainConfig, files: RunFiles, track: Track) -> Run:
             bundle = untrained_bundle(config, network, train, files, inputs)
             model = _fresh_network(bundle, config.flags.seed, backend)
             bundle = replace(bundle, parameters=model_parameters(model))
-        loaders = _loaders(config, bundle, datasets, plans, files, stack)
-        return Run(config, model, bundle, loaders, tuple(inputs), stack.pop_all())
+        loaders = _loaders(config, bundle, datasets, plans, files, devices, stack)
+        read = (*inputs, *planned)  # in this order, whether the run begins or goes on
+        return Run(config, model, bundle, loaders, read, stack.pop_all(), devices)
 
 
 def chosen_backend(flags: FlagsConfig) -> Backend:
@@ -123,12 +136,17 @@ def _loaders(
     datasets: dict[str, Dataset],
     plans: dict[str, BatchPlan],
     files: RunFiles,
+    devices: Devices,
     stack: ExitStack,
 ) -> dict[str, PlannedLoader]:
     """Return the batches of each split; all that is only evaluated has one shape."""
-    builder = graph_builder(bundle)
+    weights = config.datasets.config_type_weights or {}
+    builder = graph_builder(bundle)._replace(config_type_weights=weights)
     evaluated = [plans[split].caps for split in datasets if split != "train"]
     caps = Caps.covering(evaluated) if evaluated else None  # so that it is compiled once
+    max_batches = config.datasets.max_batches
+    if max_batches is not None:
+        max_batches *= len(devices.own)
     return {
         split: stack.enter_context(
             PlannedLoader(
@@ -136,8 +154,11 @@ def _loaders(
                 plans[split],
                 config.flags.dtype,
                 None if split == "train" else caps,
+                process=devices.own if devices.n_batch > 1 else None,
                 n_workers=config.datasets.num_workers,
                 cache_bytes=_CACHE_BYTES,
+                shuffle=config.datasets.shuffle,
+                max_batches=max_batches if split == "train" else None,
             )
         )
         for split, dataset in datasets.items()

@@ -152,5 +152,5 @@ def prediction_errors(
                 raise DataError(message)
             if "energy" in structure.properties:
                 counts = np.bincount(structure.atomic_numbers, minlength=MAX_ATOMIC_NUMBER + 1)
-                rows.add(counts, graph.interaction_energy - energy)
+                rows.add(counts[None], np.array([graph.interaction_energy - energy]))
     return rows

@@ -2,25 +2,24 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
-from mace_jax.architecture import READOUT_IRREPS, predicts_energy
 from mace_jax.artifacts.dataset import Dataset
-from mace_jax.artifacts.model_bundle import EmbeddingSpec, ModelConfig
-from mace_jax.artifacts.train_config import term_weights
-from mace_jax.artifacts.train_config_sections import LossConfig, TrainConfig
+from mace_jax.artifacts.model_bundle import EmbeddingSpec
+from mace_jax.artifacts.train_config_sections import TrainConfig
 from mace_jax.batching.graph import DEFAULT_INPUTS, model_input
 from mace_jax.elements import sorted_elements, species_index
-from mace_jax.errors import ConfigError, DataError
+from mace_jax.errors import DataError
 from mace_jax.structures.neighbor_list import count_neighbors, neighbor_pairs
 from mace_jax.structures.statistics import Statistics
-from mace_jax.structures.structure import PROPERTY_SHAPES, Structure
+from mace_jax.structures.structure import Structure
 from mace_jax.structures.training_sums import TrainingSums
 from mace_jax_train.starting_model import StartingModel
+from mace_jax_train.usable_labels import UsableLabels
 
 log = logging.getLogger(__name__)
 
@@ -64,15 +63,20 @@ def survey_splits(
 
     Raises:
         ArtifactError, DataError: a structure is damaged or does not fit the model, or the training
-            data are of several heads.
+            data are of several heads or lack what the loss needs.
+        ConfigError: a config type that is given a weight occurs nowhere in them.
     """
     elements = config.datasets.atomic_numbers or (given.atomic_numbers if given else ())
     known = sorted_elements(elements)
     sums: list[TrainingSums] = []
     for split, dataset in datasets.items():
         require = partial(_require_elements, starting, known)
+        labels = UsableLabels(config.datasets.config_type_weights or {})
         edges = split == "train" and given is None
-        sums.append(_survey(split, dataset, require, told, r_max, count_edges=edges))
+        sums.append(_survey(split, dataset, require, told, labels, r_max, count_edges=edges))
+        log.info("%s: %s", split, labels.summary())
+        if split == "train":
+            labels.require(config, str(dataset.path))
         if not known and not starting:
             known = _elements_of(sums)
     train = TrainingData(datasets["train"], sums[0], known or _elements_of(sums), given)
@@ -94,13 +98,13 @@ def _survey(
     dataset: Dataset,
     require: Callable[[Structure], None],
     told: Sequence[EmbeddingSpec],
+    labels: UsableLabels,
     r_max: float,
     *,
     count_edges: bool,
 ) -> TrainingSums:
     """Read every structure of a split and sum up what they hold."""
     sums = TrainingSums(r_max)
-    labels: Counter[str] = Counter()
     assumed: Counter[EmbeddingSpec] = Counter()
     for structure in dataset:
         require(structure)
@@ -111,10 +115,8 @@ def _survey(
         if count_edges:
             n_neighbors = count_neighbors(neighbor_pairs(structure, r_max), len(structure))
         sums.add(structure, n_neighbors)
-        labels.update(structure.properties.keys())
+        labels.add(structure)
     n = len(dataset)
-    found = ", ".join(f"{name} {labels[name]}/{n}" for name in PROPERTY_SHAPES if labels[name])
-    log.info("%s: %s", split, found or f"no labels in {n} structures")
     for spec in +assumed:
         text = "%s: %s: given by %d of %d structures; %g is assumed for the others"
         log.warning(text, split, spec.source, n - assumed[spec], n, DEFAULT_INPUTS[spec.name])
