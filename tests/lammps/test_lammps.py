@@ -82,9 +82,7 @@ def test_elements_are_found_by_symbol(lammps, model, structure_of, expected):
     assert_same(outcome.found, expected("vectors", "crystal"))
 
 
-@pytest.mark.parametrize(
-    ("flavor", "n_processes"), [("plain", 1), ("exchange", 1), ("exchange", 2)]
-)
+@pytest.mark.parametrize(("flavor", "n_processes"), WAYS)
 def test_dynamics(lammps, model, structure_of, flavor, n_processes):
     """Energy is conserved as in ASE, nothing is compiled for every step, the end is as ASE's."""
     exported = model("vectors")
