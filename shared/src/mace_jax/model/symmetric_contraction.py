@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -23,6 +24,7 @@ from mace_jax.model.constant import constant
 from mace_jax.model.initial_weights import normal
 from mace_jax.model.irreps import Features
 from mace_jax.model.matrix_products import products_in_rows
+from mace_jax.model.polynomials import Polynomial, Term, polynomials
 from mace_jax.model.sums_of_products import Terms, sums_of_products
 
 
@@ -103,6 +105,8 @@ class SymmetricContraction(nnx.Module):
             return contract(
                 x, species, weights, self.irreps, self.targets, reduced=self.use_reduced_cg
             )
+        if self.backend.frozen:
+            return self._frozen(x, weights, species)
         one_hot = (species[:, None] == jnp.arange(self.n_elements)).astype(x.dtype)
         of_node = {
             order: jnp.einsum("ne,erc->rnc", one_hot, array) for order, array in weights.items()
@@ -130,6 +134,28 @@ class SymmetricContraction(nnx.Module):
             coupled = coupled.reshape(-1, n_node, channels)
             result[target][m] += (weights[target, degree] * coupled).sum(axis=0)
         return {target: jnp.stack(components, axis=1) for target, components in result.items()}
+
+    def _frozen(
+        self, x: Array, weights: Mapping[tuple[Irrep, int], Array], species: Array
+    ) -> Features:
+        """Contract with one coefficient for each monomial, ``[n_elements, n_basis, channels]``."""
+        terms: dict[Irrep, list[list[Term]]] = {
+            target: [[] for _ in range(target.dim)] for target in self.targets
+        }
+        coefficients = [jnp.zeros((0, self.n_elements, x.shape[2]), x.dtype)]
+        n_terms = 0
+        for (target, degree), of_element in weights.items():
+            every = _couplings(self.irreps, target, degree, self.use_reduced_cg)
+            for m, coupling in enumerate(every):
+                change = jnp.asarray(coupling.coefficients, x.dtype)
+                coefficients.append(jnp.einsum("erc,rm->mec", of_element, change))
+                for rows in coupling.monomials.factors[:, ::-1].tolist():
+                    terms[target][m].append(Term(tuple(rows), n_terms))
+                    n_terms += 1
+        sums = tuple(Polynomial(of_component) for each in terms.values() for of_component in each)
+        every = polynomials(sums, (x,), jax.lax.stop_gradient(jnp.concatenate(coefficients)), species)
+        ends = np.cumsum([target.dim for target in self.targets])[:-1]
+        return dict(zip(self.targets, jnp.split(every, ends, axis=1), strict=True))
 
     def _weights(self, target: Irrep, degree: int) -> Array:
         """Return the weights of the independent couplings, ``[n_elements, n_basis, channels]``."""
