@@ -39,7 +39,7 @@ class Polynomial:
         self.terms = sorted(terms)
 
     def derivative(self, row: int, cotangent: int) -> Iterator[Term]:
-        """Yield the terms of the derivative by ``row``, times the row ``cotangent``, the highest."""
+        """Yield the terms of the derivative by ``row``, times ``cotangent``, the highest row."""
         for rows, coefficient, factor in self.terms:
             count = rows.count(row)
             if count:
@@ -123,9 +123,7 @@ def _backward(
     operands, coefficients, species = arrays
     lengths = [x.shape[1] for x in operands]
     n_rows = sum(lengths)
-    gradient = polynomials(
-        _gradient(sums, n_rows), (*operands, cotangent), coefficients, species
-    )
+    gradient = polynomials(_gradient(sums, n_rows), (*operands, cotangent), coefficients, species)
     return tuple(jnp.split(gradient, list(accumulate(lengths))[:-1], axis=1)), None, None
 
 

@@ -26,28 +26,29 @@ class Split(NamedTuple):
 
 
 def split_computation(function: Callable[[Any, Any], Any], staying: Any, moving: Any) -> Split:
-    """Split ``function(staying, moving)``; the shapes of these arguments are the only ones it takes.
+    """Split ``function(staying, moving)`` for arguments of the shapes of these.
 
-    What only repeats an array stays with what reads it: XLA does both at once.
+    Copies of an array along new axes are left to whatever reads them: XLA does both at once.
     """
     closed, result = jax.make_jaxpr(function, return_shape=True)(staying, moving)
     jaxpr, structure = closed.jaxpr, jax.tree.structure(result)
     n_staying = len(jax.tree.leaves(staying))
     stayed, moved = jaxpr.invars[:n_staying], jaxpr.invars[n_staying:]
     from_stayed, from_moved = (_reached(jaxpr.eqns, inputs) for inputs in (stayed, moved))
+    first: list[JaxprEqn] = []
     last: list[JaxprEqn] = []
     needed = _variables(jaxpr.outvars)
     for equation in reversed(jaxpr.eqns):
-        has_moved = not from_moved.isdisjoint(equation.outvars)
-        has_stayed = not from_stayed.isdisjoint(equation.outvars)
-        if not needed.isdisjoint(equation.outvars) and (
-            has_moved or not has_stayed or equation.primitive is broadcast_in_dim_p
-        ):
+        results = set(equation.outvars)
+        if not results & from_moved:
+            first.insert(0, equation)
+        copies = not results & from_stayed or equation.primitive is broadcast_in_dim_p
+        if results & needed and (results & from_moved or copies):
             last.insert(0, equation)
-            needed = needed.difference(equation.outvars) | _variables(equation.invars)
-    first = [equation for equation in jaxpr.eqns if from_moved.isdisjoint(equation.outvars)]
+            needed |= _variables(equation.invars)
     found = [*stayed, *(variable for equation in first for variable in equation.outvars)]
-    kept = [variable for variable in found if variable in needed]
+    made = {variable for equation in last for variable in equation.outvars}
+    kept = [variable for variable in found if variable in needed - made]
     prepare = _function(closed, stayed, first, kept)
     finish = _function(closed, [*kept, *moved], last, jaxpr.outvars)
     return Split(
@@ -59,6 +60,7 @@ def split_computation(function: Callable[[Any, Any], Any], staying: Any, moving:
 def _function(
     closed: ClosedJaxpr, inputs: list[Var], equations: list[JaxprEqn], outputs: list[Any]
 ) -> Callable[..., list[Array]]:
+    """Return some equations of a traced function as a function of their own."""
     jaxpr = Jaxpr(closed.jaxpr.constvars, inputs, outputs, equations)
     return jaxpr_as_fun(ClosedJaxpr(jaxpr, closed.consts))
 
@@ -71,6 +73,6 @@ def _reached(equations: Iterable[JaxprEqn], inputs: Iterable[Var]) -> set[Var]:
     """Return the variables that depend on ``inputs``."""
     reached = set(inputs)
     for equation in equations:
-        if not reached.isdisjoint(_variables(equation.invars)):
+        if reached & _variables(equation.invars):
             reached.update(equation.outvars)
     return reached
