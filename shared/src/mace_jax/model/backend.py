@@ -34,7 +34,7 @@ def require_backend(backend: Backend) -> str:
     Raises:
         ConfigError: a package is missing.
     """
-    if backend == DENSE:
+    if not (backend.convolution or backend.products):
         return "dense"
     from mace_jax.model.cueq.kernels import require_cueq
 

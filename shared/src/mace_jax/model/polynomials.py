@@ -6,7 +6,7 @@ coefficients are constants: what depends on them, and not on features, has no de
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache, partial
+from functools import cache, partial, reduce
 from itertools import accumulate, groupby
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from mace_jax.model.fusion_boundary import computed_apart
+from mace_jax.model.gathers import rows_of
 
 
 class Term(NamedTuple):
@@ -87,10 +88,10 @@ def _evaluated(polynomial: Polynomial, arrays: tuple[tuple[Array, ...], Array, A
         for row, group in groupby(terms, lambda term: term.rows[depth : depth + 1]):
             same = list(group)
             if row:
-                parts.append(feature(row[0]) * nested(same, depth + 1))
+                parts.append(jax.lax.mul(feature(row[0]), nested(same, depth + 1)))
             else:
                 parts += [_of_nodes(coefficients, term, species) for term in same]
-        return sum(parts[1:], start=parts[0])
+        return reduce(jax.lax.add, parts)
 
     return nested(polynomial.terms, 0)
 
@@ -98,13 +99,7 @@ def _evaluated(polynomial: Polynomial, arrays: tuple[tuple[Array, ...], Array, A
 def _of_nodes(coefficients: Array, term: Term, species: Array) -> Array:
     """Return the coefficient of each node times the term's factor, ``[n_node, channels]``."""
     of_element = jax.lax.index_in_dim(coefficients, term.coefficient, keepdims=False)
-    of_node = jax.lax.gather(
-        of_element,
-        species[:, None],
-        jax.lax.GatherDimensionNumbers((1,), (0,), (0,)),
-        (1, of_element.shape[1]),
-        mode=jax.lax.GatherScatterMode.PROMISE_IN_BOUNDS,
-    )
+    of_node = rows_of(of_element, species)
     return of_node if term.factor == 1 else term.factor * of_node
 
 

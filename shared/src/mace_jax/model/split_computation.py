@@ -31,7 +31,8 @@ def split_computation(function: Callable[[Any, Any], Any], staying: Any, moving:
     Copies of an array along new axes are left to whatever reads them: XLA does both at once.
     """
     closed, result = jax.make_jaxpr(function, return_shape=True)(staying, moving)
-    jaxpr, structure = closed.jaxpr, jax.tree.structure(result)
+    jaxpr = closed.jaxpr
+    structure: Any = jax.tree.structure(result)
     n_staying = len(jax.tree.leaves(staying))
     stayed, moved = jaxpr.invars[:n_staying], jaxpr.invars[n_staying:]
     from_stayed, from_moved = (_reached(jaxpr.eqns, inputs) for inputs in (stayed, moved))
