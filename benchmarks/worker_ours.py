@@ -19,7 +19,13 @@ from protocol import serve
 from mace_jax.artifacts.batch_plan import BatchPlan, PlannedDataset
 from mace_jax.artifacts.batches import Batches
 from mace_jax.artifacts.model_bundle import read_model_bundle
-from mace_jax.artifacts.train_config import LossConfig, OptimizerConfig
+from mace_jax.artifacts.train_config_sections import (
+    DatasetsConfig,
+    LossConfig,
+    OptimizerConfig,
+    TrainConfig,
+    TrainSection,
+)
 from mace_jax.batching.graph_batch import GraphBatch
 from mace_jax.batching.graph_sizes import GraphSizes
 from mace_jax.batching.loader import PlannedLoader
@@ -30,8 +36,7 @@ from mace_jax.model.computing import computing
 from mace_jax.model.energy_forces import energy_and_forces
 from mace_jax.model.load import graph_builder, load_model, split_trainable
 from mace_jax.structures.structure import Structure
-from mace_jax_train.optimizer import make_optimizer
-from mace_jax_train.step import StepReport, initial_state, make_train_step
+from mace_jax_train.method import StepReport, make_method
 
 _context = ExitStack()
 
@@ -111,12 +116,15 @@ class Train(_Batches):
     def __init__(self, **settings: Any) -> None:
         """Set loss and optimizer up."""
         super().__init__(**settings)
-        optimizer = make_optimizer(
-            OptimizerConfig(algorithm="amsgrad", lr=systems.LEARNING_RATE), systems.MAX_GRAD_NORM
+        config = TrainConfig(
+            DatasetsConfig("benchmark"),
+            loss=LossConfig("weighted", systems.ENERGY_WEIGHT, systems.FORCES_WEIGHT, 0.0),
+            optimizer=OptimizerConfig("amsgrad", systems.LEARNING_RATE),
+            train=TrainSection(ema_decay=None, max_grad_norm=systems.MAX_GRAD_NORM),
         )
-        loss = LossConfig(systems.ENERGY_WEIGHT, systems.FORCES_WEIGHT)
-        self.train_step = make_train_step(self.network, optimizer, loss, ema_decay=None)
-        self.state = initial_state(self.parameters, optimizer)
+        method = make_method(config, self.network, len(self.loader))
+        self.train_step = method.stages[0].train_step
+        self.state = method.initial_state(self.parameters)
 
     def first(self) -> dict[str, Any]:
         """Compile and take the first step."""
@@ -143,7 +151,7 @@ class Train(_Batches):
 
 
 def _loss(report: StepReport) -> float:
-    errors, _ = jax.device_get(report)
+    errors = jax.device_get(report.errors)
     return float(errors.loss / errors.n_graph)
 
 

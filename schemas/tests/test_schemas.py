@@ -14,10 +14,13 @@ RELEASED = {
     ("batch_plan", 1): "bc4cad3585b0e7dc9b8785c45d600f158ef5c88ed45a0e1c046cf599e0cad33b",
     ("batch_plan", 2): "27ecf77d727eb2e30a1ab7e7fb928507c99ba0379422eea08248f7fdf08257b0",
     ("batch_plan", 3): "b0374d9fac8b902892cbc49cdca7f0b54736b2324a34034f75eae6afd71d64e9",
+    ("checkpoint", 1): "cc941eab1f4025257557b0e8bd56bc97638cae63763266c412fb931aac176268",
     ("dataset", 1): "8615be8b71fbe08ec007ade1b2e11ff43a603d5c920589e0cda770d25425683d",
     ("dataset", 2): "16b200838d0d6fa1d746b876a015b79962686b7ddd2c89752bc1425992fe0f69",
     ("index", 1): "f21c122b875896d0691eb45b5bd6bcf12fe446ca482efbe30afd833d338b5ae8",
+    ("lammps_model", 1): "c2c0da5903ae97cafbae483a41f294cfd2438664ec5d1e22827075d58df12c0c",
     ("metrics", 1): "183235ae81840eb9c20280df187bc2ff2cbfa8b9e74efad3c62f35c1ea546a89",
+    ("metrics", 2): "7c6b17d0bbe7d209491648a8188ec3b4871a9d7e797ca6c106f5dc1b4fd81674",
     ("model_bundle", 1): "cb7a671e76390d6b29418d873b61e8dc3d7508a25c9bfeea42e9b9a1508f5b6c",
     ("model_bundle", 2): "789f83f1f7667194750e9cb8fc8a9b1b3b196bf1a56de418451d89e9691e3099",
     ("predictions", 1): "b1618a111f226d5c05a3afa84d95ca87ef754adc7fe943c01e93b5293540b896",
@@ -28,6 +31,7 @@ RELEASED = {
     ("train_config", 1): "022ca506323e405dc2b87b791bb1f4b7c2b463dd0d4e088bb0f6799b84fd3532",
     ("train_config", 2): "540de7a54c3bc910490caa6a446b0e04733b0a78fc321b59814668a11ca75f0a",
     ("train_config", 3): "c292f70e5b3e66e182fdb25e1f108910869b92c1f33f48286a9f647d8d41b688",
+    ("train_config", 4): "6fa3d956448d8685ef0b808af4dcc49c14c21b184702722a5ce22f96bd2ce173",
     ("training_sums", 1): "d69bd122173b6d1d2fcdb0344515846d14952cebba1ca232bf020f67ca24b020",
 }
 ALL = [(kind, version) for kind in kinds() for version in range(1, current_version(kind) + 1)]

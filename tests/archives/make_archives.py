@@ -19,9 +19,10 @@ from mace_jax.artifacts.batch_plan import (
     write_batch_plan,
 )
 from mace_jax.artifacts.batches import Batches
+from mace_jax.artifacts.checkpoint import Checkpoint, write_checkpoint
 from mace_jax.artifacts.dataset import DatasetWriter, write_dataset_file
 from mace_jax.artifacts.index import IndexRow, IndexWriter, index_row
-from mace_jax.artifacts.metrics import MetricsLog
+from mace_jax.artifacts.metrics import MetricsLog, metrics_line
 from mace_jax.artifacts.model_bundle import (
     EmbeddingSpec,
     ModelBundle,
@@ -30,22 +31,26 @@ from mace_jax.artifacts.model_bundle import (
 )
 from mace_jax.artifacts.predictions import Predictions, write_predictions
 from mace_jax.artifacts.statistics import write_statistics
-from mace_jax.artifacts.train_config import (
+from mace_jax.artifacts.train_config import write_train_config
+from mace_jax.artifacts.train_config_sections import (
     DatasetsConfig,
     FlagsConfig,
     LogsConfig,
     LossConfig,
     ModelSection,
     OptimizerConfig,
+    ScheduleConfig,
+    SWAConfig,
     TrainConfig,
     TrainSection,
-    write_train_config,
+    WandbConfig,
 )
 from mace_jax.artifacts.training_sums import write_training_sums
 from mace_jax.structures.neighbor_list import PairList
 from mace_jax.structures.statistics import HeadStatistics, Statistics
 from mace_jax.structures.structure import PROPERTY_SHAPES, Structure
 from mace_jax.structures.training_sums import TrainingSums
+from mace_jax_export_lammps.lammps_model import LammpsModel, write_lammps_model
 from mace_jax_schemas import current_version
 
 HERE = Path(__file__).parent
@@ -205,7 +210,7 @@ PLAN_2 = BatchPlan(
 )
 
 # What the file of version 2 holds; read, it says that plain jax computes.
-TRAIN_CONFIG_2 = TrainConfig(
+TRAIN_CONFIG_3 = TrainConfig(
     DatasetsConfig(
         "train",
         "valid",
@@ -218,7 +223,7 @@ TRAIN_CONFIG_2 = TrainConfig(
         E0s="{1: -13.625}",
         energy_key="dft_energy",
     ),
-    FlagsConfig(3, "float64", "cpu", debug=True),
+    FlagsConfig(3, "float64", "cpu", "cueq", False, False, debug=True),
     LogsConfig("run", "out", True),
     ModelSection(
         5.0,
@@ -235,15 +240,40 @@ TRAIN_CONFIG_2 = TrainConfig(
         edge_irreps="4x0e + 4x1o",
         use_agnostic_product=True,
     ),
-    LossConfig(1.0, 10.0, 0.5),
+    LossConfig(energy_weight=1.0, forces_weight=10.0, stress_weight=0.5),
     OptimizerConfig("adam", 0.125, max_epochs=7),
-    TrainSection(None, 2.5, 2, 20),
+    TrainSection(None, 2.5, 2, patience=20),
 )
 TRAIN_CONFIG = replace(
-    TRAIN_CONFIG_2,
-    flags=replace(
-        TRAIN_CONFIG_2.flags, backend="cueq", cueq_conv_fusion=False, cueq_optimize_all=False
+    TRAIN_CONFIG_3,
+    flags=replace(TRAIN_CONFIG_3.flags, distributed=True, process_count=2, process_index=1),
+    logs=replace(TRAIN_CONFIG_3.logs, level="DEBUG"),
+    datasets=replace(
+        TRAIN_CONFIG_3.datasets,
+        virials_key="dft_virials",
+        config_type_weights={"surface": 2.5},
+        shuffle=False,
+        num_workers=2,
     ),
+    model=replace(TRAIN_CONFIG_3.model, foundation_model="small", torch_head="Surface"),
+    loss=LossConfig("huber", 1.0, 10.0, 0.5, huber_delta=0.125),
+    optimizer=replace(
+        TRAIN_CONFIG_3.optimizer,
+        accumulate=2,
+        scheduler=ScheduleConfig(
+            "piecewise_constant_schedule", boundaries_and_scales=((2.0, 0.5), (4.0, 0.25))
+        ),
+    ),
+    train=replace(
+        TRAIN_CONFIG_3.train,
+        log_errors="TotalMAE",
+        swa_config=SWAConfig(
+            5, 1e-3, loss=LossConfig("universal", 1000.0, 100.0, 10.0, huber_delta=0.125)
+        ),
+        checkpoint_every=3,
+        resume_from="run.checkpoint",
+    ),
+    wandb_run=WandbConfig(True, "mace", tags=("a", "b"), mode="offline"),
 )
 
 # What the files of version 1 hold; read, they say what version 1 took for granted.
@@ -338,7 +368,8 @@ _ERRORS = {
     for norm in ("mae", "rmse")
     for what in ("e", "e_per_atom", "f", "stress")
 }
-METRICS = [
+# What the file of version 1 holds.
+METRICS_1 = [
     {
         "mode": mode,
         "head": "Default",
@@ -352,6 +383,53 @@ METRICS = [
     for epoch in (0, 1)
     for mode in ("train", "valid")
 ]
+METRICS = [
+    {
+        **row,
+        **(
+            {"rmse_virials_per_atom": 0.25, "mae_mu": 0.25, "lr": None}
+            if row["mode"] == "valid"
+            else {"gradient_norm": 2.5, "edge_padding": 0.125}
+        ),
+        "n_updates": 7,
+        "graphs_per_second": 62.5,
+        "n_skipped": 1,
+        "n_compilations": 2,
+    }
+    for row in METRICS_1
+]
+
+CHECKPOINT = Checkpoint(
+    identity={
+        "config": {"optimizer": {"lr": 0.125, "scheduler": {"name": "constant"}}},
+        "network": {"dtype": "float32", "heads": ["Default"]},
+        "data": {"train": {"datasets": [DIGEST], "plan": DIGEST[::-1]}},
+    },
+    plan_digest=DIGEST[::-1],
+    epoch=2,
+    batch=1,
+    best_row=METRICS[1],
+    waited=1,
+    totals={
+        "n_steps": 1,
+        "gradient_norm": 2.5,
+        "n_graph": 2,
+        "pairs": 12,
+        "pair_slots": 16,
+        "seconds": 0.5,
+    },
+    lr=0.125,
+    n_skipped=1,
+    rows=[metrics_line(row) for row in METRICS],
+    state={
+        "parameters/w": _ramp(2, 3).astype(np.float32),
+        "optimizer/count": np.array(3, np.int32),
+        "key": np.array([1, 2], np.uint32),
+        "finite": np.array(True),
+    },
+    best={"w": _ramp(2, 3)},
+    errors=[np.array(float(place)) for place in range(11)],
+)
 
 PREDICTIONS = Predictions(
     PREDICTIONS_1.n_node,
@@ -429,6 +507,25 @@ def _write_network(path: Path) -> None:
         write_model_bundle(path, network_bundle(), PROVENANCE)
 
 
+SELF_TEST = {
+    "atomic_numbers": [1, 8],
+    "positions": [[0.0, 0.0, 0.0], [0.5, 0.25, 1.0]],
+    "energy": -2.5,
+    "forces": [[0.5, 0.25, 1.0], [-0.5, -0.25, -1.0]],
+    "tolerance": 1e-9,
+}
+
+
+def lammps_model() -> LammpsModel:
+    """Return a network without parameters; reading it does not build it."""
+    bundle = replace(BUNDLE, heads=BUNDLE.heads[:1])
+    return LammpsModel(bundle, {"total_charge": -1.0}, SELF_TEST, "model.msgpack")
+
+
+def _write_lammps_model(path: Path) -> None:
+    write_lammps_model(path, lammps_model(), PROVENANCE)
+
+
 def _write_large_plan(path: Path) -> None:
     write_batch_plan(path, PLAN, PROVENANCE, most_in_json=0)
 
@@ -473,7 +570,12 @@ WRITERS = {
     "model.msgpack": ("model_bundle", lambda path: write_model_bundle(path, BUNDLE, PROVENANCE)),
     "network.msgpack": ("model_bundle", _write_network),
     "network.npz": ("predictions", _write_network_predictions),
+    "model.pkl": ("lammps_model", _write_lammps_model),
     "run.metrics": ("metrics", _write_metrics),
+    "run.checkpoint": (
+        "checkpoint",
+        lambda path: write_checkpoint(path, CHECKPOINT, PROVENANCE),
+    ),
     "predictions.npz": ("predictions", _write_predictions),
     "predictions.extxyz": ("predictions", _write_predictions),
     "predictions.parquet": ("predictions", _write_predictions),

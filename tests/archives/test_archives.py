@@ -3,6 +3,8 @@
 import dataclasses
 import importlib.util
 import json
+import pickle
+import pickletools
 from pathlib import Path
 
 import h5py
@@ -13,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mace_jax.artifacts.batch_plan import read_batch_plan
+from mace_jax.artifacts.checkpoint import read_checkpoint
 from mace_jax.artifacts.dataset import Dataset
 from mace_jax.artifacts.index import read_index
 from mace_jax.artifacts.metrics import read_metrics
@@ -25,6 +28,7 @@ from mace_jax.artifacts.versioned import MADE_BY
 from mace_jax.errors import ArtifactError
 from mace_jax.model.predict import predict
 from mace_jax.structures.read_structures import read_structures
+from mace_jax_export_lammps.lammps_model import unpack_lammps_model
 from mace_jax_schemas import current_version
 
 HERE = Path(__file__).parent
@@ -55,6 +59,10 @@ def assert_same(found, expected):
         assert found.keys() == expected.keys()
         for name, value in expected.items():
             assert_same(found[name], value)
+    elif isinstance(expected, list):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            assert_same(one, other)
     elif isinstance(expected, np.ndarray):
         np.testing.assert_array_equal(found, expected)
         assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
@@ -106,14 +114,15 @@ def test_index(path):
         *((path, read_batch_plan, made.PLAN_2) for path in stored("batch_plan/v2/*.json")),
         *(
             (path, read_train_config, made.TRAIN_CONFIG)
-            for path in stored("train_config/v3/*.json")
+            for path in stored("train_config/v4/*.json")
         ),
         *(
-            (path, read_train_config, made.TRAIN_CONFIG_2)
-            for path in stored("train_config/v2/*.json")
+            (path, read_train_config, made.TRAIN_CONFIG_3)
+            for path in stored("train_config/v3/*.json")
         ),
         *((path, read_model_bundle, made.BUNDLE) for path in stored("model_bundle/v2/model.*")),
         *((path, read_model_bundle, made.BUNDLE_1) for path in stored("model_bundle/v1/model.*")),
+        *((path, read_checkpoint, made.CHECKPOINT) for path in stored("checkpoint/v1/*")),
     ],
     ids=label,
 )
@@ -129,13 +138,13 @@ def test_training_sums(path):
 @pytest.mark.parametrize(
     ("path", "read"),
     [
-        *((path, read_train_config) for path in stored("train_config/v1/*.json")),
+        *((path, read_train_config) for path in stored("train_config/v[12]/*.json")),
         *((path, read_batch_plan) for path in stored("batch_plan/v1/*.json")),
     ],
     ids=label,
 )
 def test_files_two_versions_old_are_refused(path, read):
-    with pytest.raises(ArtifactError, match="version 1, expected 3; create it with mace-jax-"):
+    with pytest.raises(ArtifactError, match=r"version [12], expected [34]; create it"):
         read(path)
 
 
@@ -143,7 +152,7 @@ def test_files_two_versions_old_are_refused(path, read):
 def test_metrics(path):
     header, rows = read_metrics(path)
     assert (header["status"], header["provenance"]) == ("finished", made.PROVENANCE)
-    assert rows == made.METRICS
+    assert rows == (made.METRICS_1 if path.parent.name == "v1" else made.METRICS)
 
 
 def expected_predictions(path):
@@ -177,6 +186,21 @@ def test_predictions_parquet(path):
     for name, array in expected.quantities.items():
         rows = [np.ravel(row) for row in table[name].to_pylist()]
         np.testing.assert_array_equal(np.concatenate(rows), array.ravel())
+
+
+def document_in_pickle(path):
+    """Return the one argument of the one call."""
+    values = [value for _, value, _ in pickletools.genops(path.read_bytes())]
+    (document,) = (value for value in values if isinstance(value, bytes))
+    return document
+
+
+@pytest.mark.parametrize("path", stored("lammps_model/*/*.pkl"), ids=label)
+def test_lammps_model(path):
+    assert_same(unpack_lammps_model(document_in_pickle(path)), made.lammps_model())
+    with path.open("rb") as file:
+        potential = pickle.load(file)  # as LAMMPS does
+    assert potential.element_types == made.lammps_model().elements
 
 
 @pytest.mark.parametrize("path", stored("model_bundle/*/network.msgpack"), ids=label)
@@ -240,12 +264,27 @@ def hdf5_form(path):
     return form
 
 
+def pickle_form(path):
+    document = msgpack.unpackb(document_in_pickle(path))
+    header = document["header"]
+    return {
+        "operations": [code.name for code, _, _ in pickletools.genops(path.read_bytes())],
+        "order": list(document),
+        "header": {**json_form(header), "schema": header["schema"]},
+        "bundle": msgpack_content_form(document["bundle"]),
+    }
+
+
 def msgpack_form(path):
-    document = msgpack.unpackb(path.read_bytes())
+    return msgpack_content_form(path.read_bytes())
+
+
+def msgpack_content_form(content):
+    document = msgpack.unpackb(content)
     header = document["header"]
     return {
         "order": list(document),
-        "header": {**json_form(header), "schema": header["schema"], "units": header["units"]},
+        "header": {**json_form(header), "schema": header["schema"], "units": header.get("units")},
         "arrays": document["arrays"],
     }
 
@@ -278,6 +317,8 @@ FORMS = {
     ".metrics": json_content,
     ".h5": hdf5_form,
     ".msgpack": msgpack_form,
+    ".checkpoint": msgpack_form,
+    ".pkl": pickle_form,
     ".npz": npz_form,
     ".parquet": parquet_form,
     ".extxyz": extxyz_form,
@@ -314,10 +355,12 @@ def test_the_forms_see_a_change(tmp_path, name):
         table = table.set_column(0, "energy", table["energy"].cast("float"))
         metadata = {"mace_jax": pq.read_metadata(archive).metadata[b"mace_jax"]}
         pq.write_table(table.replace_schema_metadata(metadata), changed)
-    elif suffix == ".msgpack":
+    elif suffix in (".msgpack", ".checkpoint"):
         document = msgpack.unpackb(archive.read_bytes())
         document["header"]["extra"] = 1
         changed.write_bytes(msgpack.packb(document))
+    elif suffix == ".pkl":
+        changed.write_bytes(archive.read_bytes().replace(b"self_test", b"self-test"))
     elif suffix == ".extxyz":
         changed.write_text(archive.read_text().replace("node_energy", "atom_energy"))
     else:

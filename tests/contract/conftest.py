@@ -22,6 +22,7 @@ COMMAND_LINES = {
     "mace-jax-predict": "mace_jax_predict.cli",
     "mace-jax-from-torch": "mace_jax_convert.cli",
     "mace-jax-to-torch": "mace_jax_convert.cli_to_torch",
+    "mace-create-lammps-model": "mace_jax_export_lammps.cli",
     "mace-jax-train-plot": "mace_jax_plot.cli",
 }
 FRAMES = {"train": 12, "valid": 5, "test": 4}

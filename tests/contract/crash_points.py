@@ -82,7 +82,8 @@ PRELOAD = {
     "mace_jax_plan_batches": [*LIGHT, "mace_jax.batching.plan"],
     "mace_jax_predict": [*LIGHT, "mace_jax.model.predict", "mace_jax.artifacts.predictions"],
     "mace_jax_train": [*LIGHT, "mace_jax_train.loop", "mace_jax_train.gin_config"],
-    "mace_jax_convert": ["mace_jax_convert.from_torch"],
+    "mace_jax_convert": ["mace_jax.torch_models.from_torch"],
+    "mace_jax_export_lammps": ["mace_jax_export_lammps.export", "mace_jax_export_lammps.potential"],
     "mace_jax_plot": ["mace_jax_plot.curves"],
 }
 

@@ -7,6 +7,7 @@ spread over the time in which a real process writes.
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from mace_jax.artifacts.batch_plan import read_batch_plan
+from mace_jax.artifacts.checkpoint import read_checkpoint
 from mace_jax.artifacts.dataset import Dataset
 from mace_jax.artifacts.metrics import read_metrics
 from mace_jax.artifacts.model_bundle import read_model_bundle
@@ -173,6 +175,19 @@ def test_from_torch_killed_at_every_change(killed, chain, tmp_path):
     assert set(found) == {False, True}
 
 
+def test_lammps_export_killed_at_every_change(killed, chain, tmp_path):
+    folder = tmp_path / "template"
+    folder.mkdir()
+    shutil.copy(chain / "model.msgpack", folder)
+    arguments = ["model.msgpack", "--no-self-test", "-o", "o"]
+    found = []
+    for case in killed("mace_jax_export_lammps", folder, arguments):
+        found.append((case / "o").exists())
+        if found[-1]:
+            assert (case / "o").read_bytes().endswith(b"R\x94.")  # of the pickled call
+    assert set(found) == {False, True}
+
+
 def kill_group(process: subprocess.Popen[bytes]) -> None:
     """Kill the process alone, as the kernel would; then whatever it had started."""
     process.kill()
@@ -283,14 +298,18 @@ def test_predict_killed_while_it_writes(killed, chain, tmp_path):
     assert set(states) == {"old", "new"}
 
 
-def test_interrupted_train_says_so_and_leaves_whole_files(environment, chain, tmp_path, tiny):
-    """Ctrl-C: exit code 130, one line, a metrics file that says the run was stopped."""
+@pytest.mark.parametrize(("number", "code"), [("SIGINT", 130), ("SIGTERM", 75)])
+def test_a_signal_stops_train_which_says_so_and_goes_on(
+    environment, chain, tmp_path, tiny, number, code
+):
+    """One line, a metrics file that says the run was stopped, and a checkpoint to go on from."""
+    command = [
+        *(sys.executable, "-m", "mace_jax_train", "configs/aspirin_small.gin", *tiny),
+        *("--train-path", "data/train", "--valid-path", "data/val", "--test-path", "None"),
+        *("--log-dir", tmp_path, "--max-epochs"),
+    ]
     process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "mace_jax_train", "configs/aspirin_small.gin", *tiny),
-            *("--train-path", "data/train", "--valid-path", "data/val", "--test-path", "None"),
-            *("--log-dir", tmp_path, "--max-epochs", "100000"),
-        ],
+        [*command, "100000"],
         cwd=chain,
         env=environment,
         stderr=subprocess.PIPE,
@@ -300,15 +319,35 @@ def test_interrupted_train_says_so_and_leaves_whole_files(environment, chain, tm
     best = tmp_path / "aspirin_small_best.msgpack"
     while not best.exists() and process.poll() is None:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.Signals[number])
     out, err = process.communicate()
-    assert (process.returncode, out) == (130, "")
-    assert err.splitlines()[-1] == "error: interrupted"
+    assert (process.returncode, out) == (code, "")
+    checkpoint = tmp_path / "aspirin_small.checkpoint"
+    assert re.fullmatch(
+        rf"error: {checkpoint}: stopped by {number} in epoch \d+, after \d+ of \d+ batches; "
+        "run the same command again to go on",
+        err.splitlines()[-1],
+    )
     assert "Traceback" not in err
     header, rows = read_metrics(tmp_path / "aspirin_small.metrics")
     assert header["status"] == "stopped"
     assert rows
     read_model_bundle(best)
+    epoch = read_checkpoint(checkpoint).epoch
+    done = subprocess.run(
+        [*command, str(epoch + 1)],
+        cwd=chain,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"goes on in epoch {epoch}" in done.stderr
+    header, rows = read_metrics(tmp_path / "aspirin_small.metrics")
+    assert (header["status"], rows[-1]["epoch"]) == ("finished", epoch + 1)
+    keys = [(row["mode"], row["epoch"]) for row in rows]
+    assert len(keys) == len(set(keys))
 
 
 @pytest.mark.slow
@@ -342,3 +381,53 @@ def test_train_killed_at_ten_changes(killed, chain, tmp_path, tiny, forced):
         leftovers = [path for path in run.rglob("*.tmp") if not path.name.startswith(".")]
         assert leftovers == []
     assert (min(n_bundles), max(n_bundles)) == ((2, 2) if forced else (0, 2))
+
+
+@pytest.mark.slow
+def test_train_stopped_at_20_instants_ends_as_if_it_had_never_been(
+    environment, chain, tmp_path, tiny
+):
+    """Killed in steps, evaluations and writes, and asked to stop: byte by byte the same files."""
+    arguments = [
+        *(
+            "configs/aspirin_small.gin",
+            *tiny,
+            "--seed",
+            "1",
+            "--reproducible",
+            "--max-epochs",
+            "60",
+        ),
+        *("--n-edge", "600", "-b", "datasets.statistics_file=None", "-b", "train.eval_interval=3"),
+        *("--log-dir", "results_of_one", "--quiet"),
+    ]
+    found, counts = {}, {"whole": 0, "stopped": 25}
+    for name, count in counts.items():
+        folder = tmp_path / name
+        shutil.copytree(chain, folder)
+        extra = ["-b", "train.checkpoint_steps=2"] if count else []
+        done = subprocess.run(
+            [
+                *(sys.executable, Path(__file__).with_name("stopped_again.py"), "mace_jax_train"),
+                *(folder, str(count), *arguments, *extra),
+            ],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        ends = json.loads(done.stdout.splitlines()[-1])
+        expected = {"time": -signal.SIGKILL, "change": -signal.SIGKILL, "term": 75}
+        assert all(code == expected[kind] for kind, code in ends[:-1]), ends
+        assert ends[-1][1] == 0, done.stderr
+        assert len(ends) > 20 or not count, "it ended too soon"
+        results = folder / "results_of_one"
+        found[name] = {
+            path.name: path.read_bytes()
+            for path in results.iterdir()
+            if path.name.endswith((".metrics", "_best.msgpack", "_last.msgpack", ".plan.json"))
+        }
+        assert not [path for path in results.iterdir() if path.name.endswith(".lock")]
+    assert found["whole"].keys() >= {"aspirin_small.metrics", "aspirin_small_best.msgpack"}
+    assert found["stopped"] == found["whole"]

@@ -14,7 +14,6 @@ from pathlib import Path
 
 TOOLS = ("preprocess", "plan_batches", "train", "predict", "convert", "export_lammps", "plot")
 HEAVY_TOOLS = ("train", "predict")
-WITHOUT_COMMAND = ("export_lammps",)
 HEAVY_DISTRIBUTIONS = {"jax", "jaxlib", "flax", "optax", "e3nn-jax", "torch"}
 
 
@@ -40,8 +39,6 @@ def command_problems(tool: str) -> list[str]:
         for script in entry_points(group="console_scripts")
         if script.value.startswith(f"mace_jax_{tool}.")
     ]
-    if tool in WITHOUT_COMMAND:
-        return [f"unexpected command {script}" for script in scripts]
     if not scripts:
         return ["has no command"]
     calls = [[str(Path(sys.executable).with_name(script))] for script in scripts]

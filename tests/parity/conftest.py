@@ -14,7 +14,7 @@ from mace_jax.artifacts.predictions import Predictions
 from mace_jax.model.predict import predict
 from mace_jax.structures.read_structures import read_structures
 from mace_jax.structures.structure import Structure
-from mace_jax_convert.from_torch import convert_torch_model
+from mace_jax.torch_models.from_torch import convert_torch_model
 
 
 @pytest.fixture(autouse=True)

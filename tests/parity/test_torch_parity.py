@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mace_jax.artifacts.predictions import SHAPES, Predictions
-from mace_jax_convert.select_head import select_head
+from mace_jax.torch_models.select_head import select_head
 
 DATA = Path(__file__).parent / "data"
 STRUCTURES = DATA / "structures.extxyz"

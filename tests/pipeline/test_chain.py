@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from mace_jax.artifacts.batch_plan import read_batch_plan
+from mace_jax.artifacts.checkpoint import read_checkpoint
 from mace_jax.artifacts.dataset import Dataset
-from mace_jax.artifacts.metrics import read_metrics
+from mace_jax.artifacts.metrics import TIMES, read_metrics, without_times
 from mace_jax.artifacts.model_bundle import read_model_bundle
 from mace_jax.artifacts.predictions import read_predictions
 from mace_jax.artifacts.statistics import read_statistics
@@ -37,7 +38,7 @@ def provenance_of(path: Path) -> dict:
     if path.suffix == ".h5":
         with h5py.File(path) as file:
             return json.loads(file.attrs["provenance"])
-    if path.suffix == ".msgpack":
+    if path.suffix in (".msgpack", ".checkpoint"):
         return msgpack.unpackb(path.read_bytes())["header"]["provenance"]
     if path.suffix == ".npz":
         return read_predictions(path)[0]["provenance"]
@@ -59,7 +60,8 @@ def assert_same_parameters(first: Path, second: Path) -> None:
 
 def best_row(metrics: Path, mode: str = "valid") -> dict:
     _, rows = read_metrics(metrics)
-    return min((row for row in rows if row["mode"] == mode), key=lambda row: row["loss"])
+    of_mode = [row for row in rows if row["mode"] == mode and row["epoch"] > 0]
+    return min(of_mode, key=lambda row: row["loss"])
 
 
 def test_every_artifact_can_be_read(chain):
@@ -72,13 +74,15 @@ def test_every_artifact_can_be_read(chain):
     header, rows = read_metrics(chain / "run" / "tiny.metrics")
     assert header["status"] == "finished"
     assert [(row["mode"], row["epoch"]) for row in rows] == [
-        *(("train", 1), ("valid", 1), ("train", 2), ("valid", 2))
+        *(("valid", 0), ("train", 1), ("valid", 1), ("train", 2), ("valid", 2))
     ]
+    assert read_checkpoint(chain / "run" / "tiny.checkpoint").epoch == 3
 
 
 def test_run_folder_holds_nothing_else(chain):
     assert sorted(path.name for path in (chain / "run").iterdir()) == [
-        *("tiny.config.json", "tiny.gin", "tiny.metrics", "tiny_best.msgpack", "tiny_last.msgpack")
+        *("tiny.checkpoint", "tiny.config.json", "tiny.gin", "tiny.metrics"),
+        *("tiny_best.msgpack", "tiny_last.msgpack"),
     ]
 
 
@@ -101,7 +105,7 @@ def test_provenance_names_the_files_before(chain):
         "train_plan": sha256(chain / "train.plan.json"),
         "valid_plan": sha256(chain / "val.plan.json"),
     }
-    for name in ("_best.msgpack", "_last.msgpack", ".metrics", ".config.json"):
+    for name in ("_best.msgpack", "_last.msgpack", ".metrics", ".config.json", ".checkpoint"):
         assert inputs_of(provenance_of(chain / "run" / f"tiny{name}")) == into_training
     assert inputs_of(provenance_of(chain / "val.npz")) == {
         "model": sha256(chain / "run" / "tiny_best.msgpack"),
@@ -142,7 +146,7 @@ def test_bundle_carries_statistics_and_its_metrics(chain):
     assert bundle.config.avg_num_neighbors == statistics.avg_num_neighbors
     assert bundle.config.r_max == statistics.r_max == 4.0
     row = best_row(chain / "run" / "tiny.metrics")
-    assert bundle.model_card["metrics"] == {k: v for k, v in row.items() if k != "time"}
+    assert bundle.model_card["metrics"] == {k: v for k, v in row.items() if k not in TIMES}
 
 
 def test_predictions_are_in_input_order_and_equal_in_all_formats(chain, tmp_path, invoke):
@@ -295,7 +299,7 @@ def test_printed_config_repeats_the_run(chain, tmp_path, invoke, monkeypatch):
     ]
     monkeypatch.chdir(chain)
     outcome = invoke("mace-jax-train", *arguments, "--print-config", "--dry-run")
-    printed = re.findall(r"^[a-z]+\.\w+ = .*$", outcome.err, re.MULTILINE)
+    printed = re.findall(r"^\w+\.\w+ = .*$", outcome.err, re.MULTILINE)
     assert "flags.seed = 3" in printed
     assert "optimizer.lr = 0.01" in printed  # defaults are shown, too
     (tmp_path / "printed.gin").write_text("\n".join(printed))
@@ -311,7 +315,7 @@ def test_saved_config_repeats_the_run(chain, tmp_path, invoke, monkeypatch):
         assert_same_parameters(chain / "run" / name, tmp_path / name)
     _, first = read_metrics(chain / "run" / "tiny.metrics")
     _, second = read_metrics(tmp_path / "tiny.metrics")
-    assert [{**row, "time": 0} for row in first] == [{**row, "time": 0} for row in second]
+    assert [without_times(row) for row in first] == [without_times(row) for row in second]
 
 
 def test_plans_made_by_train_are_those_of_plan_batches(chain, tmp_path, invoke, monkeypatch):

@@ -1,6 +1,7 @@
-"""The progress hook: long loops take a ``Track`` and know nothing of terminals."""
+"""Progress hooks: long loops take a ``Track`` or a ``Show`` and know nothing of terminals."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, TypeVar
 
 Item = TypeVar("Item")
@@ -24,3 +25,30 @@ def track_silently(items: Iterable[Item], description: str, total: int) -> Itera
     """Yield ``items`` and show nothing."""
     del description, total
     yield from items
+
+
+# Says that one more item is done, and what else there is to know.
+Advance = Callable[[str], None]
+
+
+class Show(Protocol):
+    """Shows how far something has come that is no simple loop."""
+
+    def __call__(
+        self, description: str, total: int, done: int = 0
+    ) -> AbstractContextManager[Advance]:
+        """Return a context within which the progress is shown.
+
+        Args:
+            description: what is being done, such as ``"training"``.
+            total: how many items there are.
+            done: how many of them were done before.
+        """
+        ...
+
+
+@contextmanager
+def show_nothing(description: str, total: int, done: int = 0) -> Iterator[Advance]:
+    """Show nothing."""
+    del description, total, done
+    yield lambda _note: None

@@ -1,5 +1,7 @@
 """Files as Torch MACE writes them, and as people change them."""
 
+import dataclasses
+
 import h5py
 import numpy as np
 import pytest
@@ -211,3 +213,53 @@ def test_arrays_in_any_memory_order(tmp_path, water):
     path = tmp_path / "a.h5"
     write_dataset_file(path, [turned], PROVENANCE)
     np.testing.assert_array_equal(read(path)[0].positions, water.positions)
+
+
+# --- groups that begin as copies
+
+KINDS = [
+    {},
+    {"positions": np.ones((3, 3)), "atomic_numbers": np.array([8, 1, 9])},
+    {"cell": np.eye(3) * 7, "pbc": np.array([True, False, True])},
+    {"weight": 0.25, "config_type": "Ü κ, a longer name", "head": "x"},
+    {"properties": {"energy": np.array(-1.0), "forces": np.zeros((3, 3))}},
+    {"property_weights": {"energy": 0.0, "forces": 3.0}},
+    {"properties": {"energy": np.array(2.0)}},
+    {"properties": {"stress": np.eye(3)}},
+    {"properties": {}},
+]
+
+
+@pytest.mark.parametrize("most_models", [1, 256])
+def test_a_structure_takes_nothing_over_from_others_of_its_kind(
+    tmp_path, monkeypatch, provenance, water, most_models
+):
+    monkeypatch.setattr("mace_jax.artifacts.dataset_mace_layout._MOST_MODELS", most_models)
+    structures = [dataclasses.replace(water, **changes) for changes in [*KINDS, *KINDS[::-1]]]
+    write_dataset_file(tmp_path / "a.h5", structures, provenance)
+    for number, (found, expected) in enumerate(
+        zip(read(tmp_path / "a.h5"), structures, strict=True)
+    ):
+        write_dataset_file(tmp_path / "alone.h5", [expected], provenance)
+        (alone,) = read(tmp_path / "alone.h5")
+        for name, value in vars(alone).items():
+            if name != "place":
+                np.testing.assert_equal(getattr(found, name), value)
+        with h5py.File(tmp_path / "a.h5") as file, h5py.File(tmp_path / "alone.h5") as other:
+            group, single = file[f"config_batch_0/config_{number}"], other[FIRST]
+            assert items_of(group) == items_of(single)
+
+
+def items_of(group):
+    """What every item of a group is and holds, as HDF5 says."""
+    found = {}
+    group.visititems(lambda name, item: found.update({name: described(item)}))
+    return found
+
+
+def described(item):
+    if isinstance(item, h5py.Group):
+        return "group"
+    kind = item.id.get_type().encode()
+    layout = item.id.get_create_plist().get_layout()
+    return item.shape, kind, layout, np.asarray(item[()]).tolist()

@@ -21,17 +21,18 @@ def path(request, tmp_path_factory):
     pairs = np.frombuffer(rng.bytes(N * PAIR.itemsize), PAIR)
     reals = rng.normal(size=(N, 3))
     with h5py.File(path, "w") as file:
-        arrays = GrowingArrays(file, only_block=request.param == "in one piece")
         if request.param == "in one piece":
-            arrays.append("pairs", pairs)
-            arrays.append("reals", reals)
-        else:
-            for start in range(0, N, 1700):
-                arrays.append("pairs", pairs[start : start + 1700])
-                arrays.append("reals", reals[start : start + 1700])
-            for array in file.values():
-                assert len(array) > array.chunks[0]
+            file["pairs"], file["reals"], file["none"] = pairs, reals, reals[:0]
+            return path
+        arrays = GrowingArrays(file)
+        for start in range(0, N, 1700):
+            arrays.append("pairs", pairs[start : start + 1700])
+            arrays.append("reals", reals[start : start + 1700])
         arrays.append("none", reals[:0])
+        arrays.finish()
+        for name, expected in (("pairs", pairs), ("reals", reals)):
+            np.testing.assert_array_equal(file[name][()], expected)
+            assert len(file[name]) > file[name].chunks[0]
     return path
 
 

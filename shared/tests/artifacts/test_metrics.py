@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from mace_jax.artifacts.metrics import MetricsLog, read_metrics
+from mace_jax.artifacts.metrics import MetricsLog, read_metrics, without_times
 from mace_jax.errors import ArtifactError
 
 ROW = {
@@ -64,14 +64,37 @@ def test_the_header_says_how_the_run_ended(path, provenance, error, status):
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def test_a_reproducible_log_keeps_no_times(path, provenance):
-    MetricsLog(path, provenance, reproducible=True).append(ROW)
-    assert read_metrics(path)[1] == [{**ROW, "time": None}]
+def test_a_reproducible_row_keeps_no_times(path, provenance):
+    timed = {**ROW, "graphs_per_second": 12.5, "n_compilations": 3, "n_updates": 7}
+    MetricsLog(path, provenance).append(without_times(timed))
+    without = {**timed, "time": None, "graphs_per_second": None, "n_compilations": None}
+    assert read_metrics(path)[1] == [without]
+
+
+def test_a_log_goes_on_with_the_rows_of_a_run_that_is_continued(log, path, provenance):
+    _, rows = read_metrics(path)
+    MetricsLog(path, provenance, rows[:2]).append({**ROW, "epoch": 2})
+    header, found = read_metrics(path)
+    assert header["status"] == "running"
+    assert [row["epoch"] for row in found] == [0, 1, 2]
+
+
+def test_a_file_of_version_1_is_read_but_has_no_columns_of_version_2(log, path):
+    text = path.read_text().replace(
+        '"kind": "metrics", "version": 2', '"kind": "metrics", "version": 1'
+    )
+    path.write_text(text)
+    header, rows = read_metrics(path)
+    assert header["schema"]["version"] == 2
+    assert len(rows) == 3
+    path.write_text(text + json.dumps({**ROW, "n_updates": 1}) + "\n")
+    with pytest.raises(ArtifactError, match=r"line 5.*n_updates"):
+        read_metrics(path)
 
 
 def test_every_line_is_json_on_its_own(log, path):
     lines = path.read_text().splitlines()
-    assert json.loads(lines[0])["schema"] == {"kind": "metrics", "version": 1}
+    assert json.loads(lines[0])["schema"] == {"kind": "metrics", "version": 2}
     assert [json.loads(line)["epoch"] for line in lines[1:]] == [0, 1, 1]
 
 
@@ -113,6 +136,7 @@ def test_a_row_that_does_not_fit_the_schema_is_refused_with_its_line(log, path, 
         json.dumps(ROW),
         '{"schema": {"kind": "metrics", "version": 1}}',
         '{"schema": {"kind": "metrics", "version": 2}}',
+        '{"schema": {"kind": "metrics", "version": 3}}',
         '{"schema": {"kind": "dataset", "version": 1}}',
     ],
 )

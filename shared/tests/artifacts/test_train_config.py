@@ -4,6 +4,11 @@ import json
 import pytest
 
 from mace_jax.artifacts.train_config import (
+    read_train_config,
+    train_config_from_sections,
+    write_train_config,
+)
+from mace_jax.artifacts.train_config_sections import (
     DatasetsConfig,
     FlagsConfig,
     LogsConfig,
@@ -12,9 +17,6 @@ from mace_jax.artifacts.train_config import (
     OptimizerConfig,
     TrainConfig,
     TrainSection,
-    read_train_config,
-    train_config_from_sections,
-    write_train_config,
 )
 from mace_jax.errors import ArtifactError, ConfigError
 
@@ -35,9 +37,9 @@ FULL = TrainConfig(
     FlagsConfig(7, "float64", "cpu", debug=True),
     LogsConfig("run", "out", True),
     ModelSection(r_max=4.5, radial_MLP=(8,), gate="None", avg_num_neighbors=12.5),
-    LossConfig(0.0, 10.0, 1.5),
+    LossConfig(energy_weight=0.0, forces_weight=10.0, stress_weight=1.5),
     OptimizerConfig("adam", 1e-3, max_epochs=12),
-    TrainSection(None, None, 5, 20),
+    TrainSection(None, None, 5, patience=20),
 )
 
 
@@ -52,7 +54,10 @@ def from_sections(**sections):
     return train_config_from_sections({"datasets": DATASETS, **sections}, "run.gin")
 
 
-@pytest.mark.parametrize("config", [FULL, TrainConfig(DatasetsConfig("train"))])
+DEFAULT = TrainConfig(DatasetsConfig("train"), loss=LossConfig("weighted", 1.0, 100.0, 0.0))
+
+
+@pytest.mark.parametrize("config", [FULL, DEFAULT])
 def test_round_trip(tmp_path, provenance, config):
     path = tmp_path / "a.config.json"
     write_train_config(path, config, provenance)
@@ -68,7 +73,7 @@ def test_defaults_are_saved_too(path):
 
 
 def test_sections_that_are_not_given_have_defaults():
-    assert from_sections() == TrainConfig(DatasetsConfig("train"))
+    assert from_sections() == DEFAULT
     assert from_sections(loss={"energy_weight": 2}).loss.energy_weight == 2.0
 
 
@@ -104,7 +109,7 @@ def test_a_run_needs_training_data():
         ("model", "gate", None),
         ("model", "interaction_cls", "RealAgnosticInteraction"),
         ("loss", "energy_weight", "1"),
-        ("optimizer", "algorithm", "sgd"),
+        ("optimizer", "algorithm", "lbfgs"),
         ("optimizer", "lr", None),
         ("train", "patience", 2.5),
     ],

@@ -129,3 +129,11 @@ def test_what_is_assumed_is_said(water):
 def test_a_model_without_energy_needs_no_e0s(water):
     graph = GraphBuilder(4.0, (1, 8), ("Default",), {}).build(water)
     assert graph.interaction_energy == water.properties["energy"]
+
+
+def test_config_types_multiply_the_weights_of_their_structures(water, crystal):
+    builder = BUILDER._replace(config_type_weights={"bulk": 4.0})
+    graphs = builder.build_all([water, crystal])
+    assert [graph.structure.weight for graph in graphs] == [1.0, 1.5 * 4.0]
+    assert crystal.weight == 1.5
+    assert graphs[0].structure is water

@@ -8,6 +8,7 @@ from mace_jax.artifacts.model_bundle import EmbeddingSpec
 from mace_jax.batching.graph import GraphBuilder
 from mace_jax.batching.graph_batch import pad_batch
 
+LABELS = ("energy", "forces", "stress", "virials", "dipole")
 E0 = {"pbe": {1: -13.587222780835477, 6: -1029.4889999855063, 8: -2041.8396277138045, 14: -1.0}}
 BUILDER = GraphBuilder(4.0, (1, 6, 8, 14), ("pbe",), E0)
 
@@ -92,7 +93,7 @@ def test_every_index_exists(batch):
 
 
 def test_dtypes(batch, dtype):
-    floats = ("positions", "pair_shifts", "cell", "volume", "energy", "forces", "stress", "n_node")
+    floats = ("positions", "pair_shifts", "cell", "volume", "n_node", *LABELS)
     for name in floats:
         assert getattr(batch, name).dtype == dtype
     for name in ("species", "node_graph", "pair_senders", "pair_receivers", "head"):
@@ -111,13 +112,36 @@ def test_labels_and_weights(batch, crystal):
     assert batch.volume[1] == pytest.approx(abs(np.linalg.det(crystal.cell)))
 
 
-@pytest.mark.parametrize("missing", ["energy", "forces", "stress"])
+def all_labels(crystal):
+    virials = -abs(np.linalg.det(crystal.cell)) * crystal.properties["stress"]
+    return {**crystal.properties, "virials": virials, "dipole": np.array([0.1, -0.2, 0.3])}
+
+
+def test_virials_and_dipoles(water, crystal, dtype):
+    labelled = dataclasses.replace(
+        crystal,
+        properties=all_labels(crystal),
+        property_weights={"virials": 2.0, "dipole": 0.25},
+    )
+    graphs = [BUILDER.build(structure) for structure in (water, labelled)]
+    batch = pad_batch(graphs, Caps.enclosing(9, 500, 4), dtype)
+    assert batch.virials.shape == (4, 3, 3)
+    assert batch.dipole.shape == (4, 3)
+    np.testing.assert_allclose(batch.virials[1], labelled.properties["virials"], rtol=1e-6)
+    np.testing.assert_allclose(batch.dipole[1], [0.1, -0.2, 0.3], rtol=1e-6)
+    assert batch.virials_weight.tolist() == [0, 1.5 * 2, 0, 0]
+    assert batch.dipole_weight.tolist() == [0, 1.5 * 0.25, 0, 0]
+    assert batch.stress_weight.tolist() == [0, 1.5, 0, 0]
+
+
+@pytest.mark.parametrize("missing", LABELS)
 def test_a_missing_label_has_weight_0(crystal, missing, dtype):
-    properties = {name: v for name, v in crystal.properties.items() if name != missing}
+    properties = {name: v for name, v in all_labels(crystal).items() if name != missing}
     graph = BUILDER.build(dataclasses.replace(crystal, properties=properties))
     batch = pad_batch([graph], Caps.enclosing(9, 500, 2), dtype)
-    for name in ("energy", "forces", "stress"):
+    for name in LABELS:
         weight = getattr(batch, f"{name}_weight")
+        assert weight.dtype == dtype
         assert (weight[0] == 0) == (name == missing)
         assert np.isfinite(getattr(batch, name)).all()
 

@@ -155,6 +155,21 @@ def read_everywhere(ids):
     return [GRAPHS[index] for index in ids]
 
 
+@settings(max_examples=25, deadline=None)
+@given(plans(), st.integers(0, 9), st.integers(1, 9))
+def test_a_process_with_several_devices_has_the_batches_of_each_in_turn(plan, seed, epoch):
+    places = list(range(plan.processes))[::2]
+    together = PlannedLoader(read_everywhere, plan, "float64", process=places)
+    each = [PlannedLoader(read_everywhere, plan, "float64", process=place) for place in places]
+    for found, expected in (
+        (together.epoch(seed, epoch), [loader.epoch(seed, epoch) for loader in each]),
+        (together.in_order(), [loader.in_order() for loader in each]),
+    ):
+        steps = zip(*expected, strict=True)
+        assert [i for i, _ in found] == [i for step in steps for i, _ in step]
+    assert len(together) == sum(len(loader) for loader in each)
+
+
 @settings(max_examples=40, deadline=None)
 @given(plans(), st.integers(0, 3), st.integers(0, 3))
 def test_every_graph_once_an_epoch_for_all_shapes_and_processes(plan, seed, epoch):
@@ -375,3 +390,39 @@ def test_graphs_come_in_the_order_they_are_asked_for(source):
         assert graph.interaction_energy == GRAPHS[index].interaction_energy
         np.testing.assert_array_equal(graph.species, GRAPHS[index].species)
     assert source([]) == []
+
+
+@settings(max_examples=30, deadline=None)
+@given(plans(), st.integers(1, 12), st.booleans(), st.integers(0, 2))
+def test_short_epochs_are_pieces_of_passes_over_everything(plan, most, shuffle, seed):
+    """End to end they visit what the whole epochs do, and go on in the middle of one, too."""
+    process = 0 if plan.processes > 1 else None
+    whole = PlannedLoader(read_everywhere, plan, "float32", process=process, shuffle=shuffle)
+    short = PlannedLoader(
+        read_everywhere, plan, "float32", process=process, shuffle=shuffle, max_batches=most
+    )
+    n_epochs = 5
+    pieces = [[index for index, _ in short.epoch(seed, e)] for e in range(1, n_epochs + 1)]
+    assert {len(piece) for piece in pieces} == {len(short)} == {min(most, len(whole))}
+    found = [index for piece in pieces for index in piece]
+    passes = [index for e in range(1, n_epochs + 1) for index, _ in whole.epoch(seed, e)]
+    assert found == passes[: len(found)]
+    done = len(short) // 2
+    rest = short.resume(seed, short.cursor(3, done))
+    assert [index for index, _ in rest] == pieces[2][done:]
+
+
+def test_without_shuffling_every_epoch_has_the_order_of_the_plan():
+    loader = PlannedLoader(read_everywhere, PLAN, "float32", shuffle=False)
+    for epoch in (1, 2):
+        assert [index for index, _ in loader.epoch(7, epoch)] == list(range(N_BATCHES))
+
+
+def test_the_structures_of_a_batch_are_named_by_dataset_and_number():
+    plan = replace(
+        make_plan([[5, 0, 9], list(range(1, 5)), [*range(6, 9), *range(10, N)]]),
+        datasets=(PlannedDataset("first", "0" * 64, 7), PlannedDataset("more", "1" * 64, N - 7)),
+    )
+    loader = PlannedLoader(read_everywhere, plan, "float32")
+    assert loader.structures(0) == "structures 0, 5 of first, structures 2 of more"
+    assert loader.structures(1) == "structures 1, 2, 3, 4 of first"

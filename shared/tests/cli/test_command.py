@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
-from mace_jax.cli.command import Result, ToolCommand
+from mace_jax.cli.command import Result, ToolCommand, set_log_level
 from mace_jax.errors import (
     ArtifactError,
     CheckFailedError,
@@ -120,6 +120,30 @@ def test_json_of_a_file(run, tmp_path):
     assert out.count("\n") == 1
     empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     assert json.loads(out) == {"artifact": str(path), "sha256": empty, "summary": {"n": 3}}
+
+
+def test_options_of_its_own_replace_common_ones_of_the_same_name(capsys):
+    seen = {}
+    command = ToolCommand(
+        "tool",
+        callback=lambda **options: seen.update(options),
+        params=[click.Option(["--debug/--no-debug"], default=None)],
+        tool="mace-jax-shared",
+        examples=(),
+    )
+    with pytest.raises(SystemExit):
+        command.main(["--no-debug"])
+    assert seen == {"debug": False}
+    assert [option.name for option in command.params].count("debug") == 1
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_the_log_level_can_be_set_but_for_what_is_quiet(run, quiet):
+    def body(**_):
+        set_log_level("DEBUG")
+        logging.getLogger("mace_jax.test").debug("detail")
+
+    assert run(body, *["--quiet"] * quiet)[2] == ("" if quiet else "detail\n")
 
 
 def test_json_of_a_folder_has_no_digest(run, tmp_path):

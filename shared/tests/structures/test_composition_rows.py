@@ -18,7 +18,7 @@ def counts_of(numbers):
 def rows_of(data):
     rows = CompositionRows()
     for numbers, energy in data:
-        rows.add(counts_of(numbers), energy)
+        rows.add(counts_of(numbers)[None], np.array([energy]))
     return rows
 
 
@@ -66,7 +66,7 @@ def test_the_condition_number_is_not_squared():
     ]
     rows = CompositionRows()
     for counts, energy in data:
-        rows.add(counts, energy)
+        rows.add(counts[None], np.array([energy]))
     found = rows.fit({})
     assert found.condition > 1e5
     assert found.energies == pytest.approx({1: -13.6, 8: -2041.9}, rel=1e-8)
@@ -158,6 +158,6 @@ def test_blocks_are_the_same_as_one_by_one():
     counts = np.array([counts_of(numbers) for numbers, _ in MIXED])
     energies = np.array([energy for _, energy in MIXED])
     rows = rows_of(MIXED[:5])
-    rows.add_block(counts[5:], energies[5:])
+    rows.add(counts[5:], energies[5:])
     assert rows.fit({}).energies == pytest.approx(rows_of(MIXED).fit({}).energies, abs=1e-10)
     assert rows.n_rows == len(MIXED)

@@ -1,6 +1,7 @@
 import math
 from fractions import Fraction
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,6 +23,13 @@ def test_the_sum_is_exact_whatever_the_order(values, random):
     expected = sum(map(Fraction, values), Fraction(0))
     random.shuffle(values)
     assert summed(values).fraction() == expected
+
+
+@given(st.lists(floats))
+def test_many_at_once_are_the_same_as_one_by_one(values):
+    total = ExactSum()
+    total.add_all(np.array(values, np.float64))
+    assert total == summed(values)
 
 
 @given(st.lists(st.floats(-1e300, 1e300)))

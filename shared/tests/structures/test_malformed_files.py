@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mace_jax.errors import DataError
-from mace_jax.structures.extxyz_frames import extxyz_frames
+from mace_jax.structures.extxyz_frames import NothingFollowsError, parse_raw_frame, raw_frames
 from mace_jax.structures.label_keys import LabelCounts, LabelKeys
 from mace_jax.structures.read_structures import read_structures, stream_structures
 
@@ -370,6 +370,17 @@ def test_bad_frames_among_good_ones_are_reported_once_each(names, compressed):
         ]
 
 
+def errors_in(file):
+    """The errors of the frames of a file, up to the frame that is the last."""
+    for index, raw in enumerate(raw_frames(file, "a.xyz")):
+        try:
+            parse_raw_frame(raw, f"a.xyz: frame {index}")
+        except DataError as error:
+            yield error
+            if isinstance(error, NothingFollowsError):
+                return
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_whatever_the_bytes_are_the_error_is_one_of_ours(data):
@@ -379,11 +390,7 @@ def test_whatever_the_bytes_are_the_error_is_one_of_ours(data):
         start = data.draw(st.integers(0, len(spoilt)))
         end = data.draw(st.integers(start, min(len(spoilt), start + 3)))
         spoilt[start:end] = data.draw(st.binary(max_size=3) | st.sampled_from(MEANINGFUL))
-    messages = [
-        str(frame)
-        for frame in extxyz_frames(BytesIO(spoilt), "a.xyz")
-        if isinstance(frame, DataError)
-    ]
+    messages = [str(error) for error in errors_in(BytesIO(spoilt))]
     assert all(re.fullmatch(r"a\.xyz: frame \d: .*; .*", message) for message in messages)
 
 
@@ -494,7 +501,7 @@ def test_a_wrong_count_does_not_swallow_a_file_of_many_frames(tmp_path):
     n_frames = 60_000
     path.write_text(frame(count=10**12) + GOOD * n_frames)
     with path.open("rb") as file:
-        (error,) = extxyz_frames(file, "a.xyz")
+        (error,) = errors_in(file)
         assert "atom 2 (line 5): 1 columns" in str(error)
         assert file.tell() < path.stat().st_size / 2
 

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 from mace_jax.errors import DataError
-from mace_jax.structures.structure import check_structure, structure_digest, volume
+from mace_jax.structures.structure import (
+    check_structure,
+    structure_digest,
+    volume,
+    weighted_by_config_type,
+)
 
 
 def with_property(structure, name, value):
@@ -146,3 +151,18 @@ def test_an_input_that_is_not_finite_is_named(water, bad):
     spins = dataclasses.replace(water, inputs={"spins": np.array([1.0, bad, 0.0])})
     with pytest.raises(DataError, match=r"structure: spins of atom 1 is (nan|inf)"):
         check_structure(spins)
+
+
+def test_the_weight_of_a_label_is_the_structures_times_its_own(water, crystal):
+    assert crystal.label_weight("energy") == 1.5 * 2.0
+    assert crystal.label_weight("stress") == 1.5 * 3.0
+    assert water.label_weight("forces") == 1.0
+    assert water.label_weight("stress") == 0.0
+    nothing = dataclasses.replace(water, property_weights={"stress": 2.0})
+    assert nothing.label_weight("stress") == 0.0
+
+
+def test_config_types_have_weights(crystal):
+    assert weighted_by_config_type(crystal, {"bulk": 4.0}).weight == 6.0
+    assert weighted_by_config_type(crystal, {"bulk": 0.0}).weight == 0.0
+    assert weighted_by_config_type(crystal, {"slab": 4.0}) is crystal

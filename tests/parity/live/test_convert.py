@@ -22,9 +22,9 @@ from mace_jax.artifacts.model_bundle import (
 from mace_jax.artifacts.provenance import make_provenance
 from mace_jax.model.load import build_model, model_parameters
 from mace_jax.model.predict import predict
+from mace_jax.torch_models.from_torch import convert_torch_model
 from mace_jax_convert import cli, cli_to_torch, verify
 from mace_jax_convert.evaluate_torch import evaluate_torch
-from mace_jax_convert.from_torch import convert_torch_model
 from mace_jax_convert.to_torch import mace_torch_talks_less
 
 pytestmark = [
@@ -264,7 +264,7 @@ def test_time_and_memory_of_a_large_model(write_variant, tmp_path):
     code = (
         "import re, sys\n"
         "from pathlib import Path\n"
-        "import mace_jax_convert.from_torch, mace_jax_convert.source\n"
+        "import mace_jax.torch_models.from_torch, mace_jax_convert.source\n"
         "from mace_jax_convert.cli import main\n"
         "def peak():\n"
         "    status = Path('/proc/self/status').read_text()\n"

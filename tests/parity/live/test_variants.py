@@ -8,7 +8,7 @@ import pytest
 
 from mace_jax.artifacts.predictions import Predictions
 from mace_jax.errors import ArtifactError
-from mace_jax_convert.from_torch import convert_torch_model
+from mace_jax.torch_models.from_torch import convert_torch_model
 from mace_jax_convert.to_torch import mace_torch_talks_less, write_torch_model
 
 pytestmark = [

@@ -1,18 +1,16 @@
-"""Checkpoints to convert: real ones of mace-torch, edited ones, and files made by hand."""
+"""Checkpoints of mace-torch to convert, and the commands run in this process."""
 
-import io
 import logging
 import lzma
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from mace_jax.artifacts.model_bundle import ModelBundle
-from mace_jax_convert import cli, cli_to_torch, from_torch
-from mace_jax_convert.torch_archive import Record, read_torch_archive
+from mace_jax.torch_models.from_torch import convert_torch_model
+from mace_jax_convert import cli, cli_to_torch
 
 DATA = Path(__file__).parents[3] / "tests" / "parity" / "data"
 PLAIN = "correlation_3_2"  # a ScaleShiftMACE of two layers with vectors
@@ -47,73 +45,14 @@ def write_stored(stored, tmp_path) -> Callable[[str], Path]:
 @pytest.fixture
 def convert(write_stored) -> Callable[[str], ModelBundle]:
     """Return a function that converts a stored checkpoint."""
-    return lambda name: from_torch.convert_torch_model(write_stored(name))
+    return lambda name: convert_torch_model(write_stored(name))
 
 
 @pytest.fixture
-def convert_edited(write_stored, monkeypatch) -> Callable[..., ModelBundle]:
-    """Return a function that converts a stored checkpoint after a change of what is in it."""
-
-    def convert(edit: Callable[[Any], None], name: str = PLAIN) -> ModelBundle:
-        path = write_stored(name)
-        content = read_torch_archive(path)
-        edit(content)
-        with monkeypatch.context() as patch:
-            patch.setattr(from_torch, "read_torch_archive", lambda _: content)
-            return from_torch.convert_torch_model(path)
-
-    return convert
-
-
-@pytest.fixture(scope="session")
-def module_of() -> Callable[..., Record]:
-    """Return a function that finds a submodule, such as ``"interactions.0.linear"``."""
-
-    def find(model: Record, path: str) -> Record:
-        for name in path.split("."):
-            model = model.state["_modules"][name]
-        return model
-
-    return find
-
-
-@pytest.fixture(scope="session")
-def entries(stored) -> dict[str, bytes]:
-    """The zip entries of a two-layer ScaleShiftMACE with vectors, in a folder ``archive``."""
-    with zipfile.ZipFile(io.BytesIO(stored(PLAIN))) as archive:
-        return {
-            f"archive/{name.partition('/')[2]}": archive.read(name) for name in archive.namelist()
-        }
-
-
-@pytest.fixture
-def write_entries(tmp_path) -> Callable[[Mapping[str, bytes]], Path]:
-    """Return a function that zips entries into a file."""
-
-    def write(entries: Mapping[str, bytes]) -> Path:
-        path = tmp_path / "edited.model"
-        with zipfile.ZipFile(path, "w") as archive:
-            for name, content in entries.items():
-                archive.writestr(name, content)
-        return path
-
-    return write
-
-
-@pytest.fixture
-def write_pickle(write_entries) -> Callable[..., Path]:
-    """Return a function that writes an archive of a hand-made pickle and its storages."""
-
-    def write(pickled: bytes, storages: Mapping[str, bytes] | None = None) -> Path:
-        data = {f"archive/data/{key}": content for key, content in (storages or {}).items()}
-        return write_entries({"archive/data.pkl": pickled, "archive/byteorder": b"little", **data})
-
-    return write
-
-
-@pytest.fixture
-def checkpoint(entries, write_entries) -> Path:
-    return write_entries(entries)
+def checkpoint(stored, tmp_path) -> Path:
+    path = tmp_path / "edited.model"
+    path.write_bytes(stored(PLAIN))
+    return path
 
 
 @pytest.fixture

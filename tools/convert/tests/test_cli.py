@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from mace_jax.artifacts.model_bundle import read_model_bundle
-from mace_jax_convert import foundation_models
+from mace_jax.torch_models import foundation_models
 
 STRUCTURES = """3
 Properties=species:S:1:pos:R:3 pbc="F F F"
@@ -88,6 +89,24 @@ def test_neither_torch_nor_jax_is_imported(tmp_path, checkpoint):
     assert (tmp_path / "edited-jax.msgpack").exists()
 
 
+@pytest.mark.parametrize(
+    "pickled",
+    [b"cos\nsystem\n(X\x0c\x00\x00\x00touch hackedtR.", b"\x80\x02}h\x00", b"]" * 200 + b"."],
+    ids=["attack", "cut", "nested"],
+)
+def test_a_hostile_file_gets_one_line_and_leaves_nothing(tmp_path, pickled):
+    path = tmp_path / "hostile.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", pickled)
+        archive.writestr("archive/byteorder", b"little")
+    command = [sys.executable, "-m", "mace_jax_convert", "--torch-model", path.name]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: hostile.pt: ")
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_one_head(run, write_stored, tmp_path):
     path = write_stored("json_density_heads")
     outcome = run("--torch-model", path, "--head", "fine", "-o", "fine.msgpack", "--json")
@@ -100,7 +119,7 @@ def test_one_head(run, write_stored, tmp_path):
 def test_a_head_that_does_not_exist(run, write_stored, tmp_path):
     outcome = run("--torch-model", write_stored("json_density_heads"), "--head", "finest")
     assert outcome.code == 2
-    assert outcome.err == "error: --head: 'finest', expected one of ['rough', 'fine']\n"
+    assert outcome.err == "error: head 'finest', expected one of ['rough', 'fine']\n"
     assert not list(tmp_path.glob("*.msgpack"))
 
 

@@ -58,7 +58,7 @@ def test_head_and_dtype(run_to_torch, bundle_file, written, tmp_path):
 def test_an_unknown_head(run_to_torch, bundle_file, written):
     outcome = run_to_torch(bundle_file, "--head", "finest")
     assert (outcome.code, written) == (2, {})
-    assert outcome.err == "error: --head: 'finest', expected one of ['rough', 'fine']\n"
+    assert outcome.err == "error: head 'finest', expected one of ['rough', 'fine']\n"
 
 
 def test_an_existing_output_is_kept(run_to_torch, bundle_file, written, tmp_path):

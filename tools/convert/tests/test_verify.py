@@ -13,8 +13,8 @@ from mace_jax.artifacts.provenance import make_provenance
 from mace_jax.batching.graph import model_input
 from mace_jax.errors import CheckFailedError
 from mace_jax.model.predict import predict
+from mace_jax.torch_models.from_torch import convert_torch_model
 from mace_jax_convert import verify
-from mace_jax_convert.from_torch import convert_torch_model
 from mace_jax_convert.verify import verification_structures, verified
 
 CHANGED = "products/0/linear/weights/0e"

@@ -117,6 +117,19 @@ def test_values_are_drawn_in_their_units(write, plot, drawn):
     assert list(relative) == pytest.approx([250.0, 500 / 3])
 
 
+def test_every_metric_of_the_file_has_a_label_and_its_unit(write, plot, drawn):
+    keys = ["mae_virials", "rmse_virials_per_atom", "mae_mu", "rel_rmse_mu_per_atom"]
+    plot(write([row("valid", 1, **dict.fromkeys(keys, 2.0))]), "--keys", ",".join(keys))
+    axes = drawn[0].axes[1:]
+    labels = ["virial MAE (meV)", "virial RMSE (meV/atom)", "dipole MAE"]
+    assert [panel.get_ylabel() for panel in axes] == [
+        *labels,
+        "relative dipole by atoms RMSE (%)",
+    ]
+    values = [panel.get_lines()[0].get_ydata()[0] for panel in axes]
+    assert values == [2000.0, 2000.0, 2.0, 2.0]
+
+
 def test_start_interval_is_the_first_epoch_shown(write, plot, drawn):
     plot(write(rows_of(6)), "--start-interval", "4")
     for axes in drawn[0].axes:
@@ -142,11 +155,12 @@ def test_title_says_when_a_run_is_not_finished(write, plot, drawn, status, title
 
 
 def test_modes_have_their_own_lines(write, plot, drawn):
-    plot(write([*rows_of(3), row("eval_test", 3)]))
+    plot(write([*rows_of(3), row("eval_train", 3), row("eval_test", 3)]))
     for panel in range(3):
-        assert labels_of(drawn[0], panel) == ["training", "validation", "test"]
-    colors = {line.get_color() for line in drawn[0].axes[0].get_lines()}
-    assert len(colors) == 3
+        expected = ["training", "training, evaluated", "validation", "test"]
+        assert labels_of(drawn[0], panel) == expected
+    looks = {(l.get_color(), l.get_linestyle()) for l in drawn[0].axes[0].get_lines()}
+    assert len(looks) == 4
 
 
 def test_heads_are_drawn_separately(write, plot, drawn):

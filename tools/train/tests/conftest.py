@@ -1,6 +1,9 @@
 """A data set of a pair potential, small enough that a network trains in a second."""
 
-from collections.abc import Callable
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
@@ -12,9 +15,9 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from mace_jax.artifacts.dataset import write_dataset_file
 from mace_jax.artifacts.provenance import make_provenance
-from mace_jax.artifacts.train_config import TrainConfig
+from mace_jax.artifacts.train_config_sections import TrainConfig
 from mace_jax.structures.structure import Structure
-from mace_jax.tracking import track_silently
+from mace_jax.tracking import Advance, Show, track_silently
 from mace_jax_train.gin_config import load_train_config
 from mace_jax_train.run_files import RunFiles
 from mace_jax_train.start import Run, prepare_run
@@ -128,3 +131,23 @@ def prepare(tmp_path) -> Callable[[TrainConfig], tuple[Run, RunFiles]]:
         return prepare_run(config, files, track_silently), files
 
     return ready
+
+
+@pytest.fixture
+def signalled() -> Callable[[str], Show]:
+    """Return a function from a signal to a ``Show``: it comes when the first step has been read."""
+
+    def make(name: str) -> Show:
+        @contextmanager
+        def show(description: str, total: int, done: int = 0) -> Iterator[Advance]:
+            names = [name]
+
+            def advance(note: str) -> None:
+                if names:
+                    os.kill(os.getpid(), signal.Signals[names.pop()])
+
+            yield advance
+
+        return show
+
+    return make

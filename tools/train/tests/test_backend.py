@@ -123,7 +123,8 @@ def test_plain_jax_needs_no_package(train, arguments):
 def test_dense_and_cueq_at_once_is_refused(train, flag):
     code, out, err = train("--backend", "dense", flag)
     assert (code, out) == (2, "")
-    assert err.endswith("Error: --backend dense and cueq at once; give one of them\n")
+    message = f"Error: --backend and {flag} contradict each other; give one of them\n"
+    assert err.endswith(message)
 
 
 @pytest.mark.parametrize(

@@ -1,24 +1,38 @@
-from pathlib import Path
+from dataclasses import replace
 
-import gin
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from mace_jax.artifacts.provenance import make_provenance
 from mace_jax.artifacts.train_config import (
+    LOSS_TERMS,
+    term_weights,
+    train_config_from_sections,
+    write_train_config,
+)
+from mace_jax.artifacts.train_config_consistency import ALGORITHM_PARAMETERS, SCHEDULE_PARAMETERS
+from mace_jax.artifacts.train_config_fields import (
+    FIELDS,
+    choices,
+    is_optional,
+    is_section,
+    without_none,
+)
+from mace_jax.artifacts.train_config_sections import (
     DatasetsConfig,
     FlagsConfig,
     LossConfig,
     OptimizerConfig,
+    ScheduleConfig,
     TrainConfig,
-    write_train_config,
 )
 from mace_jax.errors import ArtifactError, ConfigError
-from mace_jax_train.cli import _FLAGS, _flag_sections
-from mace_jax_train.cli import main as command
-from mace_jax_train.gin_config import gin_text, load_train_config
+from mace_jax_train.gin_config import load_train_config
+from mace_jax_train.gin_names import KNOWN, MEANS, ONLY, WITHOUT_EFFECT
+from mace_jax_train.gin_text import gin_text
 
 DATA = "datasets.train_path='train.h5'"
-ASPIRIN = Path(__file__).parents[3] / "configs" / "aspirin_small.gin"
 
 
 @pytest.fixture
@@ -29,6 +43,9 @@ def gin_file(tmp_path):
         return path
 
     return write
+
+
+DEFAULT = TrainConfig(DatasetsConfig("train.h5"), loss=LossConfig("weighted", 1.0, 100.0, 0.0))
 
 
 def load(*bindings, flags=None) -> TrainConfig:
@@ -43,7 +60,7 @@ def refusal(*bindings, flags=None) -> str:
 
 
 def test_nothing_given_is_the_defaults():
-    assert load() == TrainConfig(datasets=DatasetsConfig(train_path="train.h5"))
+    assert load() == DEFAULT
 
 
 def test_files_bindings_and_flags_win_in_this_order(gin_file):
@@ -57,49 +74,13 @@ def test_files_bindings_and_flags_win_in_this_order(gin_file):
     config = load_train_config([first, second], bindings, {"optimizer": {"eps": 4e-3}})
     assert config.flags == FlagsConfig(seed=1)
     assert config.optimizer == OptimizerConfig(lr=2.0, eps=4e-3)
-    assert config.loss == LossConfig(energy_weight=3.5)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        ([], {}),
-        (["--seed", "0"], {"flags": {"seed": 0}}),
-        (["--max_num_epochs", "7"], {"optimizer": {"max_epochs": 7}}),
-        (["--valid-path", "None"], {"datasets": {"valid_path": None}}),
-        (
-            ["--E0s", "average", "--beta", "0.5"],
-            {"datasets": {"E0s": "average"}, "optimizer": {"b1": 0.5}},
-        ),
-        (["--atomic-numbers", "[1, 8]"], {"datasets": {"atomic_numbers": (1, 8)}}),
-        (
-            ["--energy-weight", "0", "--clip_grad", "2"],
-            {"loss": {"energy_weight": 0.0}, "train": {"max_grad_norm": 2.0}},
-        ),
-    ],
-    ids=str,
-)
-def test_only_flags_that_were_given_count(arguments, expected):
-    parameters = command.make_context("mace-jax-train", arguments).params
-    flags = {name: value for name, value in parameters.items() if name in _FLAGS}
-    found = _flag_sections(flags)
-    if "datasets" in found and "atomic_numbers" in found["datasets"]:
-        found["datasets"]["atomic_numbers"] = tuple(found["datasets"]["atomic_numbers"])
-    assert found == expected
+    assert config.loss == LossConfig("weighted", 3.5, 100.0, 0.0)
 
 
 def test_a_flag_can_set_a_split_to_none(gin_file):
     path = gin_file("datasets.valid_path = 'valid.h5'")
     config = load_train_config([path], [], {"datasets": {"valid_path": None}})
     assert config.datasets.valid_path is None
-
-
-def test_the_example_configuration():
-    config = load_train_config([ASPIRIN], [], {})
-    assert config.model.gate == "silu"
-    assert config.optimizer.algorithm == "amsgrad"
-    assert config.model.interaction_cls == "RealAgnosticResidualInteractionBlock"
-    assert config.model.scaling == "rms_forces_scaling"
 
 
 @pytest.mark.parametrize(
@@ -182,11 +163,25 @@ def test_values(binding, section, key, value):
         ("flags.dtype = 'float16'", "float16"),
         ("model.gate = @relu", "relu"),
         ("model.gate = @adam", "gate"),
-        ("optimizer.algorithm = @sgd", "sgd"),
-        ("optimizer.algorithm = 'sgd'", "sgd"),
+        ("optimizer.algorithm = 'lbfgs'", "lbfgs"),
         ("optimizer.algorithm = @silu", "silu"),
         ("adam.momentum = 0.5\noptimizer.algorithm = @adam", "momentum"),
         ("datasets.atomic_numbers = 8", "atomic_numbers"),
+        ("optimizer.lr = (", "EOF in multi-line statement"),
+        ("first/optimizer.lr = 1.0", "scopes have no meaning"),
+        ("import os", "import os: a configuration imports nothing"),
+        ("torch.optim.adam.b1 = 0.5", "unknown torch.optim.adam"),
+        ("optimizer.lr = %lr", "unknown %lr"),
+        ("lr = %lr\noptimizer.lr = %lr", "unknown %lr"),
+        ("loss.loss_cls = @UniversalLos", "did you mean UniversalLoss?"),
+        ("loss.loss_cls = 'universl'", "did you mean universal?"),
+        ("optimiser.lr = 0.1", "did you mean optimizer?"),
+        ("loss.energy_wieght = 1.0", "loss: unknown energy_wieght; did you mean energy_weight?"),
+        ("exponential_decay.decayrate = 0.1", "did you mean decay_rate?"),
+        ("optimizer.scheduler = @silu", "expected one of constant, exponential_decay"),
+        ("train.swa_config = {'lr': 1e-3}", "expected @SWAConfig or None"),
+        ("train.swa_config = @stage_two_loss", "expected @SWAConfig or None"),
+        ("model.cueq_config = {'enabled': True}", "expected @CuEquivarianceConfig or None"),
         ("optimizer.lr = ", "Unable to parse value"),
         ("optimizer.lr 0.1", "Couldn't parse statement"),
     ],
@@ -244,8 +239,7 @@ def test_a_broken_file_is_named(gin_file):
 def test_nothing_is_left_from_one_configuration_to_the_next():
     load("optimizer.lr = 0.5", "optimizer.algorithm = @adam", "adam.b1 = 0.1")
     refusal("optimizer.lr = 'fast'")
-    assert load() == TrainConfig(datasets=DatasetsConfig(train_path="train.h5"))
-    assert gin.config_str() == ""
+    assert load() == DEFAULT
 
 
 @pytest.fixture
@@ -282,3 +276,343 @@ def test_a_json_file_of_another_kind_is_refused(tmp_path):
     path.write_text("{}")
     with pytest.raises(ArtifactError, match="expected kind 'train_config'"):
         load_train_config([path], [], {})
+
+
+def test_the_place_of_an_error_is_a_line(gin_file):
+    """The first line names the data."""
+    path = gin_file("", "optimizer.lr = 1.0", "optimizer.max_epochs = 'ten'", name="a.gin")
+    with pytest.raises(ConfigError, match=r"a\.gin: line 4: optimizer\.max_epochs: expected `int`"):
+        load_train_config([path, gin_file("flags.seed = 1", name="b.gin")], [], {})
+    path = gin_file("optimizer:", "  lr = 1.0", "  momentum = 3", name="c.gin")
+    with pytest.raises(ConfigError, match=r"c\.gin: line 4: optimizer: unknown momentum"):
+        load_train_config([path], [], {})
+
+
+def test_macros_blocks_and_includes(gin_file, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    gin_file("epochs = 7", "optimizer.lr = 0.5", name="base.gin")
+    path = gin_file("include 'base.gin'", "optimizer:", "  max_epochs = %epochs", name="run.gin")
+    config = load_train_config([path], [], {})
+    assert (config.optimizer.max_epochs, config.optimizer.lr) == (7, 0.5)
+    gin_file("include 'run.gin'", name="base.gin")
+    with pytest.raises(ConfigError, match="includes itself"):
+        load_train_config([gin_file("include 'base.gin'")], [], {})
+
+
+MACE_JAX = """
+import mace_jax.modules
+import mace_jax.tools.gin_model
+
+mace_jax.tools.gin_model.model.r_max = 6.0
+mace_jax.tools.gin_model.model.interaction_cls_first = (
+    @mace_jax.modules.RealAgnosticDensityInteractionBlock
+)
+mace_jax.tools.gin_model.model.pair_repulsion = True
+mace_jax.tools.gin_functions.loss.loss_cls = @mace_jax.modules.UniversalLoss
+mace_jax.tools.gin_datasets.datasets.num_workers = 4
+mace_jax.tools.gin_functions.flags.debug = False
+mace_jax.tools.gin_functions.flags.profile = False
+mace_jax.tools.gin_functions.optimizer.algorithm = @adam
+mace_jax.tools.gin_functions.adam.b2 = 0.99
+"""
+
+
+def test_names_as_in_files_of_mace_jax(gin_file, caplog):
+    config = load_train_config([gin_file(MACE_JAX)], [], {})
+    assert config.model.r_max == 6.0
+    assert config.model.interaction_cls_first == "RealAgnosticDensityInteractionBlock"
+    assert config.model.pair_repulsion
+    assert term_weights(config.loss) == {"energy": 1.0, "forces": 100.0, "stress": 1.0}
+    assert config.datasets.num_workers == 4
+    assert (config.optimizer.algorithm, config.optimizer.b2) == ("adam", 0.99)
+    assert not caplog.records
+
+
+def test_a_small_file_of_mace_jax_says_what_it_says_in_vain(gin_file, caplog):
+    lines = [
+        "model.radial_basis = @bessel_basis",
+        "bessel_basis.number = 8",
+        "model.radial_envelope = @soft_envelope",
+        "model.atomic_energies = 'average'",
+        "model.avg_num_neighbors = 'average'",
+        "optimizer.algorithm = @sgd",
+        "train.eval_train = True",
+    ]
+    config = load_train_config([gin_file(*lines)], [], {})
+    assert (config.datasets.E0s, config.model.avg_num_neighbors) == ("average", None)
+    assert (config.optimizer.algorithm, config.train.eval_train) == ("sgd", True)
+    names = [message.split(": ")[2].split()[0] for message in caplog.messages]
+    assert names == ["model.radial_basis", "bessel_basis.number", "model.radial_envelope"]
+
+
+@pytest.mark.parametrize("name", WITHOUT_EFFECT)
+def test_what_has_no_effect_is_told(name, caplog):
+    assert load(f"{name} = 3") == DEFAULT
+    assert f"{name} has no effect: {WITHOUT_EFFECT[name]}" in caplog.text
+
+
+@pytest.mark.parametrize("name", ONLY)
+def test_what_cannot_be_done_here_is_refused_unless_it_asks_for_nothing(name, caplog):
+    only, todo = ONLY[name]
+    assert load(f"{name} = {only!r}") == DEFAULT
+    assert not caplog.records
+    assert todo in refusal(f"{name} = 'something'")
+
+
+ELSEWHERE = {
+    "optimizer.max_num_epochs": (7, lambda config: config.optimizer.max_epochs),
+    "datasets.stream_train_max_batches": (7, lambda config: config.datasets.max_batches),
+    "datasets.stream_train_shuffle": (False, lambda config: config.datasets.shuffle),
+    "datasets.atomic_energies_override": ("average", lambda config: config.datasets.E0s),
+    "model.atomic_energies": ("average", lambda config: config.datasets.E0s),
+    "model.atomic_numbers": ((1, 8), lambda config: config.datasets.atomic_numbers),
+    "model.readout_mlp_irreps": ("8x0e", lambda config: config.model.MLP_irreps),
+    "optimizer.stage_two_lr": (0.5, lambda config: config.train.swa_config.lr),
+    "optimizer.stage_two_interval": (9, lambda config: config.train.swa_config.start_interval),
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_other_names_of_the_same(name):
+    value, found = ELSEWHERE[name]
+    assert found(load(f"{name} = {value!r}")) == value
+
+
+def test_every_other_name_is_tested():
+    cueq = {name for name in MEANS if name.startswith("CuEquivarianceConfig.")}
+    assert MEANS.keys() - cueq - {"model.cueq_config"} == ELSEWHERE.keys()
+
+
+def test_cuequivariance_by_reference(caplog):
+    chosen = "model.cueq_config = @CuEquivarianceConfig()"
+    values = ("CuEquivarianceConfig.enabled = True", "CuEquivarianceConfig.conv_fusion = False")
+    flags = load(chosen, *values).flags
+    assert (flags.backend, flags.cueq_conv_fusion, flags.cueq_optimize_all) == ("cueq", False, True)
+    assert not caplog.records
+    assert load(*values) == DEFAULT
+    assert "nothing refers to @CuEquivarianceConfig" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("WeightedEnergyForcesStressLoss", "stress"),
+        ("WeightedEnergyForcesLoss", "ef"),
+        ("WeightedForcesLoss", "forces_only"),
+        ("WeightedEnergyForcesVirialsLoss", "virials"),
+        ("WeightedHuberEnergyForcesStressLoss", "huber"),
+        ("UniversalLoss", "universal"),
+        ("WeightedEnergyForcesL1L2Loss", "l1l2"),
+        ("DipoleSingleLoss", "dipole"),
+        ("WeightedEnergyForcesDipoleLoss", "energy_forces_dipole"),
+        *((name, name) for name in LOSS_TERMS),
+    ],
+)
+def test_losses_by_the_class_of_mace_torch_and_by_name(name, expected):
+    model = "AtomicDipolesMACE" if expected == "dipole" else "EnergyDipolesMACE"
+    bindings = (f"loss.loss_cls = @{name}", f"model.model = @{model}")
+    assert load(*bindings).loss.loss_cls == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("@std_scaling", "std_scaling"), ("@constant_scaling", "no_scaling"), ("None", "no_scaling")],
+)
+def test_scalings(value, expected):
+    assert load(f"model.scaling = {value}").model.scaling == expected
+
+
+def test_no_gate_and_no_transform_by_none():
+    model = load("model.gate = None", "model.distance_transform = None").model
+    assert (model.gate, model.distance_transform) == ("None", "None")
+
+
+SCHEDULES = {
+    "@constant_schedule": ([], ScheduleConfig()),
+    "@exponential_decay": (
+        ["exponential_decay.decay_rate = 0.5", "exponential_decay.end_value = None"],
+        ScheduleConfig("exponential_decay", decay_rate=0.5),
+    ),
+    "@piecewise_constant_schedule": (
+        ["piecewise_constant_schedule.boundaries_and_scales = {9: 0.5, 5: 0.1}"],
+        ScheduleConfig(
+            "piecewise_constant_schedule", boundaries_and_scales=((5.0, 0.1), (9.0, 0.5))
+        ),
+    ),
+    "@reduce_on_plateau": (
+        ["reduce_on_plateau.patience = 3", "reduce_on_plateau.min_lr = 1e-6"],
+        ScheduleConfig("reduce_on_plateau", patience=3, min_lr=1e-6),
+    ),
+    "@warmup_cosine_decay": (
+        ["warmup_cosine_decay.warmup_epochs = 2"],
+        ScheduleConfig("warmup_cosine_decay", warmup_epochs=2.0),
+    ),
+}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("behind", [True, False])
+def test_schedules_by_reference(schedule, behind, caplog):
+    """It does not matter whether it is referred to before or after its parameters."""
+    parameters, expected = SCHEDULES[schedule]
+    chosen = [f"optimizer.scheduler = {schedule}"]
+    lines = [*parameters, *chosen] if behind else [*chosen, *parameters]
+    assert load(*lines).optimizer.scheduler == expected
+    assert not caplog.records
+
+
+def test_parameters_of_what_nothing_refers_to_are_told(caplog):
+    lines = [line for parameters, _ in SCHEDULES.values() for line in parameters]
+    lines += ["SWAConfig.lr = 1.0", "stage_two_loss.energy_weight = 1.0", "adam.b1 = 0.5"]
+    assert load(*lines) == DEFAULT
+    assert len(caplog.messages) == len(SCHEDULES) - 1 + 3
+    for name in ("exponential_decay", "SWAConfig", "stage_two_loss", "adam"):
+        assert f"nothing refers to @{name}" in caplog.text
+
+
+def test_stage_two_by_reference():
+    stage_two = load(
+        "loss.loss_cls = @UniversalLoss",
+        "SWAConfig.loss = @stage_two_loss",
+        "stage_two_loss.energy_weight = 3.0",
+        "train.swa_config = @SWAConfig()",
+        "SWAConfig.start_interval = 12",
+    ).train.swa_config
+    assert (stage_two.start_interval, stage_two.lr) == (12, 1e-3)
+    assert stage_two.loss.loss_cls == "universal"  # as before, where nothing else is said
+    assert term_weights(stage_two.loss) == {"energy": 3.0, "forces": 100.0, "stress": 10.0}
+    assert load("train.swa_config = @SWAConfig", "train.swa_config = None") == DEFAULT
+
+
+def test_flags_of_a_section_keep_what_files_say_of_it():
+    bindings = ["optimizer.scheduler = @exponential_decay", "exponential_decay.staircase = False"]
+    flags = {
+        "optimizer": {"scheduler": {"decay_rate": 0.5}},
+        "train": {"swa_config": {"loss": {"energy_weight": 5.0}}},
+    }
+    bindings += ["train.swa_config = @SWAConfig", "SWAConfig.lr = 0.25"]
+    config = load(*bindings, flags=flags)
+    expected = ScheduleConfig("exponential_decay", decay_rate=0.5, staircase=False)
+    assert config.optimizer.scheduler == expected
+    assert config.train.swa_config.lr == 0.25
+    assert config.train.swa_config.loss.energy_weight == 5.0
+    # a flag that turns stage two on makes the file's values of it count
+    bindings[2] = "train.swa_config = None"
+    assert load(*bindings, flags=flags).train.swa_config.lr == 0.25
+
+
+def test_another_schedule_by_a_flag_leaves_the_parameters_of_the_first(caplog):
+    bindings = ["optimizer.scheduler = @exponential_decay", "exponential_decay.decay_rate = 0.5"]
+    flags = {"optimizer": {"scheduler": {"name": "reduce_on_plateau"}}}
+    assert load(*bindings, flags=flags).optimizer.scheduler == ScheduleConfig("reduce_on_plateau")
+    assert "exponential_decay.decay_rate" in caplog.text
+
+
+TEXT = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=8)
+NUMBER = st.floats(1e-3, 0.9)
+VALUES = {
+    "datasets.atomic_numbers": st.lists(st.integers(1, 90), min_size=1, max_size=3).map(tuple),
+    "datasets.config_type_weights": st.dictionaries(TEXT, NUMBER, max_size=2),
+    "model.correlation": st.integers(1, 3) | st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    "model.radial_MLP": st.lists(st.integers(1, 99), max_size=3).map(tuple),
+    "optimizer.max_epochs": st.integers(5, 10**6),
+    "optimizer.scheduler.boundaries_and_scales": st.lists(
+        st.tuples(NUMBER, NUMBER), min_size=1, max_size=3
+    ).map(lambda pairs: tuple(sorted(dict(pairs).items()))),
+    "flags.process_index": st.just(0),
+    "wandb_run.tags": st.lists(TEXT, max_size=2).map(tuple),
+}
+
+
+def any_value(name):
+    hint = FIELDS[name]
+    words, kind = choices(hint), without_none(hint)
+    kinds = {int: st.integers(1, 4), float: NUMBER, bool: st.booleans(), str: TEXT}
+    plain = st.sampled_from(words) if words else kinds.get(kind)
+    found = VALUES.get(name, plain)
+    return found | st.none() if is_optional(hint) and name != "datasets.train_path" else found
+
+
+@st.composite
+def some_of(draw, section, names=None):
+    """Draw values of a section, any of them or just those that are named."""
+    own = {
+        name.rpartition(".")[2]: name
+        for name, hint in FIELDS.items()
+        if name.rpartition(".")[0] == section and not is_section(hint)
+    }
+    chosen = own if names is None else {name: own[name] for name in names}
+    return {key: draw(any_value(name)) for key, name in chosen.items() if draw(st.booleans())}
+
+
+@st.composite
+def configurations(draw):
+    sections = {name: draw(some_of(name)) for name in FIELDS if "." not in name}
+    sections["datasets"] |= {"train_path": draw(TEXT)}
+    optimizer = sections["optimizer"]
+    algorithm = draw(st.sampled_from(sorted(ALGORITHM_PARAMETERS)))
+    others = {name for names in ALGORITHM_PARAMETERS.values() for name in names}
+    for name in others - set(ALGORITHM_PARAMETERS[algorithm]):
+        optimizer.pop(name, None)
+    schedule = draw(st.sampled_from(sorted(SCHEDULE_PARAMETERS)))
+    parameters = draw(some_of("optimizer.scheduler", SCHEDULE_PARAMETERS[schedule]))
+    optimizer |= {"algorithm": algorithm, "scheduler": {"name": schedule, **parameters}}
+    sections["loss"] = draw(loss(draw(st.sampled_from(sorted(LOSS_TERMS)))))
+    if draw(st.booleans()):
+        stage_two = draw(some_of("train.swa_config"))
+        if draw(st.booleans()):
+            stage_two["loss"] = draw(loss(sections["loss"]["loss_cls"]))
+        sections["train"]["swa_config"] = stage_two
+    sections["model"]["model"] = "EnergyDipolesMACE"
+    try:
+        return train_config_from_sections(sections, "drawn")
+    except ConfigError:
+        assume(False)
+
+
+@st.composite
+def loss(draw, name):
+    weights = {f"{term}_weight": draw(NUMBER) for term in LOSS_TERMS[name] if draw(st.booleans())}
+    return {"loss_cls": name, "huber_delta": draw(NUMBER), **weights}
+
+
+@settings(max_examples=50, deadline=None)
+@given(config=configurations())
+def test_any_configuration_is_repeated_by_its_files(tmp_path_factory, config):
+    folder = tmp_path_factory.mktemp("saved")
+    gin, saved = folder / "run.gin", folder / "run.config.json"
+    gin.write_text(gin_text(config), encoding="utf-8")
+    write_train_config(saved, config, make_provenance("mace-jax-train", []))
+    assert load_train_config([gin], [], {}) == config
+    assert load_train_config([saved], [], {}) == config
+    other = load_train_config([saved], ["flags.seed = 12345"], {})
+    assert other == replace(config, flags=replace(config.flags, seed=12345))
+
+
+ODD = (
+    "()",
+    "{}",
+    "[[1]]",
+    "{'a': {1: 2}}",
+    "{1: 0.5, 'a': 2}",
+    "@adam",
+    "@SWAConfig()",
+    "-1",
+    "''",
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(name=st.sampled_from(sorted(KNOWN)), value=st.sampled_from(ODD) | TEXT)
+def test_whatever_is_written_is_a_configuration_or_an_error_of_one_line(name, value):
+    message = ""
+    try:
+        load(f"{name} = {value}")
+    except ConfigError as error:
+        message = str(error)
+    assert "\n" not in message
+
+
+def test_a_name_that_a_caller_gives_wrong_is_not_lost():
+    assert "unknown lrr; did you mean lr?" in refusal(flags={"optimizer": {"lrr": 1.0}})
+    assert "unknown optimizr" in refusal(flags={"optimizr": {"lr": 1.0}})

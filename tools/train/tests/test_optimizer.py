@@ -4,15 +4,16 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+import optax.contrib
 import pytest
 from flax import nnx
+from jax.flatten_util import ravel_pytree
 from numpy.testing import assert_allclose
 
 from mace_jax.artifacts.model_bundle import ModelConfig
-from mace_jax.artifacts.train_config import OptimizerConfig
+from mace_jax.artifacts.train_config_sections import OptimizerConfig
 from mace_jax.model.mace import MACE
-from mace_jax_train.optimizer import decayed, make_optimizer
+from mace_jax_train.optimizer import clip, decayed, make_optimizer, weight_decays
 
 CONFIG = OptimizerConfig(algorithm="adam", lr=0.1, b1=0.8, b2=0.9, eps=1e-3)
 
@@ -91,44 +92,109 @@ def test_decay_picks_the_weights_that_mace_torch_picks(first, later, parts):
     }
 
 
-def numpy_steps(config, parameters, gradients, max_norm=None):
-    """torch.optim.Adam; with AMSGrad it keeps the largest second moment, corrected afterwards."""
-    norms = [np.sqrt(sum(np.square(g).sum() for g in gradient.values())) for gradient in gradients]
-    result = {}
-    for name, start in parameters.items():
-        p, m, v, largest = start, 0.0, 0.0, 0.0
-        for t, (gradient, norm) in enumerate(zip(gradients, norms, strict=True), start=1):
-            g = gradient[name] * (min(1.0, max_norm / norm) if max_norm else 1.0)
-            g = g + config.weight_decay * p * (name == "products")
-            m = config.b1 * m + (1 - config.b1) * g
-            v = config.b2 * v + (1 - config.b2) * g**2
-            largest = np.maximum(largest, v)
-            second = (largest if config.algorithm == "amsgrad" else v) / (1 - config.b2**t)
-            p = p - config.lr * m / (1 - config.b1**t) / (np.sqrt(second) + config.eps)
-        result[name] = p
-    return result
+PARAMETERS = {"products": np.array([0.3, -1.2, 0.7]), "readouts": np.array([1.1, -0.4])}
+IS_DECAYED = np.array([1, 1, 1, 0, 0])
+LR = [0.1, 0.1, 0.02, 0.02, 0.3, 0.3]
 
 
-@pytest.mark.parametrize("algorithm", ["adam", "amsgrad"])
-@pytest.mark.parametrize(("decay", "max_norm"), [(0.0, None), (0.3, None), (0.3, 0.5)])
-def test_steps(algorithm, decay, max_norm):
-    config = replace(CONFIG, algorithm=algorithm, weight_decay=decay)
+def gradients() -> list[np.ndarray]:
+    """They shrink, so that the maximum that AMSGrad keeps matters."""
     rng = np.random.default_rng(0)
-    parameters = {"products": rng.normal(size=3), "readouts": rng.normal(size=2)}
-    # the gradients shrink, so that the maximum that AMSGrad keeps matters
-    gradients = [
-        {name: rng.normal(size=value.shape) / t**2 for name, value in parameters.items()}
-        for t in range(1, 7)
-    ]
-    optimizer = make_optimizer(config, max_norm)
-    found = {name: jnp.asarray(value) for name, value in parameters.items()}
-    state = optimizer.init(found)
-    for gradient in gradients:
-        updates, state = optimizer.update(gradient, state, found)
-        found = optax.apply_updates(found, updates)
-    expected = numpy_steps(config, parameters, gradients, max_norm)
-    swapped = replace(config, algorithm={"adam": "amsgrad", "amsgrad": "adam"}[algorithm])
-    other = numpy_steps(swapped, parameters, gradients, max_norm)
-    for name, value in expected.items():
-        assert_allclose(found[name], value, rtol=1e-12)
-        assert np.abs(other[name] - value).max() > 1e-3
+    return [rng.normal(size=5) / t**2 for t in range(1, len(LR) + 1)]
+
+
+def numpy_steps(config):
+    """torch.optim.Adam, AdamW and SGD; AMSGrad keeps the largest moment, corrected afterwards."""
+    p = np.concatenate(list(PARAMETERS.values()))
+    m, v, largest = 0.0, 0.0, 0.0
+    decay = config.weight_decay * IS_DECAYED
+    for t, (g, lr) in enumerate(zip(gradients(), LR, strict=True), start=1):
+        if config.algorithm == "adamw":
+            p = p * (1 - lr * decay)
+        else:
+            g = g + decay * p  # noqa: PLW2901
+        m = config.b1 * m + (1 - config.b1) * g
+        v = config.b2 * v + (1 - config.b2) * g**2
+        largest = np.maximum(largest, v)
+        second = (largest if config.algorithm == "amsgrad" else v) / (1 - config.b2**t)
+        adam = m / (1 - config.b1**t) / (np.sqrt(second) + config.eps)
+        p = p - lr * (g if config.algorithm == "sgd" else adam)
+    return p
+
+
+def steps(config):
+    """Return parameters and state after some steps of changing length."""
+    found, _ = ravel_pytree({name: jnp.asarray(value) for name, value in PARAMETERS.items()})
+    state = make_optimizer(config, 1.0).init(found)
+    for gradient, lr in zip(gradients(), LR, strict=True):
+        optimizer = make_optimizer(config, jnp.asarray(lr), weight_decays(config, PARAMETERS))
+        updates, state = optimizer.update(jnp.asarray(gradient), state, found)
+        found += updates
+    return found, state
+
+
+ALGORITHMS = ["adam", "amsgrad", "adamw", "sgd"]
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_steps(algorithm, decay):
+    config = replace(CONFIG, algorithm=algorithm, weight_decay=decay)
+    expected = numpy_steps(config)
+    assert_allclose(steps(config)[0], expected, rtol=1e-12)
+    others = [replace(config, algorithm=other) for other in ALGORITHMS if other != algorithm]
+    if not decay:  # then these are the same
+        others = [other for other in others if {other.algorithm, algorithm} != {"adam", "adamw"}]
+    others.append(replace(config, weight_decay=0.1))
+    for other in others:
+        assert np.abs(numpy_steps(other) - expected).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("b2", 0.99),
+        ("eps", 0.1),
+        ("weight_decay", 0.01),
+        ("schedule_free_b1", 0.5),
+        ("schedule_free_weight_lr_power", 0.0),
+        (None, None),
+    ],
+)
+def test_schedule_free(option, value):
+    """Algorithm 1 of Defazio et al. 2024 with x, y and z, decay at y, and Adam's second moment."""
+    config = replace(CONFIG, algorithm="schedulefree", weight_decay=0.3)
+    plain, _ = steps(config)
+    if option:
+        config = replace(config, **{option: value})
+    b1, power = config.schedule_free_b1, config.schedule_free_weight_lr_power
+    x = y = z = np.concatenate(list(PARAMETERS.values()))
+    v, weights, largest = 0.0, 0.0, 0.0
+    for t, (g, lr) in enumerate(zip(gradients(), LR, strict=True), start=1):
+        v = config.b2 * v + (1 - config.b2) * g**2
+        direction = g / (np.sqrt(v / (1 - config.b2**t)) + config.eps)
+        z = z - lr * (direction + config.weight_decay * IS_DECAYED * y)
+        largest = max(largest, lr)
+        weights += largest**power
+        c = largest**power / weights
+        x = (1 - c) * x + c * z
+        y = b1 * x + (1 - b1) * z
+    found, state = steps(config)
+    assert_allclose(found, y, rtol=1e-10)
+    assert_allclose(optax.contrib.schedule_free_eval_params(state, found), x, rtol=1e-10)
+    assert not option or np.abs(found - plain).max() > 1e-3
+
+
+def test_only_gradients_that_are_too_long_are_clipped():
+    """As torch's ``clip_grad_norm_`` does it: factor 2 / (5 + 1e-6)."""
+    gradient = jnp.array([3.0, -4.0])
+    assert_allclose(clip(gradient, 2.0), np.array([3.0, -4.0]) * 2 / (5 + 1e-6), rtol=1e-15)
+    assert (clip(gradient, 6.0) == gradient).all()
+
+
+@pytest.mark.parametrize(("option", "value"), [("b1", 0.5), ("b2", 0.5), ("eps", 0.1)])
+def test_defect_6_the_numbers_of_the_optimizer_count(option, value):
+    """mace-jax: ``--beta``, ``--beta2`` and ``--epsilon`` have no effect."""
+    changed = replace(CONFIG, **{option: value})
+    assert_allclose(steps(changed)[0], numpy_steps(changed), rtol=1e-12)
+    assert np.abs(steps(changed)[0] - steps(CONFIG)[0]).max() > 1e-3

@@ -24,6 +24,7 @@ from mace_jax.artifacts.versioned import Document, tag
 from mace_jax.errors import ArtifactError
 from mace_jax.structures.neighbor_list import PairList
 from mace_jax.structures.structure import Structure
+from mace_jax.structures.structure_block import StructureBlock
 
 __all__ = ["SUFFIXES", "Dataset", "DatasetWriter", "Layout", "dataset_files", "write_dataset_file"]
 
@@ -58,6 +59,11 @@ def dataset_files(path: Path) -> list[Path]:
         message = f"{path}: no HDF5 file there, expected *.h5; create it with mace-jax-preprocess"
         raise ArtifactError(message)
     return sorted(files, key=_natural_key)
+
+
+def dataset_input(role: str, path: Path, sha256: str) -> Input:
+    """Describe a dataset of known digest in a provenance record."""
+    return Input(role, path, KIND, tag(KIND)["version"], sha256)
 
 
 def _natural_key(path: Path) -> tuple[str, int, str]:
@@ -153,6 +159,14 @@ class Dataset:
         """
         return self._collect(indices, lambda part, numbers: part.read(numbers))
 
+    def read_block(self, indices: Sequence[int] | NDArray[np.int64]) -> StructureBlock:
+        """Read structures as ``read`` does, as one block."""
+        wanted = self._checked(indices)
+        if len(self._parts) > 1:
+            return StructureBlock.of(self.read(wanted.tolist()))
+        with self._lock:
+            return self._parts[0].read_block(wanted)
+
     def read_pairs(self, indices: Sequence[int]) -> list[PairList]:
         """Read the stored pairs of structures in the given order.
 
@@ -204,7 +218,7 @@ class Dataset:
 
     def as_input(self, role: str) -> Input:
         """Describe this dataset in a provenance record."""
-        return Input(role, self.path, KIND, tag(KIND)["version"], self.sha256())
+        return dataset_input(role, self.path, self.sha256())
 
     def close(self) -> None:
         """Close all files."""

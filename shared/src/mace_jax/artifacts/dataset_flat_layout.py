@@ -8,26 +8,26 @@ and no others. So structures that follow each other cost one access to each arra
 import mmap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from mace_jax.artifacts.hdf5_rows import (
-    Ragged,
-    RaggedRows,
-    Rows,
-    Wanted,
-    in_order,
-    offsets_of,
-    read_names,
-)
+from mace_jax.artifacts.hdf5_rows import Ragged, Rows, read_names
 from mace_jax.artifacts.versioned import Document
-from mace_jax.elements import MAX_ATOMIC_NUMBER
 from mace_jax.errors import ArtifactError
 from mace_jax.structures.neighbor_list import PairList
-from mace_jax.structures.structure import PROPERTY_SHAPES, Structure, check_structure
+from mace_jax.structures.pair_block import PairBlock
+from mace_jax.structures.ragged import offsets_of
+from mace_jax.structures.structure import PROPERTY_SHAPES, Structure
+from mace_jax.structures.structure_block import (
+    Label,
+    StructureBlock,
+    check_block,
+    is_per_atom,
+    row_shape,
+)
 
 COUNT, FLAG, NUMBER, REAL = (np.dtype(name) for name in ("<i4", "?", "u1", "<f8"))
 STRUCTURE = np.dtype(
@@ -41,19 +41,9 @@ STRUCTURE = np.dtype(
     ]
 )
 PAIR = np.dtype([("sender", "<u2"), ("receiver", "<u2"), ("shift", "i1", (3,))])
-# Structures that are read before the pages they are on are given back.
-_PAGES_KEPT = 128
-_COLUMN = {name: column for column, name in enumerate(PROPERTY_SHAPES)}
-
-
-def is_per_atom(name: str) -> bool:
-    """Return whether a label has a row for each atom, and not one for the structure."""
-    return "n" in PROPERTY_SHAPES[name]
-
-
-def row_shape(name: str) -> tuple[int, ...]:
-    """Return the shape of a row of a label."""
-    return tuple(size for size in PROPERTY_SHAPES[name] if isinstance(size, int))
+# Bytes of the file that are kept mapped, which count as memory of this process. Around each row
+# that is read the system maps as much as this.
+_MAPPED_KEPT, _MAPPED_AROUND = 1 << 24, 1 << 16
 
 
 def present_name(name: str) -> str:
@@ -85,11 +75,11 @@ class FlatFile:
         with Path(file.filename).open("rb") as opened:
             self._pages = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
         self._mapped = np.frombuffer(self._pages, np.uint8)
-        self._n_read = 0
+        self._n_mapped = 0
         self._len: int = attributes["n_structures"]
         self.r_max: float | None = attributes.get("r_max")
         self._names = read_names(file, "names")
-        self._structures = self._of_length(self._len, "structures", STRUCTURE)
+        self._structures = self._ragged(None, "structures", STRUCTURE)
         n_node = self._counts("n_node", 1)
         atoms = offsets_of(n_node)
         self._atomic_numbers = self._ragged(atoms, "atomic_numbers", NUMBER)
@@ -113,9 +103,10 @@ class FlatFile:
         return counts
 
     def _ragged(
-        self, offsets: NDArray[np.int64], name: str, dtype: np.dtype[Any], *shape: int
+        self, offsets: NDArray[np.int64] | None, name: str, dtype: np.dtype[Any], *shape: int
     ) -> Ragged:
-        return Ragged(self._of_length(int(offsets[-1]), name, dtype, *shape), offsets)
+        length = self._len if offsets is None else int(offsets[-1])
+        return Ragged(self._of_length(length, name, dtype, *shape), offsets)
 
     def _label_names(self) -> list[str]:
         group = self._file.get("properties", {})
@@ -131,8 +122,8 @@ class FlatFile:
 
     def _label(self, name: str, atoms: NDArray[np.int64]) -> Ragged:
         present = self._of_length(self._len, present_name(name), FLAG).read_all()
-        if present.all() and is_per_atom(name):
-            offsets = atoms
+        if present.all():
+            offsets = atoms if is_per_atom(name) else None
         else:
             offsets = offsets_of(present * np.diff(atoms) if is_per_atom(name) else present)
         return self._ragged(offsets, values_name(name), REAL, *row_shape(name))
@@ -149,59 +140,51 @@ class FlatFile:
         return ArtifactError(f"{self.place(int(number))}: {what}; create the dataset again")
 
     def read(self, numbers: NDArray[np.int64]) -> list[Structure]:
+        """Read structures in the given order; errors as of ``read_block``."""
+        return self.read_block(numbers).structures()
+
+    def read_block(self, numbers: NDArray[np.int64]) -> StructureBlock:
         """Read structures in the given order.
 
         Raises:
             ArtifactError, DataError: one is damaged or holds an impossible number.
         """
-        wanted, order = in_order(numbers)
-        structures = self._read_in_order(wanted)
-        self._give_back_pages(len(order))
-        return [structures[k] for k in order]
+        table = self._rows(self._structures, numbers)
+        self._check_names(table, numbers)
+        config_types, heads = (
+            [self._names[code] for code in table[column].tolist()]
+            for column in ("config_type", "head")
+        )
+        labels = {name: self._read_label(name, numbers) for name in self._labels}
+        block = StructureBlock(
+            self._atomic_numbers.counts(numbers),
+            self._rows(self._atomic_numbers, numbers).astype(np.int64),
+            self._rows(self._positions, numbers),
+            np.ascontiguousarray(table["cell"]),
+            table["pbc"].view(np.uint8) != 0,
+            {name: label for name, label in labels.items() if label.present.any()},
+            np.ascontiguousarray(table["property_weights"]),
+            np.ascontiguousarray(table["weight"]),
+            config_types,
+            heads,
+            [self.place(number) for number in numbers.tolist()],
+        )
+        check_block(block)
+        return block
 
-    def _give_back_pages(self, n_read: int) -> None:
-        """Let go of the file's pages now and then, which count as memory of this process."""
-        self._n_read += n_read
-        if self._n_read >= _PAGES_KEPT and hasattr(mmap, "MADV_DONTNEED"):
+    def _read_label(self, name: str, numbers: NDArray[np.int64]) -> Label:
+        label = self._labels[name]
+        return Label(label.counts(numbers) > 0, self._rows(label, numbers))
+
+    def _rows(self, array: Ragged, numbers: NDArray[np.int64]) -> NDArray[Any]:
+        """Read rows, and let go of the file's pages now and then."""
+        rows = array.read(numbers)
+        n_runs = int(np.count_nonzero(np.diff(numbers) != 1)) + 1
+        self._n_mapped += rows.nbytes + n_runs * _MAPPED_AROUND
+        if self._n_mapped > _MAPPED_KEPT and hasattr(mmap, "MADV_DONTNEED"):
             self._pages.madvise(mmap.MADV_DONTNEED)
-            self._n_read = 0
-
-    def _read_in_order(self, wanted: Wanted) -> list[Structure]:
-        table = self._structures.read(wanted.first, wanted.last + 1)
-        self._check_names(table, wanted.numbers)
-        block = _Block(
-            table,
-            self._atomic_numbers.read(wanted),
-            self._positions.read(wanted),
-            {name: label.read(wanted) for name, label in self._labels.items()},
-        )
-        cells, pbc = np.ascontiguousarray(table["cell"]), table["pbc"].view(np.uint8) != 0
-        atomic_numbers = block.atomic_numbers.rows.astype(np.int64)
-        weights, heads, groups = (
-            table[name].tolist() for name in ("weight", "head", "config_type")
-        )
-        structures = []
-        for k, number in enumerate(wanted.numbers.tolist()):
-            atoms = block.positions.of(k)
-            properties, property_weights = block.labels_of(k)
-            structures.append(
-                Structure(
-                    atomic_numbers[atoms],
-                    block.positions.rows[atoms],
-                    cells[k],
-                    pbc[k],
-                    properties,
-                    property_weights,
-                    weights[k],
-                    self._names[groups[k]],
-                    self._names[heads[k]],
-                    self.place(number),
-                )
-            )
-        if not block.is_sound():
-            for structure in structures:
-                check_structure(structure)
-        return structures
+            self._n_mapped = 0
+        return rows
 
     def _check_names(self, table: NDArray[np.void], numbers: NDArray[np.int64]) -> None:
         for column in ("head", "config_type"):
@@ -218,49 +201,19 @@ class FlatFile:
         Raises:
             ArtifactError: a pair names an atom that is not there.
         """
-        wanted, order = in_order(numbers)
-        pairs = self._pairs.read(wanted)
-        self._check_pairs(pairs, wanted.numbers)
-        columns = [pairs.rows[name].astype(np.int32) for name in ("sender", "receiver", "shift")]
-        rows = [pairs.of(k) for k in range(len(wanted.numbers))]
-        found = [PairList(*(column[some] for column in columns)) for some in rows]
-        return [found[k] for k in order]
+        rows = self._rows(self._pairs, numbers)
+        n_pairs = self._pairs.counts(numbers)
+        self._check_pairs(rows, n_pairs, numbers)
+        columns = (rows[name].astype(np.int32) for name in ("sender", "receiver", "shift"))
+        return PairBlock(n_pairs, *columns).one_by_one()
 
-    def _check_pairs(self, pairs: RaggedRows, numbers: NDArray[np.int64]) -> None:
-        n_node = np.repeat(self._positions.counts(numbers), self._pairs.counts(numbers))
-        bad = np.flatnonzero(np.maximum(pairs.rows["sender"], pairs.rows["receiver"]) >= n_node)
+    def _check_pairs(
+        self, rows: NDArray[np.void], n_pairs: NDArray[np.int64], numbers: NDArray[np.int64]
+    ) -> None:
+        n_node = np.repeat(self._positions.counts(numbers), n_pairs)
+        bad = np.flatnonzero(np.maximum(rows["sender"], rows["receiver"]) >= n_node)
         if bad.size:
-            owner = np.searchsorted(pairs.offsets, bad[0], side="right") - 1
-            sender, receiver, _ = pairs.rows[bad[0]]
+            owner = np.searchsorted(np.cumsum(n_pairs), bad[0], side="right")
+            sender, receiver, _ = rows[bad[0]]
             found = f"a pair of atoms {sender} and {receiver}"
             raise self._damaged(numbers[owner], f"{found}, expected below {n_node[bad[0]]}")
-
-
-class _Block(NamedTuple):
-    """What was read of some structures at once."""
-
-    table: NDArray[np.void]
-    atomic_numbers: RaggedRows
-    positions: RaggedRows
-    labels: Mapping[str, RaggedRows]
-
-    def labels_of(self, k: int) -> tuple[dict[str, NDArray[np.float64]], dict[str, float]]:
-        """Return the labels of structure ``k`` and their weights."""
-        properties = {}
-        for name, label in self.labels.items():
-            rows = label.of(k)
-            if rows.stop > rows.start:
-                properties[name] = label.rows[rows if is_per_atom(name) else (rows.start, ...)]
-        row = self.table["property_weights"][k]
-        return properties, {name: float(row[_COLUMN[name]]) for name in properties}
-
-    def is_sound(self) -> bool:
-        """Check all numbers at once; one by one takes longer than reading them."""
-        weights = (self.table["weight"], self.table["property_weights"])
-        labels = (label.rows for label in self.labels.values())
-        return (
-            all(np.isfinite(reals).all() for reals in (self.positions.rows, self.table["cell"]))
-            and all(np.isfinite(reals).all() for reals in labels)
-            and all(np.isfinite(reals).all() and (reals >= 0).all() for reals in weights)
-            and bool((self.atomic_numbers.rows - 1 < MAX_ATOMIC_NUMBER).all())  # 0 wraps to 255
-        )

@@ -4,18 +4,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import h5py
 
 from mace_jax.artifacts.atomic_write import atomic_file
 from mace_jax.artifacts.dataset_attributes import KIND, write_attributes
-from mace_jax.artifacts.dataset_flat_writer import BLOCK, FlatWriter
+from mace_jax.artifacts.dataset_flat_writer import FlatWriter
 from mace_jax.artifacts.dataset_mace_layout import MaceWriter
 from mace_jax.artifacts.versioned import Document, check_document, tag
 from mace_jax.errors import ConfigError, DataError
 from mace_jax.structures.neighbor_list import PairList
 from mace_jax.structures.structure import Structure, check_structure
+from mace_jax.structures.structure_block import StructureBlock, check_block, joined
+
+BLOCK = 256  # structures that are written at once, whatever the portions in which they come
 
 Layout = Literal["mace", "flat"]
 _FORMAT = ("v108", "v110")  # of HDF5 itself: smaller than the earliest, and read everywhere
@@ -73,8 +76,8 @@ class DatasetWriter:
             message = f"{path}: layout mace has no place for pairs; choose layout flat"
             raise ConfigError(message)
         check_document(self._attributes, KIND, path)
-        self._structures: list[Structure] = []
-        self._pairs: list[PairList] = []
+        self._waiting: list[StructureBlock] = []
+        self._error: DataError | None = None
 
     def write(
         self, structures: Sequence[Structure], pairs: Sequence[PairList] | None = None
@@ -83,30 +86,47 @@ class DatasetWriter:
 
         Raises:
             ValueError: pairs are missing, or there are some that are not asked for.
-            DataError: a structure cannot be stored.
+            DataError: a structure cannot be stored; then the file cannot be completed.
         """
-        stored = "r_max" in self._attributes
-        if stored != (pairs is not None) or (pairs is not None and len(pairs) != len(structures)):
-            message = f"{self.path}: pairs of every structure with r_max, and only then"
-            raise ValueError(message)
-        for start in range(0, len(structures), BLOCK):
-            self._structures += structures[start : start + BLOCK]
-            self._pairs += pairs[start : start + BLOCK] if pairs else ()
-            if len(self._structures) >= BLOCK:
-                self._write_block()
-        self.n_structures += len(structures)
+        if pairs is not None and len(pairs) != len(structures):
+            self._refuse_pairs()
+        with self._remembering_errors():
+            for structure in structures:
+                check_structure(structure)
+        self.write_block(StructureBlock.of(structures, pairs))
 
-    def _write_block(self) -> None:
-        structures, pairs = self._structures[:BLOCK], self._pairs[:BLOCK]
-        for structure in structures:
-            check_structure(structure)
-            _check_names(structure)
-        if isinstance(self._layout, FlatWriter):
-            self._layout.write(structures, pairs)
-        else:
-            self._layout.write(structures)
-        # only now, so that a block that failed fails again if the caller goes on regardless
-        del self._structures[:BLOCK], self._pairs[:BLOCK]
+    def write_block(self, block: StructureBlock) -> None:
+        """Append structures as ``write`` does; errors as there."""
+        if ("r_max" in self._attributes) != (block.pairs is not None):
+            self._refuse_pairs()
+        with self._remembering_errors():
+            check_block(block)
+            _check_names(block)
+        self._waiting.append(block)
+        self.n_structures += len(block)
+        if sum(map(len, self._waiting)) >= BLOCK:
+            self._write_waiting()
+
+    def _refuse_pairs(self) -> NoReturn:
+        message = f"{self.path}: pairs of every structure with r_max, and only then"
+        raise ValueError(message)
+
+    @contextmanager
+    def _remembering_errors(self) -> Iterator[None]:
+        """Let an error of the data be raised again at the end if the caller goes on regardless."""
+        try:
+            yield
+        except DataError as error:
+            self._error = error
+            raise
+
+    def _write_waiting(self) -> None:
+        """Write whole blocks; what remains goes on waiting."""
+        block = joined(self._waiting)
+        whole = len(block) // BLOCK * BLOCK
+        for start in range(0, whole, BLOCK):
+            self._layout.write(block.take(slice(start, start + BLOCK)))
+        self._waiting = [block.take(slice(whole, None))]
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -119,8 +139,11 @@ class DatasetWriter:
                 FlatWriter(file, with_pairs=with_pairs) if flat else MaceWriter(file)
             )
             yield
-            if self._structures:
-                self._write_block()
+            if self._error:
+                raise self._error
+            rest = joined([StructureBlock.of([]), *self._waiting])
+            if len(rest):
+                self._layout.write(rest)
             if isinstance(self._layout, FlatWriter):
                 self._layout.finish()
             else:
@@ -143,15 +166,15 @@ class DatasetWriter:
         self._context.__exit__(kind, error, traceback)
 
 
-def _check_names(structure: Structure) -> None:
-    for what in ("config_type", "head"):
-        name = getattr(structure, what)
-        if "\0" in name or any("\ud800" <= character <= "\udfff" for character in name):
-            message = (
-                f"{structure.place}: {what} {name!r}, expected text of Unicode characters other "
-                "than zero; correct it"
-            )
-            raise DataError(message)
+def _check_names(block: StructureBlock) -> None:
+    for what, names in (("config_type", block.config_types), ("head", block.heads)):
+        for name in set(names):
+            if "\0" in name or any("\ud800" <= character <= "\udfff" for character in name):
+                message = (
+                    f"{block.places[names.index(name)]}: {what} {name!r}, expected text of Unicode "
+                    "characters other than zero; correct it"
+                )
+                raise DataError(message)
 
 
 def write_dataset_file(

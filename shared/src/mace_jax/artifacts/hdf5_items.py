@@ -12,6 +12,8 @@ import numpy as np
 from h5py import h5d, h5g, h5p, h5s, h5t
 from numpy.typing import NDArray
 
+Item = NDArray[Any] | str
+
 _KINDS = tuple(np.dtype(name) for name in ("<f8", "<i8", "?"))
 _TYPES = {kind: h5t.py_create(kind) for kind in _KINDS}
 _REAL, _INTEGER, _FLAG = _KINDS
@@ -35,21 +37,30 @@ def create_group(parent: h5g.GroupID, name: str) -> h5g.GroupID:
     return h5g.create(parent, name.encode(), gcpl=_GROUP)
 
 
-def write_array(group: h5g.GroupID, name: str, value: NDArray[Any]) -> None:
-    """Write an array of float64, int64 or bool."""
-    plan = _COMPACT if value.nbytes <= _COMPACT_BYTES else _CONTIGUOUS
-    kind, space = _TYPES[value.dtype], _space(value.shape)
-    h5d.create(group, name.encode(), kind, space, plan).write(h5s.ALL, h5s.ALL, value, kind)
+def write_item(group: h5g.GroupID, name: str, value: Item) -> None:
+    """Write an array of float64, int64 or bool, or a text."""
+    if isinstance(value, str):
+        item = h5d.create(group, name.encode(), _TEXT, _SCALAR, _COMPACT)
+    else:
+        plan = _COMPACT if value.nbytes <= _COMPACT_BYTES else _CONTIGUOUS
+        kind, space = _TYPES[value.dtype], _space(value.shape)
+        item = h5d.create(group, name.encode(), kind, space, plan)
+    _write(item, value)
 
 
-def write_text(group: h5g.GroupID, name: str, text: str) -> None:
-    """Write a text."""
-    value = np.array(text.encode(), object)
-    item = h5d.create(group, name.encode(), _TEXT, _SCALAR, _COMPACT)
-    item.write(h5s.ALL, h5s.ALL, value, _PYTHON_TEXT)
+def replace_item(group: h5g.GroupID, path: str, value: Item) -> None:
+    """Write a value of the same type and shape into an item that is there."""
+    _write(h5d.open(group, path.encode()), value)
 
 
-def read_item(group: h5g.GroupID, name: str) -> NDArray[Any] | str:
+def _write(item: h5d.DatasetID, value: Item) -> None:
+    if isinstance(value, str):
+        item.write(h5s.ALL, h5s.ALL, np.array(value.encode(), object), _PYTHON_TEXT)
+    else:
+        item.write(h5s.ALL, h5s.ALL, value, _TYPES[value.dtype])
+
+
+def read_item(group: h5g.GroupID, name: str) -> Item:
     """Read an item as an array of float64, int64 or bool, or as a text.
 
     Raises:
@@ -90,7 +101,7 @@ def read_text(group: h5g.GroupID, name: str) -> str:
     return value
 
 
-def read_if_present(group: h5g.GroupID, name: str) -> NDArray[Any] | str | None:
+def read_if_present(group: h5g.GroupID, name: str) -> Item | None:
     """Read an item, or return None if there is none of that name; errors as of ``read_item``."""
     try:
         return read_item(group, name)

@@ -1,4 +1,4 @@
-"""Rows of HDF5 arrays: appended in blocks by HDF5, read in runs of any length from the mapped file.
+"""Rows of HDF5 arrays: appended in chunks, read in runs of any length from the mapped file.
 
 HDF5 takes ten times as long to read some rows as the rows take to copy, so it is asked once where
 they are.
@@ -13,41 +13,69 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mace_jax.errors import ArtifactError
+from mace_jax.structures.ragged import rows_of
 
 _CHUNK_BYTES = 1 << 16
 
 
 class GrowingArrays:
-    """The arrays of a file that is written in blocks; each grows along its first axis."""
+    """The arrays of a file, appended to until ``finish``; each grows along its first axis.
 
-    def __init__(self, file: h5py.File, *, only_block: bool) -> None:
-        """Start without arrays.
+    Whole chunks go to the file as they are, without the calls that find and cache them; an array
+    of less than one chunk is stored in one piece.
+    """
 
-        Args:
-            file: open for writing.
-            only_block: nothing is appended after the first time, so nothing is kept to grow into.
-        """
+    def __init__(self, file: h5py.File) -> None:
+        """Start without arrays in ``file``, which is open for writing."""
         self._file = file
-        self._only_block = only_block
-        self._arrays: dict[str, h5py.Dataset] = {}
+        self._arrays: dict[str, _Growing] = {}
 
     def append(self, name: str, rows: NDArray[Any]) -> None:
         """Append ``rows`` to array ``name``, which is created the first time."""
         if name not in self._arrays:
-            self._arrays[name] = self._create(name, rows)
-        elif len(rows):
-            array = self._arrays[name]
-            end = len(array)
-            array.resize(end + len(rows), axis=0)
-            array[end:] = rows
+            self._arrays[name] = _Growing(self._file, name, rows)
+        self._arrays[name].append(rows)
 
-    def _create(self, name: str, rows: NDArray[Any]) -> h5py.Dataset:
-        if self._only_block:
-            return self._file.create_dataset(name, data=rows)
-        shape = rows.shape[1:]
-        row_bytes = rows.dtype.itemsize * int(np.prod(shape))
-        chunks = (_CHUNK_BYTES // row_bytes, *shape)
-        return self._file.create_dataset(name, data=rows, maxshape=(None, *shape), chunks=chunks)
+    def finish(self) -> None:
+        """Write what is left."""
+        for array in self._arrays.values():
+            array.finish()
+
+
+class _Growing:
+    """One array, and its rows that do not fill a chunk yet."""
+
+    def __init__(self, file: h5py.File, name: str, like: NDArray[Any]) -> None:
+        self._file, self._name = file, name
+        self._rest = like[:0]
+        self._chunk = _CHUNK_BYTES // (like.dtype.itemsize * math.prod(like.shape[1:]))
+        self._array: h5py.Dataset | None = None
+
+    def append(self, rows: NDArray[Any]) -> None:
+        rows = np.concatenate([self._rest, rows])
+        whole = len(rows) // self._chunk * self._chunk
+        for start in range(0, whole, self._chunk):
+            self._write_chunk(rows[start : start + self._chunk])
+        self._rest = rows[whole:]
+
+    def _write_chunk(self, rows: NDArray[Any]) -> None:
+        if self._array is None:
+            shape = rows.shape[1:]
+            self._array = self._file.create_dataset(
+                self._name, (0, *shape), rows.dtype, maxshape=(None, *shape), chunks=rows.shape
+            )
+        array = self._array.id
+        start = array.shape[0]
+        array.set_extent((start + len(rows), *rows.shape[1:]))
+        array.write_direct_chunk((start, *[0] * (rows.ndim - 1)), rows.tobytes())
+
+    def finish(self) -> None:
+        if self._array is None:
+            self._file.create_dataset(self._name, data=self._rest)
+        elif len(self._rest):
+            start = len(self._array)
+            self._array.resize(start + len(self._rest), axis=0)
+            self._array[start:] = self._rest
 
 
 class Rows:
@@ -111,9 +139,7 @@ class Rows:
         Raises:
             ArtifactError: the file is damaged there.
         """
-        counts = stops - starts
-        ends = np.cumsum(counts)
-        numbers = np.arange(ends[-1]) + np.repeat(starts - ends + counts, counts)
+        numbers = rows_of(starts, stops - starts)
         chunks, inside = np.divmod(numbers, self._chunk_rows)
         try:
             rows = self._row_at[self._addresses[chunks] + inside * self._row_bytes]
@@ -123,8 +149,16 @@ class Rows:
         return rows.view(self._dtype).reshape(-1, *self._shape)
 
     def read_all(self) -> NDArray[Any]:
-        """Return every row."""
-        return self.read(np.zeros(1, np.int64), np.array([self._len]))
+        """Return every row, a chunk at a time; errors as of ``read``."""
+        found = np.empty(self._len, self._row_at.dtype)
+        for first, address in enumerate(self._addresses.tolist()):
+            rows = found[first * self._chunk_rows :][: self._chunk_rows]
+            stored = self._row_at[address :: self._row_bytes][: len(rows)]
+            if len(stored) < len(rows):
+                message = f"{self._place}: ends before its last row; create the dataset again"
+                raise ArtifactError(message)
+            rows[:] = stored
+        return found.view(self._dtype).reshape(-1, *self._shape)
 
 
 def _chunks(array: h5py.Dataset, place: str) -> tuple[int, NDArray[np.int64]]:
@@ -153,59 +187,28 @@ def _chunks(array: h5py.Dataset, place: str) -> tuple[int, NDArray[np.int64]]:
     return rows, np.array([found[index] for index in range(expected)], np.int64)
 
 
-class Wanted(NamedTuple):
-    """Items to read.
+class Ragged(NamedTuple):
+    """An array with some rows for each item: from ``offsets[i]`` to ``offsets[i + 1]``.
 
-    Attributes:
-        numbers: ascending, each once.
-        first, last: of each run of consecutive numbers.
+    Without offsets every item has one row.
     """
 
-    numbers: NDArray[np.int64]
-    first: NDArray[np.int64]
-    last: NDArray[np.int64]
-
-
-def in_order(numbers: NDArray[np.int64]) -> tuple[Wanted, list[int]]:
-    """Return what is to be read, ascending, and where in that each of ``numbers`` is."""
-    unique, inverse = np.unique(numbers, return_inverse=True)
-    starts = np.diff(unique, prepend=-2) != 1
-    first, last = unique[starts], unique[np.append(starts[1:], True)]
-    return Wanted(unique, first, last), inverse.tolist()
-
-
-class Ragged(NamedTuple):
-    """An array with some rows for each item: from ``offsets[i]`` to ``offsets[i + 1]``."""
-
     rows: Rows
-    offsets: NDArray[np.int64]
+    offsets: NDArray[np.int64] | None
 
     def counts(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return how many rows each item has."""
-        return self.offsets[numbers + 1] - self.offsets[numbers]
+        starts, stops = self._ends(numbers)
+        return stops - starts
 
-    def read(self, wanted: Wanted) -> "RaggedRows":
-        """Return the rows of items; errors as of ``Rows.read``."""
-        rows = self.rows.read(self.offsets[wanted.first], self.offsets[wanted.last + 1])
-        return RaggedRows(rows, offsets_of(self.counts(wanted.numbers)).tolist())
+    def read(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
+        """Return the rows of items, end to end; errors as of ``Rows.read``."""
+        return self.rows.read(*self._ends(numbers))
 
-
-class RaggedRows(NamedTuple):
-    """Rows of the items that were read: from ``offsets[k]`` to ``offsets[k + 1]``."""
-
-    rows: NDArray[Any]
-    offsets: list[int]
-
-    def of(self, k: int) -> slice:
-        """Return which rows are those of item ``k``."""
-        return slice(self.offsets[k], self.offsets[k + 1])
-
-
-def offsets_of(counts: NDArray[Any]) -> NDArray[np.int64]:
-    """Return where items of so many rows start, and where the last one ends."""
-    offsets = np.zeros(len(counts) + 1, np.int64)
-    np.cumsum(counts, out=offsets[1:])
-    return offsets
+    def _ends(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        if self.offsets is None:
+            return numbers, numbers + 1
+        return self.offsets[numbers], self.offsets[numbers + 1]
 
 
 def read_names(file: h5py.File, name: str) -> list[str]:

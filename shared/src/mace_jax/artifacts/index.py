@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -23,12 +24,13 @@ from mace_jax.artifacts.atomic_write import atomic_file
 from mace_jax.artifacts.versioned import Document, check_document, parse_json, tag
 from mace_jax.elements import SYMBOLS
 from mace_jax.errors import ArtifactError, DataError, IncompatibleError
-from mace_jax.structures.structure import PROPERTY_SHAPES, Structure, structure_digest
+from mace_jax.structures.ragged import offsets_of
+from mace_jax.structures.structure import PROPERTY_SHAPES, Structure
+from mace_jax.structures.structure_block import StructureBlock, block_digests
 
 KIND = "index"
-_ROW_GROUP = 10_000
+_ROW_GROUP = 5_000
 _SYMBOL = re.compile("[A-Z][a-z]?")
-_PORTION = 2_000  # rows that are kept as Python objects
 _NAME = pa.dictionary(pa.int32(), pa.string())
 _TYPES = {
     "source": _NAME,
@@ -81,41 +83,77 @@ class IndexRow(NamedTuple):
 def index_row(
     structure: Structure, n_neighbors: NDArray[np.integer], source: str, frame: int
 ) -> IndexRow:
-    """Describe a structure.
+    """Describe one structure as ``index_rows`` does."""
+    block = StructureBlock.of([structure])
+    (row,) = index_rows(block, n_neighbors, [source], np.array([frame])).to_pylist()
+    return IndexRow(**{**row, "n_neighbors": n_neighbors.astype(np.uint16)})
+
+
+def index_rows(
+    block: StructureBlock,
+    n_neighbors: NDArray[np.integer],
+    sources: Sequence[str],
+    frames: NDArray[np.int64],
+) -> pa.RecordBatch:
+    """Describe structures.
 
     Args:
-        structure: any.
-        n_neighbors: edges that each atom receives, ``[n_atoms]``.
-        source: name of the file it was read from.
-        frame: its number there.
+        block: any.
+        n_neighbors: edges that each atom receives, ``[sum of n_atoms]``.
+        sources: names of the files they were read from, ``[n]``.
+        frames: their numbers there, ``[n]``.
 
     Raises:
         DataError: an atom has 65536 neighbors or more.
     """
-    if n_neighbors.max(initial=0) > np.iinfo(np.uint16).max:
-        message = (
-            f"{structure.place}: atom {n_neighbors.argmax()} has {n_neighbors.max()} neighbors, "
-            "expected at most 65535; lower the cutoff"
-        )
-        raise DataError(message)
-    return IndexRow(
-        source=source,
-        frame=frame,
-        formula=hill_formula(structure.atomic_numbers),
-        n_atoms=len(structure),
-        n_edges=int(n_neighbors.sum()),
-        n_neighbors=n_neighbors.astype(np.uint16),
-        head=structure.head,
-        config_type=structure.config_type,
-        weight=structure.weight,
-        **{name: name in structure.properties for name in PROPERTY_SHAPES},
-        digest=structure_digest(structure),
+    _require_short_counts(block, n_neighbors)
+    offsets = offsets_of(block.n_atoms)
+    columns = {
+        "source": sources,
+        "frame": frames,
+        "formula": _formulas(block),
+        "n_atoms": block.n_atoms,
+        "n_edges": np.diff(offsets_of(n_neighbors)[offsets]),
+        "head": block.heads,
+        "config_type": block.config_types,
+        "weight": block.weights,
+        **{name: block.label(name).present for name in PROPERTY_SHAPES},
+        "digest": block_digests(block),
+    }
+    arrays = {name: pa.array(values, _TYPES[name]) for name, values in columns.items()}
+    counts = pa.array(n_neighbors.astype(np.uint16))
+    arrays["n_neighbors"] = pa.ListArray.from_arrays(
+        pa.array(offsets, pa.int32()), counts, type=_TYPES["n_neighbors"]
     )
+    return pa.record_batch([arrays[name] for name in _TYPES], schema=_SCHEMA)
+
+
+def _require_short_counts(block: StructureBlock, n_neighbors: NDArray[np.integer]) -> None:
+    if n_neighbors.max(initial=0) <= np.iinfo(np.uint16).max:
+        return
+    at = int(n_neighbors.argmax())
+    ends = np.cumsum(block.n_atoms)
+    owner = int(np.searchsorted(ends, at, side="right"))
+    message = (
+        f"{block.places[owner]}: atom {at - ends[owner] + block.n_atoms[owner]} has "
+        f"{n_neighbors[at]} neighbors, expected at most 65535; lower the cutoff"
+    )
+    raise DataError(message)
+
+
+def _formulas(block: StructureBlock) -> list[str]:
+    numbers, ends = block.atomic_numbers.astype(np.uint8), np.cumsum(block.n_atoms)[:-1]
+    return [_formula(part.tobytes()) for part in np.split(numbers, ends)]
 
 
 def hill_formula(atomic_numbers: NDArray[np.int64]) -> str:
     """Return a formula in Hill's order: C and H first, the others by symbol; without C all so."""
-    counts = np.bincount(atomic_numbers)
+    return _formula(atomic_numbers.astype(np.uint8).tobytes())
+
+
+@lru_cache(maxsize=256)
+def _formula(atomic_numbers: bytes) -> str:
+    counts = np.bincount(np.frombuffer(atomic_numbers, np.uint8))
     elements = {SYMBOLS[number]: int(counts[number]) for number in np.flatnonzero(counts)}
     first = ("C", "H") if "C" in elements else ()
     order = sorted(elements, key=lambda s: (first.index(s) if s in first else 2, s))
@@ -150,27 +188,28 @@ class IndexWriter:
         self.dataset_name = dataset_name
         self.dataset_sha256 = ""
         self.n_structures = 0
-        self._rows: list[IndexRow] = []
-        self._portions: list[pa.RecordBatch] = []
+        self._waiting: list[pa.RecordBatch] = []
 
     def write(self, rows: Sequence[IndexRow]) -> None:
         """Append rows, in the order of the dataset."""
-        for row in rows:
-            self._rows.append(row)
-            if len(self._rows) == _PORTION:
-                self._pack_rows()
-            if len(self._portions) * _PORTION == _ROW_GROUP:
-                self._write_portions()
+        arrays = [
+            pa.array([getattr(row, name) for row in rows], kind) for name, kind in _TYPES.items()
+        ]
+        self.write_rows(pa.record_batch(arrays, schema=_SCHEMA))
 
-    def _pack_rows(self) -> None:
-        columns = zip(*self._rows, strict=True)
-        arrays = [pa.array(c, kind) for c, kind in zip(columns, _TYPES.values(), strict=True)]
-        self._portions.append(pa.record_batch(arrays, schema=_SCHEMA))
-        self._rows.clear()
+    def write_rows(self, rows: pa.RecordBatch) -> None:
+        """Append rows of ``index_rows``, in the order of the dataset."""
+        self._waiting.append(rows)
+        if sum(map(len, self._waiting)) >= _ROW_GROUP:
+            self._write_waiting(_ROW_GROUP)
 
-    def _write_portions(self) -> None:
-        self._append(pa.Table.from_batches(self._portions, _SCHEMA))
-        self._portions.clear()
+    def _write_waiting(self, least: int) -> None:
+        """Write row groups while ``least`` rows are waiting."""
+        table = pa.Table.from_batches(self._waiting, _SCHEMA)
+        while len(table) >= least:
+            self._append(table[:_ROW_GROUP])
+            table = table[_ROW_GROUP:]
+        self._waiting = table.to_batches()
 
     def _append(self, table: pa.Table) -> None:
         self._parquet.write_table(table, row_group_size=_ROW_GROUP)
@@ -192,9 +231,7 @@ class IndexWriter:
             pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as self._parquet,
         ):
             yield
-            if self._rows:
-                self._pack_rows()
-            self._write_portions()
+            self._write_waiting(1)
             metadata = check_document(self._metadata(), KIND, self.path)
             self._parquet.add_key_value_metadata({"mace_jax": json.dumps(metadata)})
 

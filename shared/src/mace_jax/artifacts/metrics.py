@@ -5,37 +5,36 @@ The whole file is replaced at every evaluation, so a reader never meets half a l
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mace_jax.artifacts.atomic_write import write_bytes
-from mace_jax.artifacts.versioned import (
-    Document,
-    check_document,
-    parse_json,
-    tag,
-    validate_document,
-)
+from mace_jax.artifacts.versioned import Document, check_document, check_part, parse_json, tag
 from mace_jax.errors import ArtifactError
 
 KIND = "metrics"
+
+
+# Columns that say how long something took, not what came of it.
+TIMES = ("time", "graphs_per_second", "n_compilations")
 
 
 class MetricsLog:
     """The metrics file of a run that is going on."""
 
     def __init__(
-        self, path: Path, provenance: dict[str, Any], *, reproducible: bool = False
+        self, path: Path, provenance: dict[str, Any], rows: Sequence[Document] = ()
     ) -> None:
-        """Start an empty log at ``path``; a reproducible one keeps no times."""
-        self.path, self._reproducible = path, reproducible
+        """Start a log at ``path``, with the rows of a run that is continued."""
+        self.path = path
         self._header = {"schema": tag(KIND), "provenance": provenance, "status": "running"}
-        self._rows: list[Document] = []
-        self._write()
+        self._lines: list[str] = []
+        self.append(*rows)
 
     def append(self, *rows: Document) -> None:
         """Add rows and replace the file."""
-        self._rows += ({**row, "time": None} for row in rows) if self._reproducible else rows
+        self._lines += map(metrics_line, rows)
         self._write()
 
     def __enter__(self) -> "MetricsLog":
@@ -48,8 +47,22 @@ class MetricsLog:
         self._write()
 
     def _write(self) -> None:
-        lines = [json.dumps(line, allow_nan=False) for line in (self._header, *self._rows)]
-        write_bytes(self.path, "\n".join([*lines, ""]).encode())
+        lines = [metrics_line(self._header), *self._lines, ""]
+        write_bytes(self.path, "\n".join(lines).encode())
+
+
+def metrics_line(row: Document) -> str:
+    """Return a row, or the header, as a line of the file.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
+    return json.dumps(row, allow_nan=False)
+
+
+def without_times(row: Document) -> Document:
+    """Return the row of a reproducible file."""
+    return {name: None if name in TIMES else value for name, value in row.items()}
 
 
 def read_metrics(path: Path) -> tuple[Document, list[Document]]:
@@ -67,7 +80,9 @@ def read_metrics(path: Path) -> tuple[Document, list[Document]]:
     except ValueError as error:
         message = f"{path}: not complete JSON lines ({error}); run mace-jax-train again"
         raise ArtifactError(message) from error
-    check_document(header, KIND, path, place="line 1")
-    for number, row in enumerate(rows, start=2):
-        validate_document(row, KIND, path, place=f"line {number}")
-    return header, rows
+    checked = check_document(header, KIND, path, place="line 1")
+    version = header["schema"]["version"]
+    return checked, [
+        check_part(row, KIND, version, path, place=f"line {number}")
+        for number, row in enumerate(rows, start=2)
+    ]

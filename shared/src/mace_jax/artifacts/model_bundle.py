@@ -1,23 +1,25 @@
 """Model bundles: everything a prediction needs, in one msgpack file, readable with numpy alone.
 
-The file is a map of two entries: ``header`` (JSON-like, validated by the schema) and ``arrays``
-(path -> dtype, shape, little-endian C-order bytes). Nothing in it is ever executed.
+The file is a map of ``header`` and ``arrays``; see ``header_and_arrays``.
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from mace_jax.artifacts.atomic_write import atomic_file
-from mace_jax.artifacts.provenance import Input, canonical_json, file_sha256
-from mace_jax.artifacts.versioned import check_document, tag
-from mace_jax.errors import ArtifactError, ConfigError
+from mace_jax.artifacts.header_and_arrays import (
+    pack_header_and_arrays,
+    read_header_and_arrays,
+    unpack_header_and_arrays,
+    write_header_and_arrays,
+)
+from mace_jax.artifacts.provenance import Input, file_sha256
+from mace_jax.artifacts.versioned import tag
+from mace_jax.errors import ConfigError
 from mace_jax.units import UNITS
 
 KIND = "model_bundle"
@@ -184,9 +186,19 @@ class ModelBundle:
 
 def write_model_bundle(path: Path, bundle: ModelBundle, provenance: dict[str, Any]) -> None:
     """Write a bundle atomically."""
-    arrays = {name: _pack_array(array) for name, array in sorted(bundle.parameters.items())}
+    header = _header(bundle, provenance)
+    write_header_and_arrays(path, KIND, header, bundle.parameters, _DTYPES)
+
+
+def pack_model_bundle(bundle: ModelBundle, provenance: dict[str, Any]) -> bytes:
+    """Return the bytes of a bundle's file, to be kept inside another one."""
+    header = _header(bundle, provenance)
+    return pack_header_and_arrays(Path("bundle"), KIND, header, bundle.parameters, _DTYPES)
+
+
+def _header(bundle: ModelBundle, provenance: dict[str, Any]) -> dict[str, Any]:
     config = asdict(bundle.config)
-    header: dict[str, Any] = {
+    return {
         "schema": tag(KIND),
         "provenance": provenance,
         "model": {name: list(v) if isinstance(v, tuple) else v for name, v in config.items()},
@@ -203,16 +215,6 @@ def write_model_bundle(path: Path, bundle: ModelBundle, provenance: dict[str, An
         "model_card": dict(bundle.model_card),
         "parity": bundle.parity,
     }
-    header["content_sha256"] = _content_sha256(header, arrays)
-    check_document(header, KIND, path)
-    packer = msgpack.Packer()
-    with atomic_file(path) as temporary, temporary.open("wb") as file:  # one array at a time
-        file.write(packer.pack_map_header(2))
-        file.write(packer.pack("header") + packer.pack(header))
-        file.write(packer.pack("arrays") + packer.pack_map_header(len(arrays)))
-        for name, entry in arrays.items():
-            file.write(packer.pack(name))
-            file.write(packer.pack(entry))
 
 
 def read_model_bundle(path: Path) -> ModelBundle:
@@ -221,15 +223,23 @@ def read_model_bundle(path: Path) -> ModelBundle:
     Raises:
         ArtifactError: it is missing, truncated, damaged or of another kind.
     """
-    document = _unpack(path)
-    original, arrays = document["header"], document["arrays"]
-    header = check_document(original, KIND, path, place="header")
-    parameters = {name: _unpack_array(entry, path, name) for name, entry in arrays.items()}
-    if _content_sha256(original, arrays) != original["content_sha256"]:
-        message = f"{path}: content_sha256 differs from the content; get the file again"
-        raise ArtifactError(message)
+    return _bundle(*read_header_and_arrays(path, KIND, _DTYPES))
+
+
+def unpack_model_bundle(content: bytes, path: Path) -> ModelBundle:
+    """Return the bundle whose file has these bytes; ``path`` is for messages.
+
+    Raises:
+        ArtifactError: they are truncated, damaged or of another kind.
+    """
+    return _bundle(*unpack_header_and_arrays(content, path, KIND, _DTYPES))
+
+
+def _bundle(
+    header: Mapping[str, Any], parameters: dict[str, NDArray[Any]], version: int
+) -> ModelBundle:
     config = _config(header["model"])
-    if original["schema"]["version"] == 1:
+    if version == 1:
         parameters |= _constants_of_version_1(config, header["dtype"])
     return ModelBundle(
         config=config,
@@ -265,79 +275,3 @@ def _constants_of_version_1(config: ModelConfig, dtype: str) -> dict[str, NDArra
 def model_bundle_input(path: Path) -> Input:
     """Describe a bundle in a provenance record."""
     return Input("model", path, KIND, tag(KIND)["version"], file_sha256(path))
-
-
-def _unpack(path: Path) -> dict[str, Any]:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        message = f"{path}: cannot be read ({error.strerror}); check the path"
-        raise ArtifactError(message) from error
-    try:
-        document = msgpack.unpackb(content)
-        canonical_json(document["header"])  # text keys and plain values only
-    except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
-        message = (
-            f"{path}: not a complete msgpack file ({error or type(error).__name__}), "
-            "expected a model bundle; get the file again"
-        )
-        raise ArtifactError(message) from error
-    if not (
-        isinstance(document, dict)
-        and set(document) == {"header", "arrays"}
-        and isinstance(document["arrays"], dict)
-    ):
-        message = f"{path}: not a map of header and arrays, expected a model bundle"
-        raise ArtifactError(message)
-    return document
-
-
-def _pack_array(array: NDArray[Any]) -> dict[str, Any]:
-    array = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
-    if array.dtype.str not in _DTYPES:
-        message = f"dtype {array.dtype}, expected one of {list(_DTYPES)}"
-        raise ValueError(message)
-    content = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data  # no copy
-    return {"dtype": array.dtype.str, "shape": list(array.shape), "bytes": content}
-
-
-def _unpack_array(entry: Any, path: Path, name: str) -> NDArray[Any]:
-    place = f"{path}: arrays/{name}"
-    if not (
-        isinstance(entry, dict)
-        and set(entry) == {"dtype", "shape", "bytes"}
-        and isinstance(entry["bytes"], bytes)
-        and isinstance(entry["shape"], list)
-        and all(isinstance(size, int) and size >= 0 for size in entry["shape"])
-    ):
-        message = f"{place}: not an array of dtype, shape and bytes; get the file again"
-        raise ArtifactError(message)
-    if entry["dtype"] not in _DTYPES:
-        message = f"{place}: dtype {entry['dtype']!r}, expected one of {list(_DTYPES)}"
-        raise ArtifactError(message)
-    array = np.frombuffer(entry["bytes"], dtype=np.uint8)
-    dtype = np.dtype(entry["dtype"])
-    expected = dtype.itemsize
-    for size in entry["shape"]:  # Python integers, so a huge shape cannot overflow
-        expected *= size
-    if array.size != expected:
-        message = (
-            f"{place}: {array.size} bytes, expected {expected} for shape {entry['shape']}; "
-            "get the file again"
-        )
-        raise ArtifactError(message)
-    try:
-        return array.view(dtype).reshape(entry["shape"])
-    except ValueError as error:
-        message = f"{place}: shape {entry['shape']}: {error}; get the file again"
-        raise ArtifactError(message) from error
-
-
-def _content_sha256(header: Mapping[str, Any], arrays: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the digest of everything in the file but the digest itself."""
-    rest = {name: value for name, value in header.items() if name != "content_sha256"}
-    digest = hashlib.sha256(canonical_json(rest))
-    for name, entry in sorted(arrays.items()):
-        digest.update(canonical_json([name, entry["dtype"], entry["shape"]]))
-        digest.update(entry["bytes"])
-    return digest.hexdigest()

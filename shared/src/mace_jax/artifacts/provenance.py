@@ -52,7 +52,11 @@ def file_sha256(path: Path) -> str:
 
 def files_sha256(paths: Sequence[Path]) -> str:
     """Return one digest of several files in order; of a single file, that file's own."""
-    digests = [file_sha256(path) for path in paths]
+    return joined_sha256([file_sha256(path) for path in paths])
+
+
+def joined_sha256(digests: Sequence[str]) -> str:
+    """Return the digest of several files from those of each, in order."""
     if len(digests) == 1:
         return digests[0]
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()

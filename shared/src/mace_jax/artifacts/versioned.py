@@ -25,7 +25,9 @@ MADE_BY = {
     "train_config": "mace-jax-train",
     "model_bundle": "mace-jax-train or mace-jax-from-torch",
     "metrics": "mace-jax-train",
+    "checkpoint": "mace-jax-train",
     "predictions": "mace-jax-predict",
+    "lammps_model": "mace-create-lammps-model",
 }
 
 
@@ -58,15 +60,101 @@ def _statistics_v1_to_v2(statistics: Document) -> Document:
     return {**_of_version(statistics, 2), "energy_std": None, "heads": {}}
 
 
-def _train_config_v2_to_v3(config: Document) -> Document:
-    """Version 3 can have cuequivariance compute."""
-    backend = {"backend": "dense", "cueq_conv_fusion": True, "cueq_optimize_all": True}
-    return {**_of_version(config, 3), "flags": {**config["flags"], **backend}}
+# What version 4 of train_config can say and version 3 could not; everything else was as it is now.
+_NOT_IN_VERSION_3: Mapping[str, Document] = {
+    "flags": {
+        "distributed": False,
+        "process_count": None,
+        "process_index": None,
+        "coordinator_address": None,
+        "coordinator_port": None,
+    },
+    "logs": {"level": "INFO"},
+    "datasets": {
+        "virials_key": None,
+        "dipole_key": None,
+        "polarizability_key": None,
+        "charges_key": None,
+        "head_key": None,
+        "config_type_weights": None,
+        "shuffle": True,
+        "max_batches": None,
+        "num_workers": 0,
+    },
+    "model": {
+        "start_from": None,
+        "torch_checkpoint": None,
+        "foundation_model": None,
+        "torch_head": None,
+        "torch_param_dtype": None,
+    },
+    "loss": {
+        "loss_cls": "weighted",
+        "virials_weight": None,
+        "dipole_weight": None,
+        "huber_delta": 0.01,
+    },
+    "optimizer": {
+        "accumulate": 1,
+        "scheduler": {
+            "name": "constant",
+            "decay_rate": 0.9993,
+            "transition_steps": 1.0,
+            "transition_begin": 0.0,
+            "staircase": True,
+            "end_value": 0.0,
+            "boundaries_and_scales": [],
+            "factor": 0.8,
+            "patience": 50,
+            "threshold": 1e-4,
+            "min_lr": 0.0,
+            "warmup_epochs": 0.0,
+        },
+        "schedule_free_b1": 0.95,
+        "schedule_free_weight_lr_power": 2.0,
+    },
+    "train": {
+        "eval_train": False,
+        "eval_test": False,
+        "log_errors": "PerAtomRMSE",
+        "best_metric": "loss",
+        "swa_config": None,
+        "max_skipped_steps": 0,
+        "checkpoint_dir": None,
+        "checkpoint_steps": None,
+        "checkpoint_every": None,
+        "checkpoint_keep": 1,
+        "checkpoint_best": False,
+        "resume_from": None,
+    },
+    "wandb_run": {
+        "enabled": False,
+        "project": None,
+        "entity": None,
+        "group": None,
+        "name": None,
+        "tags": [],
+        "notes": None,
+        "mode": None,
+        "dir": None,
+    },
+}
+
+
+def _train_config_v3_to_v4(config: Document) -> Document:
+    """Version 4 has more losses, optimizers and schedules, stage two, checkpoints, processes."""
+    sections = {name: {**new, **config.get(name, {})} for name, new in _NOT_IN_VERSION_3.items()}
+    return {**_of_version(config, 4), **sections}
 
 
 def _predictions_v1_to_v2(metadata: Document) -> Document:
     """Version 2 has more quantities."""
     return _of_version(metadata, 2)
+
+
+def _metrics_v1_to_v2(line: Document) -> Document:
+    """Version 2 has more columns, all of them optional; only the header says which it is."""
+    return _of_version(line, 2) if "schema" in line else line
 
 
 def _batch_plan_v2_to_v3(plan: Document) -> Document:
@@ -99,10 +187,11 @@ def _of_version(document: Document, version: int) -> Document:
 MIGRATIONS: Mapping[tuple[str, int], Callable[[Document], Document]] = {
     ("batch_plan", 2): _batch_plan_v2_to_v3,
     ("dataset", 1): _dataset_v1_to_v2,
+    ("metrics", 1): _metrics_v1_to_v2,
     ("model_bundle", 1): _model_bundle_v1_to_v2,
     ("predictions", 1): _predictions_v1_to_v2,
     ("statistics", 1): _statistics_v1_to_v2,
-    ("train_config", 2): _train_config_v2_to_v3,
+    ("train_config", 3): _train_config_v3_to_v4,
 }
 
 
@@ -126,17 +215,20 @@ def check_document(document: Any, kind: str, path: Path, *, place: str = "") -> 
         ArtifactError: another kind, a version that can't be read, or invalid content.
     """
     where = f"{path}: {place}" if place else str(path)
-    version = _check_tag(document, kind, where)
+    return _upgraded(document, kind, _check_tag(document, kind, where), where)
+
+
+def check_part(document: Any, kind: str, version: int, path: Path, *, place: str) -> Document:
+    """Validate an untagged part of a file of a version that was checked, and upgrade it."""
+    return _upgraded(document, kind, version, f"{path}: {place}")
+
+
+def _upgraded(document: Any, kind: str, version: int, where: str) -> Document:
     _validate(document, kind, version, where)
     if version < current_version(kind):
         document = MIGRATIONS[kind, version](document)
         _validate(document, kind, current_version(kind), where)
     return document
-
-
-def validate_document(document: Any, kind: str, path: Path, *, place: str) -> None:
-    """Validate an untagged part of a file of ``kind`` at the current version."""
-    _validate(document, kind, current_version(kind), f"{path}: {place}")
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -10,7 +10,7 @@ from mace_jax.artifacts.model_bundle import EmbeddingSpec
 from mace_jax.elements import MAX_ATOMIC_NUMBER, species_index
 from mace_jax.errors import DataError
 from mace_jax.structures.neighbor_list import PairList, count_neighbors, neighbor_pairs
-from mace_jax.structures.structure import Structure
+from mace_jax.structures.structure import Structure, weighted_by_config_type
 
 # What mace-torch assumes of a structure that says nothing.
 DEFAULT_INPUTS = {"total_charge": 0.0, "total_spin": 1.0, "elec_temp": 0.0, "charges": 0.0}
@@ -51,6 +51,7 @@ class GraphBuilder(NamedTuple):
         heads: names of its readout heads.
         atomic_energies: head -> atomic number -> E0, eV; no heads for a model without energy.
         inputs: what else the model is told.
+        config_type_weights: what the weights of structures are multiplied by; 1 where not given.
     """
 
     r_max: float
@@ -58,6 +59,7 @@ class GraphBuilder(NamedTuple):
     heads: tuple[str, ...]
     atomic_energies: Mapping[str, Mapping[int, float]]
     inputs: tuple[EmbeddingSpec, ...] = ()
+    config_type_weights: Mapping[str, float] = {}
 
     def build(self, structure: Structure, head: str | None = None) -> Graph:
         """Return the graph of ``structure``: ``build_all`` of one."""
@@ -80,6 +82,9 @@ class GraphBuilder(NamedTuple):
         Raises:
             DataError: the model lacks an element, a head or an input.
         """
+        structures = [
+            weighted_by_config_type(structure, self.config_type_weights) for structure in structures
+        ]
         n_node = np.array([len(structure) for structure in structures])
         species = self._species(structures)
         heads = [

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mace_jax.artifacts.batch_plan import Caps
 from mace_jax.batching.graph import Graph
 from mace_jax.batching.neighbor_table import NeighborTable, fill_table, join_pairs
-from mace_jax.structures.structure import Structure, volumes
+from mace_jax.structures.structure import PROPERTY_SHAPES, Structure, property_shape, volumes
 
 Array = Any  # NDArray on the host, jax.Array inside the network
 
@@ -40,9 +40,11 @@ class GraphBatch(NamedTuple):
             before it is rounded to the batch's dtype, ``[n_graph]``.
         forces: label, eV/Å, ``[n_node, 3]``.
         stress: label, eV/Å³, ``[n_graph, 3, 3]``.
+        virials: label, eV, ``[n_graph, 3, 3]``.
+        dipole: label, Debye, ``[n_graph, 3]``.
+        energy_weight, …, dipole_weight: weight of each graph's label in the loss; 0 where there is
+            no label, and there alone is the label's value meaningless.
         inputs: what else the model is told, name -> ``[n_node, k]`` or ``[n_graph, k]``.
-        energy_weight, forces_weight, stress_weight: weight of each graph's label in the loss;
-            0 where there is no label, and there alone is the label's value meaningless.
     """
 
     positions: Array
@@ -62,9 +64,13 @@ class GraphBatch(NamedTuple):
     energy: Array
     forces: Array
     stress: Array
+    virials: Array
+    dipole: Array
     energy_weight: Array
     forces_weight: Array
     stress_weight: Array
+    virials_weight: Array
+    dipole_weight: Array
     inputs: Mapping[str, Array]
 
 
@@ -82,7 +88,6 @@ def pad_batch(graphs: Sequence[Graph], caps: Caps, dtype: str) -> GraphBatch:
     pairs = join_pairs([graph.pairs for graph in graphs], n_node)
     cells = np.array([structure.cell for structure in structures]).reshape(-1, 3, 3)
     pbc = np.array([structure.pbc for structure in structures], bool).reshape(-1, 3)
-    stress = np.array([_label(structure, "stress") for structure in structures]).reshape(-1, 3, 3)
 
     def per_node(array: NDArray[Any], kind: Any = dtype, fill: int = 0) -> NDArray[Any]:
         return _pad(array, caps.n_node, kind, fill)
@@ -93,8 +98,12 @@ def pad_batch(graphs: Sequence[Graph], caps: Caps, dtype: str) -> GraphBatch:
     def per_graph(values: Any, kind: Any = dtype, fill: float = 0) -> NDArray[Any]:
         return _pad(np.asarray(values), caps.n_graph, kind, fill)
 
+    def labels(name: str) -> NDArray[Any]:
+        values = [_label(structure, name) for structure in structures]
+        return per_graph(np.array(values).reshape(-1, *PROPERTY_SHAPES[name]))
+
     def weights(name: str) -> NDArray[Any]:
-        return per_graph([_label_weight(structure, name) for structure in structures])
+        return per_graph([structure.label_weight(name) for structure in structures])
 
     return GraphBatch(
         positions=per_node(_rows([structure.positions for structure in structures], 3)),
@@ -113,10 +122,14 @@ def pad_batch(graphs: Sequence[Graph], caps: Caps, dtype: str) -> GraphBatch:
         head=per_graph([graph.head for graph in graphs], np.int32),
         energy=per_graph([graph.interaction_energy for graph in graphs]),
         forces=per_node(_rows([_label(structure, "forces") for structure in structures], 3)),
-        stress=per_graph(stress),
+        stress=labels("stress"),
+        virials=labels("virials"),
+        dipole=labels("dipole"),
         energy_weight=weights("energy"),
         forces_weight=weights("forces"),
         stress_weight=weights("stress"),
+        virials_weight=weights("virials"),
+        dipole_weight=weights("dipole"),
         inputs={
             name: per_graph(np.concatenate([graph.graph_inputs[name] for graph in graphs]))
             for name in (graphs[0].graph_inputs if graphs else ())
@@ -147,11 +160,6 @@ def _pad(array: NDArray[Any], length: int, kind: Any, fill: float = 0) -> NDArra
 
 def _label(structure: Structure, name: str) -> NDArray[np.float64]:
     """Return a label, or zeros that the weight of 0 keeps out of the loss."""
-    shape = (len(structure), 3) if name == "forces" else (3, 3)
-    return structure.properties.get(name, np.zeros(shape))
-
-
-def _label_weight(structure: Structure, name: str) -> float:
-    if name not in structure.properties:
-        return 0.0
-    return structure.weight * structure.property_weights.get(name, 1.0)
+    if name in structure.properties:
+        return structure.properties[name]
+    return np.zeros(property_shape(name, len(structure)))

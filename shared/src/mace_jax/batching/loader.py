@@ -1,6 +1,6 @@
 """Batches in the order of a plan: the same for every process, worker and machine."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -39,9 +39,11 @@ class PlannedLoader:
         dtype: str,
         caps: Caps | None = None,
         *,
-        process: int | None = None,
+        process: int | Sequence[int] | None = None,
         n_workers: int = 0,
         cache_bytes: int = 0,
+        shuffle: bool = True,
+        max_batches: int | None = None,
     ) -> None:
         """Read nothing yet.
 
@@ -51,9 +53,12 @@ class PlannedLoader:
             dtype: of the floating-point arrays.
             caps: a padded shape for all batches, at least ``plan.caps``; by default each has that
                 of the plan.
-            process: the one of the plan's processes whose batches are wanted; by default all.
+            process: the one, or those, of the plan's processes whose batches are wanted; by
+                default all.
             n_workers: processes that make batches ahead; 0 makes them when they are asked for.
             cache_bytes: how much memory may be used to keep batches for later epochs.
+            shuffle: whether each epoch has an order of its own; else all have the plan's.
+            max_batches: of an epoch; the next one goes on where it ended.
         """
         self.graphs = graphs
         self.plan = plan
@@ -62,15 +67,17 @@ class PlannedLoader:
         self._process = process
         self._cache: dict[int, GraphBatch] = {}
         self._room = cache_bytes
+        self._shuffle, self._max_batches = shuffle, max_batches
         self._workers = Workers(_BatchMaker(graphs, dtype), n_workers)
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch."""
-        return len(self._own())
+        everything = len(self._own())
+        return everything if self._max_batches is None else min(self._max_batches, everything)
 
     def epoch(self, seed: int, epoch: int, done: int = 0) -> Iterator[tuple[int, GraphBatch]]:
         """Yield ``(index, batch)`` in the order of an epoch, without the first ``done`` of them."""
-        return self._batches(epoch_order(self.plan, seed, epoch, self._process)[done:])
+        return self._batches(self._order(seed, epoch)[done:])
 
     def cursor(self, epoch: int, done: int) -> Cursor:
         """Return the place in an epoch where ``done`` batches are done."""
@@ -103,6 +110,18 @@ class PlannedLoader:
         for start in range(0, len(ids), _BLOCK):
             yield from self.graphs(ids[start : start + _BLOCK])
 
+    def structures(self, *indices: int) -> str:
+        """Name the structures of batches of the plan by dataset and number there."""
+        ends = np.cumsum([dataset.n_structures for dataset in self.plan.datasets])
+        ids = np.sort(np.concatenate([self.plan.batches[index] for index in indices]))
+        sources = np.searchsorted(ends, ids, side="right")
+        parts = []
+        for source in np.unique(sources):
+            dataset = self.plan.datasets[source]
+            inside = ids[sources == source] - (ends[source] - dataset.n_structures)
+            parts.append(f"structures {', '.join(map(str, inside))} of {dataset.name}")
+        return ", ".join(parts)
+
     def batch(self, index: int) -> GraphBatch:
         """Return batch ``index`` of the plan."""
         ((_, batch),) = self._batches([index])
@@ -130,10 +149,24 @@ class PlannedLoader:
         """End the workers."""
         self.close()
 
+    def _order(self, seed: int, epoch: int) -> NDArray[np.int64]:
+        """Return the batches of an epoch: a piece of all passes over the data, end to end."""
+        n_pass, n_epoch = len(self._own()), len(self)
+        start = (epoch - 1) * n_epoch
+        first, last = start // n_pass, (start + n_epoch - 1) // n_pass
+        passes = [self._pass(seed, number + 1) for number in range(first, last + 1)]
+        return np.concatenate(passes)[start - first * n_pass :][:n_epoch]
+
+    def _pass(self, seed: int, number: int) -> NDArray[np.int64]:
+        if not self._shuffle:
+            return self._own()
+        return epoch_order(self.plan, seed, number, self._process)
+
     def _own(self) -> NDArray[np.int64]:
         """Return the batches of an epoch in the plan's own order."""
         if self._process is not None:
-            return np.arange(self._process, len(self.plan.batches), self.plan.processes)
+            groups = np.arange(len(self.plan.batches)).reshape(-1, self.plan.processes)
+            return groups[:, self._process].reshape(-1)
         return np.flatnonzero(self.plan.batches.n_graph)
 
     def _batches(self, order: Iterable[int]) -> Iterator[tuple[int, GraphBatch]]:

@@ -49,6 +49,7 @@ def plan_batches(
     n_edge: int,
     seed: int = 0,
     track: Track = track_silently,
+    processes: int = 1,
 ) -> BatchPlan:
     """Plan batches of one shape for one dataset.
 
@@ -58,11 +59,13 @@ def plan_batches(
         n_edge: edge cap of a batch; raised with a warning if one graph alone exceeds it.
         seed: of the order in which graphs are packed.
         track: progress.
+        processes: batches at a time.
 
     Raises:
         DataError: the dataset is empty.
     """
-    return plan_sized([size_dataset(dataset, r_max, track)], PlanSettings(n_edge, seed=seed))
+    settings = PlanSettings(n_edge, seed=seed, processes=processes)
+    return plan_sized([size_dataset(dataset, r_max, track)], settings)
 
 
 def plan_sized(datasets: Sequence[SizedDataset], settings: PlanSettings) -> BatchPlan:

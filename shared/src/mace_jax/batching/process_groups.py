@@ -1,5 +1,7 @@
 """Batches in groups, one for each process, and the order of groups in an epoch."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -8,23 +10,23 @@ from mace_jax.artifacts.batches import Batches
 
 
 def epoch_order(
-    plan: BatchPlan, seed: int, epoch: int, process: int | None = None
+    plan: BatchPlan, seed: int, epoch: int, process: int | Sequence[int] | None = None
 ) -> NDArray[np.int64]:
     """Return the batches of an epoch in shuffled order, a function of the arguments only.
 
     Args:
         plan: the batches.
         seed, epoch: what the order depends on.
-        process: one of the plan's ``processes``. Step by step their batches have the same shape;
-            one may be empty if there were too few graphs. By default all batches that are not
-            empty, for a single process.
+        process: one of the plan's ``processes``, or some of them, which take turns. Step by step
+            their batches have the same shape; one may be empty if there were too few graphs. By
+            default all batches that are not empty, for a single process.
 
-    Returns: places in ``plan.batches``, ``[n_batch / processes]`` or ``[n_batch]``.
+    Returns: places in ``plan.batches``: ``[n_batch / processes]`` of a process, or ``[n_batch]``.
     """
     groups = np.arange(len(plan.batches)).reshape(-1, plan.processes)
     shuffled = groups[np.random.default_rng([seed, epoch]).permutation(len(groups))]
     if process is not None:
-        return shuffled[:, process]
+        return shuffled[:, process].reshape(-1)
     order = shuffled.reshape(-1)
     return order[plan.batches.n_graph[order] > 0]
 

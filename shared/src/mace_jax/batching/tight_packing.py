@@ -28,7 +28,7 @@ _MORE_BATCHES = 1.02
 # Node limits that are tried, in parts of the average need; edges dominate the cost of MACE.
 _ROOMS = (1.01, 1.02, 1.03, 1.04, 1.06, 1.1, 1.2)
 # How many of the last graphs of a batch are chosen.
-_CHOSEN = (3, 1)
+_CHOSEN = (8, 5, 1)
 # Graphs of a sample.
 _SAMPLE = 5_000
 

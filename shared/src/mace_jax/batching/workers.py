@@ -91,7 +91,8 @@ _function: Any = None
 def _begin(function: Any) -> None:
     global _function  # noqa: PLW0603 - the process has this one purpose
     _function = function
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # what an interrupt means is decided by the parent
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)  # whole groups are signalled; the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -22,7 +22,7 @@ EXIT_INTERRUPTED = 130
 
 EXIT_CODES = (
     "Exit codes: 0 done · 1 bad data or file · 2 usage · 3 a requested check failed · "
-    "70 a bug · 130 interrupted"
+    "70 a bug · 75 stopped by a signal, can go on · 130 interrupted"
 )
 
 
@@ -67,7 +67,10 @@ class ToolCommand(click.Command):
         }
         lines = "\n".join(f"  {example}" for example in examples)
         kwargs["epilog"] = f"\b\nExamples:\n{lines}\n\n{EXIT_CODES}"
-        kwargs["params"] = [*kwargs.get("params", []), *_common_options(tool)]
+        own = kwargs.get("params") or []
+        taken = {name for param in own for name in param.opts}
+        common = [option for option in _common_options(tool) if not taken & set(option.opts)]
+        kwargs["params"] = [*own, *common]
         super().__init__(*args, **kwargs)
 
     def main(self, args: list[str] | None = None, **_: Any) -> None:  # type: ignore[override]
@@ -168,6 +171,14 @@ def _start_logging(_context: click.Context, _option: click.Parameter, quiet: boo
     for name in ("mace_jax", _running_package()):
         logging.getLogger(name).setLevel(logging.WARNING if quiet else logging.INFO)
     return quiet
+
+
+def set_log_level(level: str) -> None:
+    """Say more or less on stderr from now on; what ``--quiet`` silences stays silent."""
+    for name in ("mace_jax", _running_package()):
+        logger = logging.getLogger(name)
+        if logger.level < logging.WARNING:
+            logger.setLevel(level)
 
 
 def _running_package() -> str:

@@ -102,18 +102,26 @@ class MessagePassing(nnx.Module):
             vectors: of the pairs, Å, ``[n_pair, 3]``; none of zero length.
             batch: everything else about the graphs.
         """
+        edges, result = self.edges(vectors, batch), []
+        for index in range(len(self.interactions)):
+            features = self.layer(index, features, edges)
+            result.append(features)
+        return result
+
+    def edges(self, vectors: Array, batch: GraphBatch) -> Edges:
+        """Return what every layer is told of the edges; arguments as in ``layers``."""
         radial, cutoff = self.radial_embedding(
             jnp.linalg.norm(vectors, axis=-1),
             batch.species[batch.pair_senders],
             batch.species[batch.pair_receivers],
         )
-        edges = Edges(batch, *self._harmonics(vectors, batch), radial, cutoff)
-        result = []
-        for interaction, product in zip(self.interactions, self.products, strict=True):
-            message, residual = interaction(features, edges, batch.species)
-            features = product(message, residual, batch.species)
-            result.append(features)
-        return result
+        return Edges(batch, *self._harmonics(vectors, batch), radial, cutoff)
+
+    def layer(self, index: int, features: Features, edges: Edges) -> Features:
+        """Return the features of every node after layer ``index``, from those before it."""
+        species = edges.batch.species
+        message, residual = self.interactions[index](features, edges, species)
+        return self.products[index](message, residual, species)
 
     def _harmonics(self, vectors: Array, batch: GraphBatch) -> tuple[Array, dict[Irrep, Array]]:
         """Return the spherical harmonics of pairs, and in slots, as ``Edges`` has them."""
@@ -196,9 +204,21 @@ class MACE(MessagePassing):
             vectors: of the pairs, Å, ``[n_pair, 3]``; none of zero length.
             batch: everything else about the graphs.
         """
-        node_head = batch.head[batch.node_graph]
         embedded = self.embed(batch)
-        layers = self.layers(embedded, vectors, batch)
+        return self.read_out(embedded, self.layers(embedded, vectors, batch), vectors, batch)
+
+    def read_out(
+        self, embedded: Features, layers: Sequence[Features], vectors: Array, batch: GraphBatch
+    ) -> Array:
+        """Return the energy of each node, as the call does, from its features.
+
+        Args:
+            embedded: of ``embed``.
+            layers: after each layer, of ``layers``.
+            vectors: of the pairs, Å, ``[n_pair, 3]``.
+            batch: everything else about the graphs.
+        """
+        node_head = batch.head[batch.node_graph]
         energy = jnp.zeros(len(batch.species), vectors.dtype)
         for readout, (_, index) in zip(self.readouts, self.irreps.readouts, strict=True):
             energy += readout(layers[index], node_head)

@@ -1,23 +1,23 @@
 """What is read: files of any kind, as one stream of structures with what was found in them."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from mace_jax.artifacts.dataset import SUFFIXES, Dataset
 from mace_jax.artifacts.provenance import Input, external_input
 from mace_jax.errors import DataError
+from mace_jax.structures import read_structures
+from mace_jax.structures.input_files import input_name
 from mace_jax.structures.label_keys import LabelCounts, LabelKeys
-from mace_jax.structures.read_structures import stream_structures
+from mace_jax.structures.read_structures import OnBad, Unparsed, parse_frames
 from mace_jax.structures.structure import Structure
 
 log = logging.getLogger(__name__)
 
 # structures read at a time
 BLOCK = 256
-
-OnBad = Callable[[DataError], None]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,11 @@ class Source:
     path: Path
     split: str
     head: str = "Default"
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return input_name(self.path)
 
     @property
     def is_dataset(self) -> bool:
@@ -62,10 +67,42 @@ def stream_source(
         DataError, ArtifactError: the file is missing or damaged, a frame is wrong and ``on_bad`` is
             None, or a key that the user named occurs nowhere.
     """
-    if source.is_dataset:
-        yield from _stream_dataset(source.path, counts, on_bad)
-    else:
-        yield from _stream_file(source, keys, counts, on_bad)
+    frames = unparsed_frames(source)
+    yield from parse_frames(frames, source.name, keys, counts, head=source.head, on_bad=on_bad)
+    report_source(source, keys, counts)
+
+
+def unparsed_frames(source: Source) -> Iterator[Unparsed]:
+    """Yield frames as they are in the file; an error in the place of one that cannot be read.
+
+    Raises:
+        DataError, ArtifactError: the file is missing, empty or damaged.
+    """
+    if not source.is_dataset:
+        yield from read_structures.unparsed_frames(source.path)
+        return
+    with Dataset(source.path) as dataset:
+        for first in range(0, len(dataset), BLOCK):
+            yield from _read_block(dataset, range(first, min(first + BLOCK, len(dataset))))
+
+
+def _read_block(dataset: Dataset, block: range) -> Iterator[Structure | DataError]:
+    try:
+        yield from dataset.read(block)
+    except DataError:
+        for index in block:
+            try:
+                yield dataset[index]
+            except DataError as error:
+                yield error
+
+
+def report_source(source: Source, keys: LabelKeys, counts: LabelCounts) -> None:
+    """Log what was found where in a source that was read.
+
+    Raises:
+        DataError: a key that the user named occurs nowhere.
+    """
     log.info(
         "%s: %s: %d structures: %s",
         source.split,
@@ -78,47 +115,6 @@ def stream_source(
             log.info("%s: %s: head %s: %s", source.split, source.path, head, summary)
     if not source.is_dataset:
         _require_given_keys(source, keys, counts)
-
-
-def _stream_file(
-    source: Source, keys: LabelKeys, counts: LabelCounts, on_bad: OnBad | None
-) -> Iterator[tuple[int, Structure]]:
-    bad: list[DataError] = []
-
-    def pass_over(error: DataError) -> None:
-        bad.append(error)
-        if on_bad:
-            on_bad(error)
-
-    structures = stream_structures(
-        source.path, keys, counts, head=source.head, on_bad=pass_over if on_bad else None
-    )
-    for n_good, structure in enumerate(structures):
-        yield n_good + len(bad), structure
-
-
-def _stream_dataset(
-    path: Path, counts: LabelCounts, on_bad: OnBad | None
-) -> Iterator[tuple[int, Structure]]:
-    with Dataset(path) as dataset:
-        for first in range(0, len(dataset), BLOCK):
-            block = range(first, min(first + BLOCK, len(dataset)))
-            for index, structure in _read_block(dataset, block, on_bad):
-                counts.add(structure.head, dict.fromkeys(structure.properties, "HDF5"), ())
-                yield index, structure
-
-
-def _read_block(
-    dataset: Dataset, block: range, on_bad: OnBad | None
-) -> Iterator[tuple[int, Structure]]:
-    if on_bad is None:
-        yield from zip(block, dataset.read(block), strict=True)
-        return
-    for index in block:
-        try:
-            yield index, dataset[index]
-        except DataError as error:
-            on_bad(error)
 
 
 def _require_given_keys(source: Source, keys: LabelKeys, counts: LabelCounts) -> None:

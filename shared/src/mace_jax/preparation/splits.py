@@ -1,7 +1,6 @@
 """Which split a structure is for, decided for each by itself."""
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,19 +23,31 @@ class Fractions:
         return "test" if place < self.valid + self.test else "train"
 
 
-def by_geometry(fractions: Fractions) -> Callable[[Structure], SplitName]:
-    """Divide by a digest of the geometry: a structure stays where it is when data is added.
+@dataclass(frozen=True)
+class ByGeometry:
+    """Divides by a digest of the geometry: a structure stays where it is when data is added.
 
     Equal geometries are always in the same split.
     """
-    return lambda structure: fractions.split_at(_place(structure_digest(structure)))
+
+    fractions: Fractions
+
+    def __call__(self, structure: Structure) -> SplitName:
+        """Return the split of a structure."""
+        return self.fractions.split_at(_place(structure_digest(structure)))
 
 
-def by_group(fractions: Fractions) -> Callable[[Structure], SplitName]:
-    """Divide by a digest of the structure's group, all of which is in the same split."""
-    return lambda structure: fractions.split_at(
-        _place(hashlib.blake2b(structure.group.encode()).hexdigest())
-    )
+@dataclass(frozen=True)
+class ByGroup:
+    """Divides by a digest of the structure's group, all of which is in the same split."""
+
+    fractions: Fractions
+
+    def __call__(self, structure: Structure) -> SplitName:
+        """Return the split of a structure."""
+        return self.fractions.split_at(
+            _place(hashlib.blake2b(structure.group.encode()).hexdigest())
+        )
 
 
 def _place(digest: str) -> float:

@@ -1,7 +1,7 @@
 """Structures of a split as they are read, kept in a flat file until their order is known."""
 
-from array import array
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -11,47 +11,54 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mace_jax.artifacts.dataset import DatasetWriter
-from mace_jax.structures.structure import Structure
+from mace_jax.elements import MAX_ATOMIC_NUMBER
+from mace_jax.structures.structure_block import StructureBlock
+
+_ORIGINS = ".origins"
+_ORIGIN = np.dtype([("source", "<i4"), ("config_type", "<i4"), ("frame", "<i8")])
 
 
 class Spool(AbstractContextManager["Spool"]):
-    """Appends structures to a file, and remembers where each came from.
+    """Appends structures to a file, and where each came from to another beside it.
 
     Attributes:
         path: the file, a flat dataset; complete once the context has ended.
-        elements: atoms of each element.
         labels: structures that have each label.
     """
 
     def __init__(self, path: Path, provenance: dict[str, Any]) -> None:
-        """Open the file."""
+        """Open the files."""
         self.path = path
-        self.elements: Counter[int] = Counter()
         self.labels: Counter[str] = Counter()
+        self._n_atoms = np.zeros(MAX_ATOMIC_NUMBER + 1, np.int64)
         self._writer = DatasetWriter(path, provenance, layout="flat")
-        self._sources, self._frames, self._config_types = array("l"), array("q"), array("l")
+        self._origins = path.with_suffix(_ORIGINS).open("wb")
         self._codes: dict[str, int] = {}
 
     def __len__(self) -> int:
         """Return the number of structures."""
-        return len(self._frames)
+        return self._writer.n_structures
 
-    def add(self, structure: Structure, source: int, frame: int) -> None:
-        """Append a structure: frame number ``frame`` of file number ``source``."""
-        self._writer.write([structure])
-        self._sources.append(source)
-        self._frames.append(frame)
-        self._config_types.append(self._codes.setdefault(structure.config_type, len(self._codes)))
-        self.elements.update(structure.atomic_numbers.tolist())
-        self.labels.update(structure.properties.keys())
+    def add(self, block: StructureBlock, source: int, frames: Sequence[int]) -> None:
+        """Append structures: frames number ``frames`` of file number ``source``."""
+        self._writer.write_block(block)
+        origins = np.empty(len(block), _ORIGIN)
+        origins["source"], origins["frame"] = source, frames
+        origins["config_type"] = [
+            self._codes.setdefault(name, len(self._codes)) for name in block.config_types
+        ]
+        self._origins.write(origins.tobytes())
+        self._n_atoms += np.bincount(block.atomic_numbers, minlength=len(self._n_atoms))
+        self.labels.update({name: int(label.present.sum()) for name, label in block.labels.items()})
 
-    def origins(self) -> NDArray[np.int64]:
-        """Return file and frame number of each structure, ``[n, 2]``."""
-        return np.stack([np.array(self._sources, np.int64), np.array(self._frames)], axis=1)
+    @property
+    def elements(self) -> list[int]:
+        """Return the atomic numbers that occur."""
+        return np.flatnonzero(self._n_atoms).tolist()
 
     def by_config_type(self) -> dict[str, NDArray[np.int64]]:
         """Return which structures are of each config type."""
-        codes = np.array(self._config_types)
+        codes = _mapped_origins(self.path)["config_type"]
         return {name: np.flatnonzero(codes == code) for name, code in self._codes.items()}
 
     def __enter__(self) -> "Spool":
@@ -65,5 +72,19 @@ class Spool(AbstractContextManager["Spool"]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Complete the file, or remove it after an error."""
+        """Complete the files, or remove the first after an error."""
+        self._origins.close()
         self._writer.__exit__(kind, error, trace)
+
+
+def read_origins(path: Path, numbers: NDArray[np.int64]) -> NDArray[np.void]:
+    """Return where structures of the spool at ``path`` came from.
+
+    Fields: ``source`` and ``frame``, as given to ``add``.
+    """
+    return np.array(_mapped_origins(path)[numbers])
+
+
+def _mapped_origins(path: Path) -> NDArray[np.void]:
+    """Return all of them, in no memory of their own."""
+    return np.memmap(path.with_suffix(_ORIGINS), _ORIGIN, "r")

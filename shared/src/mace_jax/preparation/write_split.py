@@ -1,12 +1,7 @@
 """Write a split from its spool: files of a dataset by several processes, and its index."""
 
-import ctypes
-import os
-import signal
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mace_jax.artifacts.dataset import Dataset, DatasetWriter, dataset_files
-from mace_jax.artifacts.index import IndexWriter, index_row, merge_indices
-from mace_jax.artifacts.provenance import file_sha256, files_sha256
-from mace_jax.structures.neighbor_list import count_neighbors, neighbor_pairs
-from mace_jax.structures.structure import Structure
+from mace_jax.artifacts.index import IndexWriter, index_rows, merge_indices
+from mace_jax.artifacts.provenance import file_sha256, joined_sha256
+from mace_jax.preparation.processes import Processes
+from mace_jax.preparation.spool import read_origins
+from mace_jax.structures.block_neighbors import block_pairs
+from mace_jax.structures.structure_block import StructureBlock
 from mace_jax.structures.training_sums import TrainingSums
 
 Layout = Literal["mace", "flat"]
@@ -32,27 +29,23 @@ class Form:
         r_max: cutoff of the neighbours that are counted, Å.
         store_edges: whether the pairs of neighbours are stored, too; layout ``flat`` only.
         block: structures at a time.
-        n_process: writers at a time.
     """
 
     layout: Layout
     r_max: float
     store_edges: bool = False
     block: int = 256
-    n_process: int = 1
 
 
 class Spooled(NamedTuple):
     """Structures that wait to be written.
 
     Attributes:
-        path: flat dataset.
-        origins: file and frame number of each, ``[n, 2]``.
+        path: of their spool.
         sources: the files that were read.
     """
 
     path: Path
-    origins: NDArray[np.int64]
     sources: tuple[Path, ...]
 
 
@@ -76,7 +69,8 @@ def write_split(
     indices: Path,
     provenance: dict[str, Any],
     form: Form,
-) -> TrainingSums:
+    processes: Processes,
+) -> tuple[TrainingSums, str]:
     """Write the files of a split, each with an index of its own for ``join_indices``.
 
     Args:
@@ -86,8 +80,9 @@ def write_split(
         indices: folder of the indices.
         provenance: record of ``make_provenance``.
         form: how to write.
+        processes: that write, a file at a time each.
 
-    Returns: the sums over all structures, for statistics.
+    Returns: the sums over all structures, for statistics, and the digest of the dataset.
 
     Raises:
         DataError: a structure is impossible; any failure of a writer is raised here.
@@ -97,7 +92,7 @@ def write_split(
     n_in_set = sum(map(len, files.values()))
     jobs = [
         _Job(
-            spooled._replace(origins=spooled.origins[order]),
+            spooled,
             order,
             folder / name,
             _index_of(indices, folder / name),
@@ -109,12 +104,16 @@ def write_split(
         for number, (name, order) in enumerate(files.items())
     ]
     sums = TrainingSums(form.r_max)
-    for part in _run(jobs, form.n_process):
+    digests = {}
+    for job, (part, sha256) in zip(jobs, processes.map(_write_file, jobs), strict=True):
         sums.merge(part)
-    return sums
+        digests[job.target] = sha256
+    return sums, joined_sha256([digests[file] for file in dataset_files(folder)])
 
 
-def join_indices(folder: Path, indices: Path, target: Path, provenance: dict[str, Any]) -> None:
+def join_indices(
+    folder: Path, indices: Path, target: Path, provenance: dict[str, Any], sha256: str
+) -> None:
     """Write the index of a dataset from those of its files.
 
     Args:
@@ -122,6 +121,7 @@ def join_indices(folder: Path, indices: Path, target: Path, provenance: dict[str
         indices: folder with the index of each file.
         target: the Parquet file.
         provenance: record of ``make_provenance``.
+        sha256: digest of the dataset.
     """
     files = dataset_files(folder)
     target.parent.mkdir(exist_ok=True)
@@ -129,7 +129,7 @@ def join_indices(folder: Path, indices: Path, target: Path, provenance: dict[str
         [_index_of(indices, file) for file in files],
         target,
         provenance,
-        files_sha256(files),
+        sha256,
         folder.name,
     )
 
@@ -138,33 +138,7 @@ def _index_of(indices: Path, file: Path) -> Path:
     return indices / f"{file.stem}.parquet"
 
 
-def _run(jobs: list[_Job], n_process: int) -> Iterator[TrainingSums]:
-    """Yield the sums of each file, in order."""
-    if n_process == 1 or len(jobs) == 1:
-        yield from map(_write_file, jobs)
-        return
-    spawn = get_context("spawn")  # a fork of a process with threads, such as jax's, may hang
-    workers = min(n_process, len(jobs))
-    with ProcessPoolExecutor(workers, spawn, _die_with_parent, (os.getpid(),)) as pool:
-        futures = [pool.submit(_write_file, job) for job in jobs]
-        try:
-            for future in futures:
-                yield future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _die_with_parent(parent: int) -> None:
-    """Ask Linux to end this worker when the tool itself is killed, and end if it was already."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "prctl"):
-        set_parent_death_signal = 1
-        libc.prctl(set_parent_death_signal, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
-
-
-def _write_file(job: _Job) -> TrainingSums:
+def _write_file(job: _Job) -> tuple[TrainingSums, str]:
     form, sums = job.form, TrainingSums(job.form.r_max)
     with IndexWriter(job.index_part, job.provenance, r_max=form.r_max) as index:
         with (
@@ -178,34 +152,31 @@ def _write_file(job: _Job) -> TrainingSums:
                 r_max=form.r_max if form.store_edges else None,
             ) as writer,
         ):
-            for structures, origins in _blocks(job, spool):
-                pairs = [neighbor_pairs(structure, form.r_max) for structure in structures]
-                rows = []
-                for structure, found, origin in zip(structures, pairs, origins, strict=True):
-                    n_neighbors = count_neighbors(found, len(structure))
-                    sums.add(structure, n_neighbors)
-                    rows.append(index_row(structure, n_neighbors, *origin))
-                writer.write(structures, pairs if form.store_edges else None)
-                index.write(rows)
+            for block, sources, frames in _blocks(job, spool):
+                pairs = block_pairs(block, form.r_max)
+                n_neighbors = pairs.count_neighbors(block.n_atoms)
+                sums.add_block(block, n_neighbors)
+                index.write_rows(index_rows(block, n_neighbors, sources, frames))
+                writer.write_block(replace(block, pairs=pairs) if form.store_edges else block)
         index.dataset_sha256 = file_sha256(job.target)
-    return sums
+    return sums, index.dataset_sha256
 
 
-def _blocks(job: _Job, spool: Dataset) -> Iterator[tuple[list[Structure], list[tuple[str, int]]]]:
+def _blocks(
+    job: _Job, spool: Dataset
+) -> Iterator[tuple[StructureBlock, list[str], NDArray[np.int64]]]:
     """Yield some structures at a time, with the name of the file and the frame of each."""
+    files = job.spooled.sources
     for first in range(0, len(job.order), job.form.block):
-        block = slice(first, first + job.form.block)
-        origins = [
-            (job.spooled.sources[source], frame)
-            for source, frame in job.spooled.origins[block].tolist()
+        numbers = job.order[first : first + job.form.block]
+        origins = read_origins(job.spooled.path, numbers)
+        sources, frames = origins["source"].tolist(), origins["frame"]
+        places = [
+            f"{files[source]}: frame {frame}"
+            for source, frame in zip(sources, frames.tolist(), strict=True)
         ]
-        structures = [
-            replace(structure, place=f"{path}: frame {frame}")
-            for structure, (path, frame) in zip(
-                spool.read(job.order[block].tolist()), origins, strict=True
-            )
-        ]
-        yield structures, [(path.name, frame) for path, frame in origins]
+        block = replace(spool.read_block(numbers), places=places)
+        yield block, [files[source].name for source in sources], frames
 
 
 def split_evenly(order: NDArray[np.int64], n: int) -> list[NDArray[np.int64]]:

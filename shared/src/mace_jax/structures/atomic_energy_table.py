@@ -9,7 +9,12 @@ from dataclasses import dataclass
 
 from mace_jax.elements import symbol
 from mace_jax.errors import DataError
-from mace_jax.structures.atomic_energies import AVERAGE, E0Choice, parse_e0_choice
+from mace_jax.structures.atomic_energies import (
+    AVERAGE,
+    E0Choice,
+    parse_e0_choice,
+    require_atomic_energies,
+)
 from mace_jax.structures.composition_rows import LeastSquares
 from mace_jax.structures.head_sums import HeadSums
 from mace_jax.structures.training_sums import TrainingSums
@@ -29,7 +34,7 @@ class AtomicEnergy:
         head: of the readout.
         number: atomic number.
         energy: E0, eV.
-        source: ``isolated atom``, ``average``, ``given`` or ``file``.
+        source: ``isolated atom``, ``average``, ``given``, ``file``, ``model`` or ``estimated``.
         n_structures: training structures of the head that hold the element.
     """
 
@@ -46,13 +51,15 @@ class AtomicEnergyTable:
 
     Attributes:
         rows: by head, then atomic number.
-        fits: head -> the least squares behind its averages, where there are any.
+        fits: head -> the least squares behind its averages or estimates, where there are any.
         warnings: what is doubtful, one line each.
+        fitted: what the fits are of.
     """
 
     rows: tuple[AtomicEnergy, ...]
     fits: Mapping[str, LeastSquares]
     warnings: tuple[str, ...]
+    fitted: str = AVERAGE
 
     def by_head(self) -> dict[str, dict[int, float]]:
         """Return head -> atomic number -> E0, eV."""
@@ -60,6 +67,15 @@ class AtomicEnergyTable:
         for row in self.rows:
             energies.setdefault(row.head, {})[row.number] = row.energy
         return energies
+
+    def of_elements(self, elements: Sequence[int]) -> dict[int, float]:
+        """Return the E0s of exactly these elements, eV, of the only head there is.
+
+        Raises:
+            DataError: an element has none.
+        """
+        ((head, energies),) = self.by_head().items()
+        return require_atomic_energies(energies, elements, f"head {head!r}")
 
     def lines(self) -> list[str]:
         """Return the table and the figures of the fits for people, warnings left out."""
@@ -69,12 +85,13 @@ class AtomicEnergyTable:
         return [title, *(_row_line(row, width) for row in self.rows), *self._fit_lines()]
 
     def _fit_lines(self) -> list[str]:
-        return [line for head, fit in self.fits.items() for line in _fit_lines(head, fit)]
+        fits = self.fits.items()
+        return [line for head, fit in fits for line in _fit_lines(head, fit, self.fitted)]
 
 
-def _fit_lines(head: str, fit: LeastSquares) -> list[str]:
+def _fit_lines(head: str, fit: LeastSquares, fitted: str) -> list[str]:
     figures = (
-        f"{head}: average over {fit.n_structures} structures: rank {fit.rank} of "
+        f"{head}: {fitted} over {fit.n_structures} structures: rank {fit.rank} of "
         f"{len(fit.energies)}, condition {fit.condition:.3g}, rms residual "
         f"{fit.residual_rms:.4g} eV"
     )
@@ -124,7 +141,7 @@ def atomic_energy_table(
             fits[head] = fit
             warnings += _fit_warnings(head, fit)
         if any(row.source != AVERAGE for row in found):
-            warnings += _scale_warnings(head, head_sums, found)
+            warnings += scale_warnings(head, head_sums, found)
         rows += found
     _require(elements or (), rows, "all heads", e0s)
     return AtomicEnergyTable(tuple(rows), fits, tuple(warnings))
@@ -178,8 +195,10 @@ def _fit_warnings(head: str, fit: LeastSquares) -> list[str]:
     ]
 
 
-def _scale_warnings(head: str, sums: HeadSums, rows: Sequence[AtomicEnergy]) -> list[str]:
-    """Compare mean and spread of the interaction energies with what matter can have.
+def scale_warnings(
+    head: str, sums: HeadSums, rows: Sequence[AtomicEnergy], fitted: str = AVERAGE
+) -> list[str]:
+    """Compare mean and spread of a head's interaction energies with what matter can have.
 
     E0s of another code, basis or pseudopotential are wrong by tens to thousands of eV; those of
     another functional by less than energies can tell.
@@ -196,5 +215,5 @@ def _scale_warnings(head: str, sums: HeadSums, rows: Sequence[AtomicEnergy]) -> 
     return [
         f"{head}: E0s and energies cannot be from the same method, or some energies are wrong: "
         f"(E - ΣE0)/n is {mean:.4g} ± {spread:.3g} eV per atom, expected {-_MOST_BINDING:g} to 0; "
-        "compute the E0s with the settings of the data, or use --E0s average"
+        f"compute the E0s with the settings of the data, or use --E0s {fitted}"
     ]

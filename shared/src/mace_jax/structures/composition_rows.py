@@ -64,25 +64,22 @@ class CompositionRows:
         self._energies = np.zeros(_BLOCK)
         self._n_waiting = 0
 
-    def add(self, counts: NDArray[np.integer[Any]], energy: float) -> None:
-        """Add a structure.
+    def add(self, counts: NDArray[np.integer[Any]], energies: NDArray[np.float64]) -> None:
+        """Add structures.
 
         Args:
-            counts: atoms of each element, ``[119]``, by atomic number.
-            energy: total, eV.
+            counts: atoms of each element, ``[n, 119]``, by atomic number.
+            energies: total, eV, ``[n]``.
         """
-        self._counts[self._n_waiting] = counts
-        self._energies[self._n_waiting] = energy
-        self._n_waiting += 1
-        self.n_rows += 1
-        if self._n_waiting == _BLOCK:
-            self._reduce()
-
-    def add_block(self, counts: NDArray[np.integer[Any]], energies: Matrix) -> None:
-        """Add many structures, ``counts`` ``[n, 119]`` and ``energies`` ``[n]``, at once."""
-        self._reduce()
-        self._work_in(counts, energies[:, None])
         self.n_rows += len(energies)
+        while len(energies):
+            new = slice(self._n_waiting, self._n_waiting + len(energies))
+            taken = len(self._energies[new])
+            self._counts[new], self._energies[new] = counts[:taken], energies[:taken]
+            self._n_waiting += taken
+            counts, energies = counts[taken:], energies[taken:]
+            if self._n_waiting == _BLOCK:
+                self._reduce()
 
     def merge(self, other: "CompositionRows") -> None:
         """Add all structures of ``other``."""

@@ -3,6 +3,10 @@
 from dataclasses import dataclass
 from fractions import Fraction
 
+import numpy as np
+from numpy.typing import NDArray
+
+_DIGITS, _HALF = 53, 26
 _UNIT_EXPONENT = 1074  # every float64 is an integer multiple of 2**-1074
 
 
@@ -16,6 +20,21 @@ class ExactSum:
         """Add a finite float."""
         numerator, denominator = value.as_integer_ratio()
         self.units += numerator << (_UNIT_EXPONENT + 1 - denominator.bit_length())
+
+    def add_all(self, values: NDArray[np.float64]) -> None:
+        """Add fewer than 2**26 finite floats."""
+        if not values.size:
+            return
+        mantissas, exponents = np.frexp(values.ravel())
+        integers = (mantissas * 2.0**_DIGITS).astype(np.int64)
+        least = int(exponents.min())
+        # sums of halves of the digits, by exponent, are whole numbers below 2**53, so floats do
+        high = np.bincount(exponents - least, integers >> _HALF)
+        low = np.bincount(exponents - least, integers & ((1 << _HALF) - 1))
+        for place in np.flatnonzero((high != 0) | (low != 0)).tolist():
+            total = (int(high[place]) << _HALF) + int(low[place])
+            shift = least + place - _DIGITS + _UNIT_EXPONENT
+            self.units += total << shift if shift >= 0 else total >> -shift
 
     def merge(self, other: "ExactSum") -> None:
         """Add another sum."""

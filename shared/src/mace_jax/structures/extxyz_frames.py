@@ -6,10 +6,10 @@ its count says is checked on the line after it, so that a wrong count never make
 
 from collections.abc import Iterator
 from itertools import count, islice
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from mace_jax.errors import DataError
-from mace_jax.structures.extxyz_parser import parse_frame, quoted
+from mace_jax.structures.extxyz_parser import lines_of, parse_frame, quoted
 from mace_jax.structures.frame import Frame
 from mace_jax.structures.input_files import READ_ERRORS
 
@@ -21,8 +21,36 @@ _MAX_COUNT_LINE = 1000
 _MAX_UNCHECKED = 100_000
 
 
-def extxyz_frames(file: BinaryIO, name: str) -> Iterator[Frame | DataError]:
-    """Yield each frame, or the error in its place; stop where the next one cannot be found.
+class RawFrame(NamedTuple):
+    """The lines of one frame, which end where its count says.
+
+    Attributes:
+        number: of its first line, the count, in the file, from 1.
+        n_atoms: what the count says.
+        comment: the comment line.
+        rows: a line for each atom, end to end.
+        n_rows: how many; fewer than ``n_atoms`` where a very long frame breaks off.
+        following: the next line that is not blank if that is no count; else empty.
+        following_number: of that line.
+    """
+
+    number: int
+    n_atoms: int
+    comment: bytes
+    rows: bytes
+    n_rows: int
+    following: bytes
+    following_number: int
+
+
+class NothingFollowsError(DataError):
+    """A frame is wrong, and where the next one begins cannot be told."""
+
+
+def raw_frames(file: BinaryIO, name: str) -> Iterator[RawFrame | DataError]:
+    """Yield the lines of each frame, or the error in its place, up to where no other is found.
+
+    What follows a frame for which ``parse_raw_frame`` raises ``NothingFollowsError`` means nothing.
 
     Args:
         file: at its start; never sought in.
@@ -30,14 +58,41 @@ def extxyz_frames(file: BinaryIO, name: str) -> Iterator[Frame | DataError]:
     """
     reader = _LineReader(file)
     for index in count():
-        frame = reader.next_frame(f"{name}: frame {index}")
-        if frame is None:
+        raw = reader.next_frame(f"{name}: frame {index}")
+        if raw is None:
             return
-        yield frame
+        yield raw
+
+
+def parse_raw_frame(raw: RawFrame | DataError, place: str) -> Frame:
+    """Return what a frame holds, once what follows it is the next frame or the end of the file.
+
+    Raises:
+        DataError: it is no extended XYZ, or ``raw`` is an error.
+    """
+    if isinstance(raw, DataError):
+        raise raw
+    try:
+        frame = parse_frame(raw.comment, raw.rows, raw.n_rows, place, raw.number)
+    except DataError as error:
+        if raw.following:
+            raise _last_error(str(error)) from error
+        raise
+    if raw.following and len(raw.following.split()) == len(lines_of(raw.rows)[-1].split()):
+        message = (
+            f"{place}: line {raw.following_number}: {quoted(raw.following)} follows its "
+            f"{raw.n_atoms} atoms, expected the next frame; correct the count (line {raw.number})"
+        )
+        raise _last_error(message)
+    return frame
+
+
+def _last_error(message: str) -> NothingFollowsError:
+    return NothingFollowsError(f"{message} (nothing after it can be read)")
 
 
 class _LineReader:
-    """Reads frames, with the count line of the next one always at hand."""
+    """Reads the lines of frames, with the count line of the next one always at hand."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -46,7 +101,7 @@ class _LineReader:
         self._damage: Exception | None = None
         self._find_count_line()
 
-    def next_frame(self, place: str) -> Frame | DataError | None:
+    def next_frame(self, place: str) -> RawFrame | DataError | None:
         """Return the next frame or the error in its place, None at the end."""
         if self._damage:
             return self._damaged(place)
@@ -54,10 +109,7 @@ class _LineReader:
             return None
         n_atoms, number = _n_atoms(self._count_line), self._number
         if n_atoms is None:
-            return self._stop(
-                f"{place}: line {number}: {quoted(self._count_line)}, expected the number of "
-                "atoms; correct it"
-            )
+            return self._stop(place)
         try:
             comment, rows = self._file.readline(), _read_rows(self._file, n_atoms)
         except READ_ERRORS as error:
@@ -65,30 +117,15 @@ class _LineReader:
             return self._damaged(place)
         self._number += 1 + len(rows)
         self._find_count_line()
-        return self._checked(comment, rows, n_atoms, number, place)
-
-    def _checked(
-        self, comment: bytes, rows: list[bytes], n_atoms: int, number: int, place: str
-    ) -> Frame | DataError:
-        """Return the frame, once what follows it is the next frame or the end of the file."""
-        following = self._count_line
-        if len(rows) < n_atoms and not following:
+        if len(rows) < n_atoms and not self._count_line:
             return DataError(
                 f"{place}: the file ends after {len(rows)} of {n_atoms} atoms; get it again, or "
                 f"correct the count (line {number})"
             )
-        try:
-            frame = parse_frame(comment, rows, place, number)
-        except DataError as error:
-            if following and _n_atoms(following) is None:
-                return self._stop(str(error))
-            return error
-        if _n_atoms(following) is None and len(following.split()) == len(rows[-1].split()):
-            return self._stop(
-                f"{place}: line {self._number}: {quoted(following)} follows its {n_atoms} atoms, "
-                f"expected the next frame; correct the count (line {number})"
-            )
-        return frame
+        following = b"" if _n_atoms(self._count_line) is not None else self._count_line
+        return RawFrame(
+            number, n_atoms, comment, b"".join(rows), len(rows), following, self._number
+        )
 
     def _find_count_line(self) -> None:
         """Go to the next line that is not blank."""
@@ -102,10 +139,13 @@ class _LineReader:
         except READ_ERRORS as error:
             self._damage = error
 
-    def _stop(self, message: str) -> DataError:
+    def _stop(self, place: str) -> DataError:
         """Read nothing more; what follows cannot be told apart."""
-        self._count_line = b""
-        return DataError(f"{message} (nothing after it can be read)")
+        found, self._count_line = self._count_line, b""
+        return _last_error(
+            f"{place}: line {self._number}: {quoted(found)}, expected the number of atoms; "
+            "correct it"
+        )
 
     def _damaged(self, place: str) -> DataError:
         reason = self._damage or type(self._damage).__name__

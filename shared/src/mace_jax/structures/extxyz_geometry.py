@@ -1,11 +1,12 @@
 """Cell, periodic boundaries and elements, as extended XYZ writes them."""
 
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mace_jax.elements import SYMBOLS
 from mace_jax.errors import DataError
 from mace_jax.structures.frame import shown
 
@@ -22,6 +23,8 @@ def cell_and_pbc(info: dict[str, Any], place: str) -> tuple[NDArray[np.float64],
     cell = np.zeros((3, 3)) if lattice is None else _cell(np.asarray(lattice), place)
     if pbc is None:
         return cell, np.full(3, lattice is not None)
+    if isinstance(pbc, np.ndarray) and (pbc.dtype, pbc.shape) == (np.bool_, (3,)):
+        return cell, pbc
     flags = np.asarray(pbc, dtype=object)
     if flags.shape not in ((), (3,)) or not all(flag in (0, 1) for flag in flags.flat):
         message = (
@@ -52,8 +55,8 @@ def atomic_numbers(arrays: dict[str, Any], place: str) -> NDArray[np.int64]:
     given, species = arrays.pop("Z", None), arrays.pop("species", None)
     if species is None:
         return np.asarray(given).astype(np.int64)
-    table, symbols = _table(), species.tolist()
-    numbers = np.array([table.get(name) or table.get(name.capitalize(), -1) for name in symbols])
+    symbols = tuple(species.tolist())
+    numbers = np.array(_numbers_of(symbols))
     wrong = (numbers < 0) if given is None else (numbers != given)
     if wrong.any():
         atom = int(wrong.argmax())
@@ -66,8 +69,10 @@ def atomic_numbers(arrays: dict[str, Any], place: str) -> NDArray[np.int64]:
     return numbers
 
 
-@cache
-def _table() -> dict[str, int]:
-    from ase.data import atomic_numbers as numbers_by_symbol
+@lru_cache(maxsize=256)
+def _numbers_of(symbols: tuple[str, ...]) -> tuple[int, ...]:
+    """Return atomic numbers, -1 of what is none; the same molecule comes again and again."""
+    return tuple(_NUMBERS.get(name) or _NUMBERS.get(name.capitalize(), -1) for name in symbols)
 
-    return dict(numbers_by_symbol)
+
+_NUMBERS = {symbol: number for number, symbol in enumerate(SYMBOLS)}

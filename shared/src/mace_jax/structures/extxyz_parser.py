@@ -30,30 +30,31 @@ class _NotUnderstoodError(Exception):
     """The C parser refuses a line."""
 
 
-def parse_frame(comment: bytes, rows: list[bytes], place: str, number: int) -> Frame:
+def parse_frame(comment: bytes, rows: bytes, n_rows: int, place: str, number: int) -> Frame:
     """Return what a frame holds.
 
     Args:
         comment: its comment line.
-        rows: a line for each atom.
+        rows: a line for each atom, end to end.
+        n_rows: how many.
         place: ``file: frame k``, for messages.
         number: of its first line, the count, in the file, from 1.
 
     Raises:
         DataError: it is no extended XYZ; names the first thing that is wrong.
     """
-    if not rows:
+    if not n_rows:
         message = f"{place}: has no atoms (line {number}), expected at least one; remove the frame"
         raise DataError(message)
-    data = b"%d\n%b%b" % (len(rows), comment, b"".join(rows))
+    data = b"%d\n%b%b" % (n_rows, comment, rows)
     if not data.isascii() or b"\0" in data:
-        _require_text(comment, rows, place, number)
+        _require_text([comment, *lines_of(rows)], place, number)
     columns = _columns(comment, place)
     try:
         info, arrays = _read_fast(data, comment, rows, columns)
     except _NotUnderstoodError:
         info = _read_comment(comment, place)
-        arrays = read_columns(rows, columns, place, number + 2)
+        arrays = read_columns(lines_of(rows), columns, place, number + 2)
     if len(info) != comment.count(b"="):
         _require_distinct_keys(comment, place)
     info.pop("Properties", None)
@@ -66,14 +67,19 @@ def parse_frame(comment: bytes, rows: list[bytes], place: str, number: int) -> F
     return Frame(numbers, positions, cell, pbc, info, arrays, {})
 
 
+def lines_of(rows: bytes) -> list[bytes]:
+    """Return the lines of which the last one may lack its end."""
+    return rows.removesuffix(b"\n").split(b"\n")
+
+
 def quoted(line: bytes) -> str:
     """Return the start of a line for a message."""
     text = line.decode(errors="replace").strip()
     return repr(text if len(text) <= 40 else f"{text[:40]}…")
 
 
-def _require_text(comment: bytes, rows: list[bytes], place: str, number: int) -> None:
-    for at, line in enumerate((comment, *rows), number + 1):
+def _require_text(lines: list[bytes], place: str, number: int) -> None:
+    for at, line in enumerate(lines, number + 1):
         try:
             if "\0" not in line.decode():
                 continue
@@ -98,12 +104,12 @@ def _columns(comment: bytes, place: str) -> tuple[Column, ...]:
 
 
 def _read_fast(
-    data: bytes, comment: bytes, rows: list[bytes], columns: tuple[Column, ...]
+    data: bytes, comment: bytes, rows: bytes, columns: tuple[Column, ...]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     kinds = {column.kind for column in columns}
     if (
         "L" in kinds  # the C parser takes "true" for false
-        or len(rows[0].split()) != sum(column.width for column in columns)
+        or len(rows.partition(b"\n")[0].split()) != sum(column.width for column in columns)
         or _LONG_INTEGER.search(data if "I" in kinds else comment)
     ):
         raise _NotUnderstoodError

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mace_jax.errors import DataError
 from mace_jax.structures.label_keys import LabelKeys, find_label
-from mace_jax.structures.structure import PROPERTY_SHAPES, Structure, property_shape
+from mace_jax.structures.structure import Structure, property_shape
 from mace_jax.units import symmetric_matrix
 
 _SYMMETRIC = ("stress", "virials", "polarizability")
@@ -63,7 +63,10 @@ def to_structure(
         DataError: a value that is wanted cannot be used; names its key.
     """
     found, properties, weights = {}, {}, {}
-    for name in PROPERTY_SHAPES:
+    seen = frame.keys()
+    for name, candidates in keys.of_labels.items():
+        if name not in frame.calculated and seen.isdisjoint(candidates):
+            continue
         label = find_label(name, keys, (frame.info, frame.arrays), frame.calculated)
         if label is not None:
             found[name] = label[0]

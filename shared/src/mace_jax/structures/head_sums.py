@@ -12,7 +12,7 @@ from mace_jax.elements import MAX_ATOMIC_NUMBER
 from mace_jax.errors import DataError
 from mace_jax.structures.composition_rows import CompositionRows, LeastSquares
 from mace_jax.structures.exact_sum import ExactSum
-from mace_jax.structures.structure import Structure
+from mace_jax.structures.structure_block import StructureBlock
 
 _N_COLUMNS = MAX_ATOMIC_NUMBER + 1
 
@@ -43,32 +43,30 @@ class HeadSums:
         self._energy_per_atom = ExactSum()
         self._shares: dict[int, ExactSum] = {}  # of each element among the atoms, energy known
 
-    def add(self, structure: Structure, n_neighbors: NDArray[np.integer[Any]]) -> None:
-        """Add a structure.
+    def add(self, block: StructureBlock, n_neighbors: NDArray[np.integer[Any]]) -> None:
+        """Add structures.
 
         Args:
-            structure: with the labels it has.
-            n_neighbors: edges that each atom receives, ``[n]``.
+            block: with the labels they have.
+            n_neighbors: edges that each atom receives, ``[sum of n_atoms]``.
         """
-        n_atoms = len(structure)
-        counts = np.bincount(structure.atomic_numbers, minlength=_N_COLUMNS)
-        self.n_structures += 1
-        self.labels.update(structure.properties.keys())
+        counts = _count_elements(block)
+        self.n_structures += len(block)
+        self.labels.update({name: int(label.present.sum()) for name, label in block.labels.items()})
         self.n_edges += int(n_neighbors.sum())
         self.n_receivers += int(np.count_nonzero(n_neighbors))
-        self._n_atoms += counts
-        self._n_structures += counts > 0
-        if "forces" in structure.properties:
-            forces = structure.properties["forces"]
-            self.n_force_components += forces.size
-            self.force_squares.add(float(np.vdot(forces, forces)))
-        if "energy" in structure.properties:
-            energy = float(structure.properties["energy"])
-            self.rows.add(counts, energy)
-            self._energy_per_atom.add(energy / n_atoms)
-            for number in counts.nonzero()[0].tolist():
-                share = self._shares.setdefault(number, ExactSum())
-                share.add(int(counts[number]) / n_atoms)
+        self._n_atoms += counts.sum(axis=0)
+        self._n_structures += (counts > 0).sum(axis=0)
+        forces = block.label("forces").values
+        self.n_force_components += forces.size
+        self.force_squares.add_all(np.square(forces))
+        known, energies = block.label("energy")
+        counts, n_atoms = counts[known], block.n_atoms[known]
+        self.rows.add(counts, energies)
+        self._energy_per_atom.add_all(energies / n_atoms)
+        for number in np.flatnonzero(counts.any(axis=0)).tolist():
+            share = self._shares.setdefault(number, ExactSum())
+            share.add_all(counts[:, number] / n_atoms)
 
     def merge(self, other: "HeadSums") -> None:
         """Add all structures of ``other``."""
@@ -181,6 +179,13 @@ def rms_force(parts: Iterable[HeadSums]) -> float | None:
         squares.merge(part.force_squares)
         n += part.n_force_components
     return float((float(squares) / n) ** 0.5) if n else None
+
+
+def _count_elements(block: StructureBlock) -> NDArray[np.int64]:
+    """Return the atoms of each element in each structure, ``[n, 119]``."""
+    owners = np.repeat(np.arange(len(block)), block.n_atoms)
+    places = owners * _N_COLUMNS + block.atomic_numbers
+    return np.bincount(places, minlength=len(block) * _N_COLUMNS).reshape(-1, _N_COLUMNS)
 
 
 def _by_number(counts: NDArray[np.int64]) -> dict[str, int]:

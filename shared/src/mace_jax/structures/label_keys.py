@@ -7,7 +7,10 @@ calculator stored; a missing label stays missing.
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
+
+from mace_jax.structures.structure import PROPERTY_SHAPES
 
 CALCULATOR = "calculator"
 
@@ -27,6 +30,11 @@ class LabelKeys:
     head: str = "head"
     config_type: str = "config_type"
     group: str | None = None
+
+    @cached_property
+    def of_labels(self) -> Mapping[str, tuple[str, ...]]:
+        """The keys to try for every label, best first."""
+        return {name: self.candidates(name) for name in PROPERTY_SHAPES}
 
     def candidates(self, name: str) -> tuple[str, ...]:
         """Return the keys to try for property ``name``, best first."""
@@ -71,20 +79,23 @@ class LabelCounts:
     heads: Counter[str] = field(default_factory=Counter)
     found_in_head: Counter[tuple[str, str]] = field(default_factory=Counter)
 
-    def add(self, head: str, found: Mapping[str, str], seen: Iterable[str]) -> None:
-        """Count one structure.
+    def add(
+        self, head: str, found: Mapping[str, str], seen: Iterable[str], n_structures: int = 1
+    ) -> None:
+        """Count structures that are alike.
 
         Args:
-            head: what it is for.
+            head: what they are for.
             found: property -> the key it was read from.
             seen: names of everything that was there.
+            n_structures: how many.
         """
-        self.n_structures += 1
-        self.heads[head] += 1
-        self.seen_keys.update(seen)
+        self.n_structures += n_structures
+        self.heads[head] += n_structures
+        self.seen_keys.update(dict.fromkeys(seen, n_structures))
         for name, key in found.items():
-            self.found[name, key] += 1
-            self.found_in_head[head, name] += 1
+            self.found[name, key] += n_structures
+            self.found_in_head[head, name] += n_structures
 
     def merge(self, other: "LabelCounts") -> None:
         """Add the counts of other structures, such as those of another file."""

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from mace_jax.errors import DataError
 from mace_jax.structures.structure import Structure, check_cell
 
+SAME_PLACE = 1e-6  # Å; atoms nearer than this are one too many
+
 
 class Edges(NamedTuple):
     """Directed edges, ordered by receiver.
@@ -128,7 +130,7 @@ def _search(
     except RuntimeError as error:
         message = f"{place}: {error}; correct the lattice or pbc"
         raise DataError(message) from error
-    if distances.size and distances.min() < 1e-6:
+    if distances.size and distances.min() < SAME_PLACE:
         pair = int(distances.argmin())
         message = (
             f"{place}: atoms {senders[pair]} and {receivers[pair]} are at the same place; "

@@ -4,11 +4,16 @@ Extended XYZ is read by ``extxyz_frames``, everything else by ASE; memory doesn'
 number of frames.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from pathlib import Path
 
 from mace_jax.errors import DataError
-from mace_jax.structures.extxyz_frames import extxyz_frames
+from mace_jax.structures.extxyz_frames import (
+    NothingFollowsError,
+    RawFrame,
+    parse_raw_frame,
+    raw_frames,
+)
 from mace_jax.structures.frame import Frame, to_structure
 from mace_jax.structures.input_files import (
     STANDARD_INPUT,
@@ -22,6 +27,10 @@ from mace_jax.structures.structure import Structure, check_structure
 
 EXTXYZ_SUFFIXES = (".xyz", ".extxyz")
 
+OnBad = Callable[[DataError], None]
+# What is read of a file in a cheap first step; the second, parsing, may be done elsewhere.
+Unparsed = RawFrame | Frame | Structure | DataError
+
 
 def stream_structures(
     path: Path,
@@ -30,7 +39,7 @@ def stream_structures(
     *,
     head: str = "Default",
     inputs: Sequence[str] = (),
-    on_bad: Callable[[DataError], None] | None = None,
+    on_bad: OnBad | None = None,
 ) -> Iterator[Structure]:
     """Read a file frame by frame; memory is constant in the number of frames.
 
@@ -49,24 +58,71 @@ def stream_structures(
     Raises:
         DataError: the file cannot be opened or holds no structures; without ``on_bad`` a bad frame.
     """
-    index = -1
-    for index, frame in enumerate(_frames(path)):
-        place = f"{input_name(path)}: frame {index}"
+    frames = unparsed_frames(path)
+    reading = parse_frames(
+        frames, input_name(path), keys, counts, head=head, inputs=inputs, on_bad=on_bad
+    )
+    for _, structure in reading:
+        yield structure
+
+
+def parse_frames(
+    frames: Iterable[Unparsed],
+    name: str,
+    keys: LabelKeys,
+    counts: LabelCounts,
+    *,
+    head: str = "Default",
+    inputs: Sequence[str] = (),
+    on_bad: OnBad | None = None,
+) -> Iterator[tuple[int, Structure]]:
+    """Yield the structure of each frame with the frame's number.
+
+    Args:
+        frames: those of a file.
+        name: of the file, for messages.
+        keys, counts, head, inputs, on_bad: as of ``stream_structures``.
+
+    Raises:
+        DataError: a frame is bad, without ``on_bad``.
+    """
+    for index, frame in enumerate(frames):
         try:
-            if isinstance(frame, DataError):
-                raise frame
-            structure, found = to_structure(frame, keys, head, inputs, place)
+            structure, found, seen = parse_structure(
+                frame, keys, head, f"{name}: frame {index}", inputs
+            )
             check_structure(structure)
         except DataError as error:
             if on_bad is None:
                 raise
             on_bad(error)
+            if isinstance(error, NothingFollowsError):
+                return
         else:
-            counts.add(structure.head, found, frame.keys())
-            yield structure
-    if index < 0:
-        message = f"{input_name(path)}: holds no structures, expected at least one; check the file"
-        raise DataError(message)
+            counts.add(structure.head, found, seen)
+            yield index, structure
+
+
+def parse_structure(
+    frame: Unparsed, keys: LabelKeys, head: str, place: str, inputs: Sequence[str] = ()
+) -> tuple[Structure, dict[str, str], Set[str]]:
+    """Return the structure of a frame, unchecked.
+
+    Args:
+        frame: what was read.
+        keys, head, inputs: as of ``stream_structures``.
+        place: where it was read, for messages.
+
+    Returns: the structure, the key of each label found, and all keys that might be of labels.
+
+    Raises:
+        DataError: the frame is wrong.
+    """
+    if isinstance(frame, Structure):
+        return frame, dict.fromkeys(frame.properties, "HDF5"), set()
+    parsed = frame if isinstance(frame, Frame) else parse_raw_frame(frame, place)
+    structure, found = to_structure(parsed, keys, head, inputs, place)
+    return structure, found, parsed.keys()
 
 
 def read_structures(
@@ -91,13 +147,26 @@ def read_structures(
     return list(stream), counts
 
 
-def _frames(path: Path) -> Iterator[Frame | DataError]:
-    """Yield frames; an error in the place of one that cannot be read."""
+def unparsed_frames(path: Path) -> Iterator[Unparsed]:
+    """Yield frames as they are in the file; an error in the place of one that cannot be read.
+
+    Raises:
+        DataError: the file cannot be opened or holds no structures.
+    """
+    frame = None
+    for frame in _frames(path):
+        yield frame
+    if frame is None:
+        message = f"{input_name(path)}: holds no structures, expected at least one; check the file"
+        raise DataError(message)
+
+
+def _frames(path: Path) -> Iterator[RawFrame | Frame | DataError]:
     if path != STANDARD_INPUT:
         require_file(path)
     if path == STANDARD_INPUT or not path.is_file() or _is_extxyz(path):
         with open_input(path) as file:
-            yield from extxyz_frames(file, input_name(path))
+            yield from raw_frames(file, input_name(path))
         return
     from mace_jax.structures.ase_frames import ase_frames
 

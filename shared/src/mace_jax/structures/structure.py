@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -64,6 +64,18 @@ class Structure:
     def __len__(self) -> int:
         """Return the number of atoms."""
         return len(self.atomic_numbers)
+
+    def label_weight(self, name: str) -> float:
+        """Return the weight of the label ``name`` in the loss; 0 where there is none."""
+        if name not in self.properties:
+            return 0.0
+        return self.weight * self.property_weights.get(name, 1.0)
+
+
+def weighted_by_config_type(structure: Structure, weights: Mapping[str, float]) -> Structure:
+    """Return ``structure`` with its weight times that of its config type; 1 where not given."""
+    factor = weights.get(structure.config_type, 1.0)
+    return structure if factor == 1 else replace(structure, weight=structure.weight * factor)
 
 
 def structure_digest(structure: Structure) -> str:
@@ -155,6 +167,20 @@ def check_cell(structure: Structure) -> None:
             "line, expected independent cell vectors; correct the lattice or pbc"
         )
         raise DataError(message)
+
+
+def independent_vectors(cells: NDArray[np.float64], pbc: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which cells ``[n, 3, 3]`` pass ``check_cell``, ``[n]``."""
+    passed = np.ones(len(cells), np.bool_)
+    periodic = pbc.any(axis=1)
+    along = pbc[periodic]
+    vectors = np.where(along[:, :, None], cells[periodic], 0.0)
+    lengths = np.sqrt((vectors * vectors).sum(axis=2))
+    directions = vectors / np.where(lengths > 0, lengths, 1.0)[:, :, None]
+    # the open directions are as good as perpendicular to all others
+    gram = directions @ directions.transpose(0, 2, 1) + (~along)[:, :, None] * np.eye(3)
+    passed[periodic] = np.linalg.det(gram) >= _SMALLEST_GRAM_DETERMINANT
+    return passed
 
 
 def _check_array(

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from mace_jax.errors import DataError, IncompatibleError
 from mace_jax.structures.atomic_energies import require_atomic_energies
+from mace_jax.structures.block_neighbors import block_pairs
 from mace_jax.structures.composition_rows import LeastSquares
 from mace_jax.structures.head_sums import HeadSums, rms_force
 from mace_jax.structures.isolated_atoms import IsolatedAtoms
-from mace_jax.structures.neighbor_list import count_neighbors, neighbor_pairs
 from mace_jax.structures.statistics import HeadStatistics, Statistics
 from mace_jax.structures.structure import Structure
+from mace_jax.structures.structure_block import StructureBlock, blocks_of
 
 
 class TrainingSums:
@@ -35,14 +36,25 @@ class TrainingSums:
         self.isolated_atoms = IsolatedAtoms()
 
     def add(self, structure: Structure, n_neighbors: NDArray[np.integer[Any]]) -> None:
-        """Add a training structure.
+        """Add a training structure; arguments as of ``add_block``."""
+        self.add_block(StructureBlock.of([structure]), n_neighbors)
+
+    def add_block(self, block: StructureBlock, n_neighbors: NDArray[np.integer[Any]]) -> None:
+        """Add training structures.
 
         Args:
-            structure: with the labels it has; an isolated atom is given to ``isolated_atoms``
+            block: with the labels they have; isolated atoms are given to ``isolated_atoms``
                 instead.
-            n_neighbors: edges that each atom receives at ``r_max``, ``[n]``.
+            n_neighbors: edges that each atom receives at ``r_max``, ``[sum of n_atoms]``.
         """
-        self.heads.setdefault(structure.head, HeadSums()).add(structure, n_neighbors)
+        heads = np.array(block.heads)
+        for head in dict.fromkeys(block.heads):
+            of_head = np.flatnonzero(heads == head)
+            part, counts = block, n_neighbors
+            if len(of_head) < len(block):
+                part = block.take(of_head)
+                counts = n_neighbors[np.repeat(heads == head, block.n_atoms)]
+            self.heads.setdefault(head, HeadSums()).add(part, counts)
 
     def merge(self, other: "TrainingSums") -> None:
         """Add all structures of ``other``.
@@ -61,6 +73,22 @@ class TrainingSums:
         for head, sums in other.heads.items():
             self.heads.setdefault(head, HeadSums()).merge(sums)
 
+    @property
+    def avg_num_neighbors(self) -> float:
+        """Return the mean neighbours of the atoms that have any.
+
+        Raises:
+            DataError: no two atoms are closer than ``r_max``, so that there is nothing to learn.
+        """
+        n_edges = sum(sums.n_edges for sums in self.heads.values())
+        if not n_edges:
+            message = (
+                f"no two atoms are closer than r_max {self.r_max} Å; "
+                "raise --r_max or check the units"
+            )
+            raise DataError(message)
+        return n_edges / sum(sums.n_receivers for sums in self.heads.values())
+
     def statistics(
         self, atomic_numbers: tuple[int, ...], atomic_energies: Mapping[str, Mapping[int, float]]
     ) -> Statistics:
@@ -74,16 +102,9 @@ class TrainingSums:
             atomic_energies: head -> atomic number -> E0, eV.
 
         Raises:
-            DataError: an element of a head has no E0, or no two atoms are closer than ``r_max``,
-                so that there is nothing to learn.
+            DataError: as ``avg_num_neighbors``, or an element of a head has no E0.
         """
-        n_edges = sum(sums.n_edges for sums in self.heads.values())
-        if not n_edges:
-            message = (
-                f"no two atoms are closer than r_max {self.r_max} Å; "
-                "raise --r_max or check the units"
-            )
-            raise DataError(message)
+        avg_num_neighbors = self.avg_num_neighbors
         parts = {
             head: (sums, _energies_of(head, sums, atomic_energies))
             for head, sums in sorted(self.heads.items())
@@ -92,7 +113,7 @@ class TrainingSums:
         return Statistics(
             atomic_numbers=atomic_numbers,
             atomic_energies=pooled.atomic_energies,
-            avg_num_neighbors=n_edges / sum(sums.n_receivers for sums in self.heads.values()),
+            avg_num_neighbors=avg_num_neighbors,
             mean=pooled.mean,
             std=pooled.std,
             r_max=self.r_max,
@@ -153,17 +174,16 @@ def average_atomic_energies(
         DataError: no structure has an energy.
     """
     sums = HeadSums()
-    for structure in structures:
-        sums.add(structure, np.zeros(len(structure), np.int64))
+    for block in blocks_of(structures):
+        sums.add(block, np.zeros(len(block.atomic_numbers), np.int64))
     return sums.average_energies(isolated, "training data")
 
 
 def sum_structures(structures: Iterable[Structure], r_max: float) -> TrainingSums:
     """Return the sums over ``structures``, neighbours within ``r_max`` Å."""
     sums = TrainingSums(r_max)
-    for structure in structures:
-        pairs = neighbor_pairs(structure, r_max)
-        sums.add(structure, count_neighbors(pairs, len(structure)))
+    for block in blocks_of(structures):
+        sums.add_block(block, block_pairs(block, r_max).count_neighbors(block.n_atoms))
     return sums
 
 

@@ -64,13 +64,13 @@ def main(
     from mace_jax.artifacts.atomic_write import require_absent
     from mace_jax.artifacts.model_bundle import write_model_bundle
     from mace_jax.artifacts.provenance import make_provenance
-    from mace_jax_convert.select_head import select_head
-    from mace_jax_convert.source import open_source
+    from mace_jax.torch_models.select_head import select_head
+    from mace_jax_convert.source import default_output, open_source
 
     if verify or predict:
         _require_network()
     source = open_source(torch_model, foundation, model_name, offline=offline)
-    output = output or source.default_output
+    output = output or default_output(source)
     predictions = output.with_name(f"{output.stem}-predictions.extxyz")
     for path in [output, predictions] if predict else [output]:
         require_absent(path, force=force)

@@ -37,7 +37,7 @@ def main(
     """
     from mace_jax.artifacts.atomic_write import require_absent
     from mace_jax.artifacts.model_bundle import read_model_bundle
-    from mace_jax_convert.select_head import select_head
+    from mace_jax.torch_models.select_head import select_head
     from mace_jax_convert.to_torch import require_mace_torch, write_torch_model
 
     require_mace_torch()

@@ -17,7 +17,7 @@ from mace_jax.artifacts.atomic_write import atomic_file
 from mace_jax.artifacts.model_bundle import ModelBundle, ModelConfig
 from mace_jax.equivariance.couplings import monomial_of_entry
 from mace_jax.errors import ConfigError, IncompatibleError
-from mace_jax_convert.torch_layout import contractions, torch_layout
+from mace_jax.torch_models.torch_layout import contractions, torch_layout
 
 # Arguments that the classes of dipole models do not have.
 _ENERGY_MODELS_ONLY = (

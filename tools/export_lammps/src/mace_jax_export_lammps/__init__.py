@@ -1,1 +1,1 @@
-"""LAMMPS ML-IAP export of MACE-JAX models (no command yet)."""
+"""Models for LAMMPS: the command that exports them, and the class that LAMMPS loads."""

@@ -17,6 +17,7 @@ Row = dict[str, Any]
 # Colours that stay apart for colour-blind readers and in print (Okabe and Ito).
 _MODES = {
     "train": ("training", "#0072B2", "-"),
+    "eval_train": ("training, evaluated", "#0072B2", "--"),
     "valid": ("validation", "#D55E00", "-"),
     "eval_test": ("test", "#000000", "none"),
 }
@@ -25,6 +26,10 @@ _LABELS = {
     "e_per_atom": "energy (meV/atom)",
     "f": "force (meV/Å)",
     "stress": "stress (meV/Å³)",
+    "virials": "virial (meV)",
+    "virials_per_atom": "virial (meV/atom)",
+    "mu": "dipole",  # in whatever unit the labels have
+    "mu_per_atom": "dipole by atoms",
 }
 _STYLE: dict[Any, Any] = {
     "font.size": 11,
@@ -111,7 +116,7 @@ def draw_curves(path: Path, run: TrainingRun, keys: list[str], *, linear: bool) 
 
 
 def _draw_panel(axes: Axes, rows: list[Row], key: str, *, linear: bool) -> None:
-    factor = 1 if key == "loss" or key.startswith("rel_") else 1000
+    factor = 1000 if "(meV" in _axis_label(key) else 1
     heads = list(dict.fromkeys(row["head"] for row in rows))
     for mode, (label, color, line) in _MODES.items():
         for number, head in enumerate(heads):
@@ -156,12 +161,10 @@ def _axis_label(key: str) -> str:
     if key == "loss":
         return "loss"
     kind, _, quantity = key.removeprefix("rel_").partition("_")
-    label = f"{_LABELS.get(quantity, quantity)} {kind.upper()}"
+    name, _, unit = _LABELS.get(quantity, quantity).partition(" (")
     if key.startswith("rel_"):
-        return f"relative {label.split(' (', maxsplit=1)[0]} {kind.upper()} (%)"
-    name, unit = label.split(" (", 1)
-    unit = unit.split(")")[0]
-    return f"{name} {kind.upper()} ({unit})"
+        return f"relative {name} {kind.upper()} (%)"
+    return f"{name} {kind.upper()} ({unit}" if unit else f"{name} {kind.upper()}"
 
 
 def _is_metric(name: str, value: Any) -> bool:

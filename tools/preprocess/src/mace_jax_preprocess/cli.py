@@ -17,6 +17,7 @@ from mace_jax.cli.options import (
     reproducible_option,
 )
 from mace_jax.errors import ConfigError
+from mace_jax_preprocess.config_file import read_flags
 
 _LABELS = ("energy", "forces", "stress", "virials", "dipole", "charges", "polarizability")
 _SCALINGS = ("rms_forces_scaling", "std_scaling", "no_scaling")
@@ -59,6 +60,13 @@ class Shard(click.ParamType):
         "mace-jax-preprocess --train_file train.xyz --valid_fraction 0.1 --h5_prefix data/ "
         "--layout flat --store-edges",
     ),
+)
+@click.option(
+    "--config",
+    type=FilePath,
+    expose_value=False,
+    callback=read_flags,  # click comes to what was given before it comes to what was not
+    help="YAML file of flags, over which the command line wins",
 )
 @click.option(
     "--train-file",

@@ -11,7 +11,7 @@ from typing import Any
 from mace_jax.artifacts.atomic_write import atomic_directory_entries, require_absent
 from mace_jax.artifacts.dataset import Dataset, dataset_files, renumber_file
 from mace_jax.artifacts.index import elements_of_index
-from mace_jax.artifacts.provenance import Input, make_provenance
+from mace_jax.artifacts.provenance import Input, files_sha256, make_provenance
 from mace_jax.artifacts.training_sums import read_training_sums, training_sums_input
 from mace_jax.errors import ConfigError, DataError
 from mace_jax.preparation.write_split import join_indices
@@ -43,6 +43,7 @@ def merge_parts(options: Options) -> dict[str, Any]:
     for part in parts:
         sums.merge(read_training_sums(part / SUMS))
     summary: dict[str, Any] = {}
+    digests: dict[str, str] = {}
     with (
         atomic_directory_entries(options.h5_prefix, OUTPUTS) as folder,
         TemporaryDirectory(prefix=".index.", dir=folder) as work,
@@ -52,7 +53,8 @@ def merge_parts(options: Options) -> dict[str, Any]:
             if n:
                 provenance = _provenance(inputs, options)
                 index = folder / "index" / f"{name}.parquet"
-                join_indices(folder / name, Path(work) / name, index, provenance)
+                digests[split] = files_sha256(dataset_files(folder / name))
+                join_indices(folder / name, Path(work) / name, index, provenance, digests[split])
                 summary[split] = n
         if not any(head.n_energies for head in sums.heads.values()):
             message = (
@@ -63,7 +65,7 @@ def merge_parts(options: Options) -> dict[str, Any]:
         elements = sorted(set().union(*map(elements_of_index, (folder / "index").iterdir())))
         summary["atomic_numbers"] = elements
         if options.compute_statistics:
-            summary |= write_statistics_file(folder, sums, elements, options)
+            summary |= write_statistics_file(folder, sums, elements, digests["train"], options)
     shutil.rmtree(folder_of_parts)
     return summary
 

@@ -5,13 +5,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from mace_jax.elements import sorted_elements, species_index
 from mace_jax.preparation.sources import Source
-from mace_jax.preparation.splits import Fractions, SplitName, by_geometry, by_group
+from mace_jax.preparation.splits import ByGeometry, ByGroup, Fractions, SplitName
 from mace_jax.preparation.write_split import Form, Layout
 from mace_jax.structures.label_keys import LabelKeys
 from mace_jax.structures.statistics import Scaling
 from mace_jax.structures.structure import Structure
+from mace_jax.structures.structure_block import StructureBlock
 
 TOOL = "mace-jax-preprocess"
 _SPLITS: tuple[SplitName, ...] = ("train", "valid", "test")
@@ -88,21 +91,26 @@ class Options:
 
     def split_of(self) -> Callable[[Structure], SplitName] | None:
         """Return the rule that each structure is divided by; None if that is by chance."""
-        rules = {"hash": by_geometry, "group": by_group}
-        return rules[self.split](self.fractions()) if self.split in rules else None
+        match self.split:
+            case "hash":
+                return ByGeometry(self.fractions())
+            case "group":
+                return ByGroup(self.fractions())
+        return None
 
-    def adapted(self, structure: Structure) -> Structure:
-        """Return ``structure`` with the weight of its config type.
+    def adapted(self, block: StructureBlock) -> StructureBlock:
+        """Return structures with the weights of their config types.
 
         Raises:
-            DataError: it has an element that is not among ``atomic_numbers``.
+            DataError: one has an element that is not among ``atomic_numbers``.
         """
-        if self.atomic_numbers:
-            elements = sorted_elements(self.atomic_numbers)
-            species_index(structure.atomic_numbers, elements, structure.place)
-        factor = self.config_type_weights.get(structure.config_type, 1.0)
-        return replace(structure, weight=structure.weight * factor)
+        if self.atomic_numbers and not np.isin(block.atomic_numbers, self.atomic_numbers).all():
+            for structure in block.structures():
+                elements = sorted_elements(self.atomic_numbers)
+                species_index(structure.atomic_numbers, elements, structure.place)
+        factors = [self.config_type_weights.get(name, 1.0) for name in block.config_types]
+        return replace(block, weights=block.weights * factors)
 
     def form(self) -> Form:
         """Return how splits are written."""
-        return Form(self.layout, self.r_max, self.store_edges, self.batch_size, self.num_process)
+        return Form(self.layout, self.r_max, self.store_edges, self.batch_size)

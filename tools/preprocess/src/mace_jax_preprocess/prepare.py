@@ -13,6 +13,7 @@ from mace_jax.artifacts.provenance import Input, make_provenance
 from mace_jax.artifacts.training_sums import write_training_sums
 from mace_jax.elements import sorted_elements, symbol
 from mace_jax.preparation.collect import Choice, Collected, collect
+from mace_jax.preparation.processes import Processes
 from mace_jax.preparation.sources import Source, require_energies
 from mace_jax.preparation.write_split import Spooled, join_indices, write_split
 from mace_jax.structures.input_files import STANDARD_INPUT, open_input
@@ -48,6 +49,7 @@ def prepare(options: Options) -> dict[str, Any]:
     with (
         atomic_directory_entries(options.folder, outputs) as folder,
         TemporaryDirectory(prefix=".spool.", dir=options.work_dir or folder) as work,
+        Processes(options.num_process) as processes,
     ):
         sources = [with_a_file(source, Path(work)) for source in options.sources()]
         inputs = [source.as_input() for source in sources]
@@ -56,16 +58,25 @@ def prepare(options: Options) -> dict[str, Any]:
             options.split_of(),
             options.adapted,
             options.part or (0, 1),
+        )
+        collected = collect(
+            sources,
+            choice,
+            Path(work),
+            _provenance(inputs, options),
+            processes,
             skipped.add if options.skip_bad else None,
         )
-        collected = collect(sources, choice, Path(work), _provenance(inputs, options))
         splits = divide(collected.spools, options)
         if not options.part:
             _require_energies(splits, collected, options)
         indices = folder / "index" if options.part else Path(work)
         sums = TrainingSums(options.r_max)
+        digests: dict[str, str] = {}
         for split in splits:
-            of_split = _write_split(split, sources, inputs, options, folder, indices)
+            of_split, digests[split.name] = _write_split(
+                split, sources, inputs, options, folder, indices, processes
+            )
             if split.name == "train":
                 sums.merge(of_split)
         sums.isolated_atoms.merge(collected.isolated)
@@ -79,7 +90,7 @@ def prepare(options: Options) -> dict[str, Any]:
         if options.part:
             write_training_sums(folder / SUMS, sums, _provenance(inputs, options))
         elif options.compute_statistics:
-            summary |= write_statistics_file(folder, sums, numbers, options)
+            summary |= write_statistics_file(folder, sums, numbers, digests["train"], options)
     return summary
 
 
@@ -109,21 +120,25 @@ def _write_split(
     options: Options,
     folder: Path,
     indices: Path,
-) -> TrainingSums:
-    """Write a dataset, and its index unless it is one part of several; return the sums over it."""
+    processes: Processes,
+) -> tuple[TrainingSums, str]:
+    """Write a dataset, and its index unless it is one part of several.
+
+    Returns: the sums over it, and its digest.
+    """
     name = FOLDERS[split.name]
     provenance = _provenance([item for item in inputs if item.role == split.role], options)
     files = files_of(split, options.num_process)
-    spooled = Spooled(
-        split.spool.path, split.spool.origins(), tuple(source.path for source in sources)
+    spooled = Spooled(split.spool.path, tuple(source.path for source in sources))
+    sums, sha256 = write_split(
+        spooled, files, folder / name, indices / name, provenance, options.form(), processes
     )
-    sums = write_split(spooled, files, folder / name, indices / name, provenance, options.form())
     if not options.part:
         join_indices(
-            folder / name, indices / name, folder / "index" / f"{name}.parquet", provenance
+            folder / name, indices / name, folder / "index" / f"{name}.parquet", provenance, sha256
         )
     log.info("%s: %d structures in %d files", options.folder / name, len(split.order), len(files))
-    return sums
+    return sums, sha256
 
 
 def _provenance(inputs: Sequence[Input], options: Options) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mace_jax.artifacts.dataset import Dataset
+from mace_jax.artifacts.dataset import dataset_input
 from mace_jax.artifacts.provenance import make_provenance
 from mace_jax.artifacts.statistics import write_statistics
 from mace_jax.elements import sorted_elements
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def write_statistics_file(
-    folder: Path, sums: TrainingSums, elements: Sequence[int], options: Options
+    folder: Path, sums: TrainingSums, elements: Sequence[int], sha256: str, options: Options
 ) -> dict[str, Any]:
     """Write ``statistics.json`` beside the dataset ``train``.
 
@@ -25,6 +25,7 @@ def write_statistics_file(
         folder: of the datasets.
         sums: over the training data.
         elements: atomic numbers of all splits.
+        sha256: digest of ``train``.
         options: of the command.
 
     Returns: what the summary says of it.
@@ -40,8 +41,7 @@ def write_statistics_file(
     for warning in table.warnings:
         log.warning(warning)
     statistics = sums.statistics(numbers, table.by_head())
-    with Dataset(folder / "train") as dataset:
-        inputs = [dataset.as_input("train")]
+    inputs = [dataset_input("train", folder / "train", sha256)]
     provenance = make_provenance(TOOL, inputs, seed=options.seed, reproducible=options.reproducible)
     write_statistics(folder / "statistics.json", statistics, provenance)
     for head, of_head in statistics.heads.items():

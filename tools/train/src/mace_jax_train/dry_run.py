@@ -4,9 +4,8 @@ import time
 from typing import Any
 
 from mace_jax.model.load import split_trainable
-from mace_jax_train.optimizer import make_optimizer
+from mace_jax_train.method import make_method
 from mace_jax_train.start import Run, parameter_count
-from mace_jax_train.step import initial_state, make_eval_step, make_train_step
 
 
 def describe_run(run: Run) -> dict[str, Any]:
@@ -17,20 +16,20 @@ def describe_run(run: Run) -> dict[str, Any]:
     Returns: parameters, steps per epoch, padded shapes, the largest training step's memory in bytes
         (arguments, outputs and temporaries together), and the seconds that compiling took.
     """
-    config = run.config
     network, parameters = split_trainable(run.model)
-    optimizer = make_optimizer(config.optimizer, config.train.max_grad_norm)
-    train_step: Any = make_train_step(network, optimizer, config.loss, config.train.ema_decay)
-    eval_step: Any = make_eval_step(network, config.loss)
-    state = initial_state(parameters, optimizer)
+    method = make_method(run.config, network, len(run.loaders["train"]))
+    state = method.initial_state(parameters)
+    evaluated = method.evaluated(state)
     started = time.perf_counter()
     compiled = [
-        train_step.lower(state, batch).compile()
+        stage.train_step.lower(state, batch).compile()
+        for stage in method.stages
         for batch in run.loaders["train"].one_of_each_shape()
     ]
     for loader in run.loaders.values():
         for batch in loader.one_of_each_shape():
-            eval_step.lower(state.averaged, batch).compile()
+            for stage in method.stages:
+                stage.eval_step.lower(evaluated, batch).compile()
     seconds = time.perf_counter() - started
     return {
         "parameters": parameter_count(run),

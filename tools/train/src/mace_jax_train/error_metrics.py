@@ -1,13 +1,42 @@
 """Sums of errors over batches, and the metrics that follow from them."""
 
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from mace_jax.batching.graph_batch import GraphBatch
-from mace_jax.model.energy_forces import EnergyForces
+from mace_jax_train.loss import Comparison, Predicted, compare
+
+
+class Quantity(NamedTuple):
+    """What errors are told of.
+
+    Attributes:
+        label: its name among predictions and labels.
+        per_atom: whether it is divided by the number of atoms.
+        relative: whether errors are also told relative to the labels' own size.
+    """
+
+    label: str
+    per_atom: bool = False
+    relative: bool = False
+
+
+# By their names in metrics.
+QUANTITIES = {
+    "e": Quantity("energy"),
+    "e_per_atom": Quantity("energy", per_atom=True),
+    "f": Quantity("forces", relative=True),
+    "stress": Quantity("stress", relative=True),
+    "virials": Quantity("virials"),
+    "virials_per_atom": Quantity("virials", per_atom=True),
+    "mu": Quantity("dipole", relative=True),
+    "mu_per_atom": Quantity("dipole", per_atom=True),
+}
 
 
 class ErrorSums(NamedTuple):
@@ -21,74 +50,65 @@ class ErrorSums(NamedTuple):
 
 
 class BatchErrors(NamedTuple):
-    """What a batch adds to the metrics; ``loss`` is summed over graphs."""
+    """What a batch adds to the metrics; those of several batches are added leaf by leaf.
+
+    Attributes:
+        n_graph: real graphs.
+        loss: summed over them.
+        sums: by the names of quantities; of what the network predicts.
+    """
 
     n_graph: Array
     loss: Array
-    energy: ErrorSums
-    energy_per_atom: ErrorSums
-    forces: ErrorSums
-    stress: ErrorSums
+    sums: Mapping[str, ErrorSums]
 
 
-def batch_errors(predicted: EnergyForces, batch: GraphBatch, loss: Array) -> BatchErrors:
+def batch_errors(predicted: Predicted, batch: GraphBatch, loss: Array) -> BatchErrors:
     """Sum the errors of a batch over every label, unweighted; one of weight 0 is no label."""
     n_graph = batch.graph_mask.sum()
-    has_energy, has_stress = batch.energy_weight > 0, batch.stress_weight > 0
-    has_forces = (batch.forces_weight > 0)[batch.node_graph] & batch.node_mask
-    return BatchErrors(
-        n_graph=n_graph,
-        loss=loss * n_graph,
-        energy=_sums(predicted.energy, batch.energy, has_energy),
-        energy_per_atom=_sums(
-            predicted.energy / batch.n_node, batch.energy / batch.n_node, has_energy
-        ),
-        forces=_sums(predicted.forces, batch.forces, has_forces),
-        stress=_sums(predicted.stress, batch.stress, has_stress),
-    )
+    sums = {
+        name: _sums(compare(quantity.label, predicted, batch, per_atom=quantity.per_atom))
+        for name, quantity in QUANTITIES.items()
+        if quantity.label in predicted
+    }
+    return BatchErrors(n_graph, loss * n_graph, sums)
 
 
-def _sums(predicted: Array, label: Array, present: Array) -> ErrorSums:
-    present = present.reshape(-1, *[1] * (label.ndim - 1))
-    error = jnp.where(present, predicted - label, 0)
-    label = jnp.where(present, label, 0)
+def _sums(rows: Comparison) -> ErrorSums:
+    label = jnp.where(rows.weight > 0, rows.label, 0)
     return ErrorSums(
-        n=present.sum() * (label.size // len(label)),
-        absolute=jnp.abs(error).sum(),
-        squared=jnp.square(error).sum(),
+        n=(rows.weight > 0).sum() * rows.label[0].size,
+        absolute=jnp.abs(rows.error).sum(),
+        squared=jnp.square(rows.error).sum(),
         label_absolute=jnp.abs(label).sum(),
         label_squared=jnp.square(label).sum(),
     )
 
 
-def metrics(batches: list[BatchErrors]) -> dict[str, float | None]:
-    """Return the metrics of an epoch, summed in float64.
+def metrics(batches: Sequence[BatchErrors]) -> dict[str, float | None]:
+    """Return the metrics of batches, one at least, summed in float64.
 
-    Returns: loss; MAE and RMSE of energy (``e``, eV), energy per atom (``e_per_atom``, eV), forces
-        (``f``, eV/Å) and stress (``stress``, eV/Å³); the same relative to the labels' own size for
-        forces and stress, in per cent. None where nothing has the label.
+    Returns: loss; MAE and RMSE of energy (``e``, eV), forces (``f``, eV/Å), ``stress`` (eV/Å³),
+        ``virials`` (eV), dipole (``mu``, Debye), and of energy, virials and dipole per atom; those
+        of forces, stress and dipole also relative to the labels' own size, in per cent. None where
+        nothing is predicted or has the label.
     """
-    total = {
-        name: np.sum([np.asarray(getattr(errors, name), np.float64) for errors in batches], axis=0)
-        for name in BatchErrors._fields
-    }
-    result: dict[str, float | None] = {"loss": float(total["loss"] / total["n_graph"])}
-    for name, short in (
-        ("energy", "e"),
-        ("energy_per_atom", "e_per_atom"),
-        ("forces", "f"),
-        ("stress", "stress"),
-    ):
-        sums = ErrorSums(*total[name])
-        known = sums.n > 0
-        result[f"mae_{short}"] = float(sums.absolute / sums.n) if known else None
-        result[f"rmse_{short}"] = float(np.sqrt(sums.squared / sums.n)) if known else None
-        if short in ("f", "stress"):
-            known = known and sums.label_squared > 0
-            result[f"rel_mae_{short}"] = (
-                float(100 * sums.absolute / sums.label_absolute) if known else None
-            )
-            result[f"rel_rmse_{short}"] = (
-                float(100 * np.sqrt(sums.squared / sums.label_squared)) if known else None
-            )
+    total = jax.tree.map(lambda *leaves: np.sum(np.asarray(leaves, np.float64), axis=0), *batches)
+    result: dict[str, float | None] = {"loss": float(total.loss / total.n_graph)}
+    for name, quantity in QUANTITIES.items():
+        sums = total.sums.get(name, ErrorSums(*np.zeros(5)))
+        result |= dict(_errors(name, sums, relative=quantity.relative))
     return result
+
+
+def _errors(name: str, sums: ErrorSums, *, relative: bool) -> Iterator[tuple[str, float | None]]:
+    yield f"mae_{name}", _ratio(sums.absolute, sums.n)
+    yield f"rmse_{name}", _ratio(np.sqrt(sums.squared), np.sqrt(sums.n))
+    if relative:
+        yield f"rel_mae_{name}", _ratio(100 * sums.absolute, sums.label_absolute)
+        root = np.sqrt(sums.label_squared)
+        yield f"rel_rmse_{name}", _ratio(100 * np.sqrt(sums.squared), root)
+
+
+def _ratio(error: Any, size: Any) -> float | None:
+    return float(error / size) if size > 0 else None

@@ -1,10 +1,10 @@
-"""The training loop: load, build, for each batch step, log, evaluate, save."""
+"""The training loop: step through an epoch, evaluate, keep the best, save."""
 
 import logging
-import math
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,31 +12,23 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mace_jax.artifacts.metrics import MetricsLog
-from mace_jax.artifacts.model_bundle import ModelBundle, write_model_bundle
-from mace_jax.artifacts.train_config import TrainConfig
+from mace_jax.artifacts.metrics import TIMES, MetricsLog, without_times
+from mace_jax.artifacts.model_bundle import write_model_bundle
+from mace_jax.artifacts.train_config_sections import WandbConfig
 from mace_jax.batching.graph_batch import GraphBatch
-from mace_jax.batching.loader import PlannedLoader
-from mace_jax.errors import DivergedError
+from mace_jax.errors import ConfigError, DivergedError
 from mace_jax.model.load import parameter_table, split_trainable
-from mace_jax.tracking import Track
-from mace_jax_train.error_metrics import BatchErrors, metrics
-from mace_jax_train.optimizer import make_optimizer
+from mace_jax.tracking import Advance, Show
+from mace_jax_train.checkpoint import Checkpoints, load_progress
+from mace_jax_train.evaluate import ahead, evaluate, log_rows
+from mace_jax_train.interruption import StopSignals
+from mace_jax_train.method import Method, StepReport, make_method
+from mace_jax_train.progress import BatchSize, Best, EpochTotals, Progress, Row
 from mace_jax_train.run_files import TOOL, RunFiles
-from mace_jax_train.start import HEAD, Run
-from mace_jax_train.step import (
-    EvalStep,
-    StepReport,
-    TrainState,
-    TrainStep,
-    initial_state,
-    make_eval_step,
-    make_train_step,
-)
+from mace_jax_train.start import HEAD, Run, parameter_count
+from mace_jax_train.wandb_run import Report, tracker
 
 log = logging.getLogger(__name__)
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -44,7 +36,7 @@ class Outcome:
     """How a run ended.
 
     Attributes:
-        best: path of the bundle with the lowest validation loss.
+        best: path of the bundle with the best evaluation.
         best_row: its metrics on the validation set, or on the training set without one.
         test_row: its metrics on the test set, if there is one.
         epochs: epochs done.
@@ -56,167 +48,373 @@ class Outcome:
     epochs: int
 
 
-@dataclass
-class Best:
-    """The best evaluation so far and how many have passed since."""
-
-    parameters: nnx.State
-    row: Row = field(default_factory=lambda: {"loss": math.inf})
-    waited: int = 0
-
-    def improved_by(self, row: Row, parameters: nnx.State) -> bool:
-        """Take over a lower loss with a copy of its parameters; count what is not lower."""
-        if row["loss"] >= self.row["loss"]:
-            self.waited += 1
-            return False
-        # a copy, because the training step gives its input's memory away
-        self.row, self.parameters = row, jax.tree.map(jnp.copy, parameters)
-        self.waited = 0
-        return True
-
-
-def train(run: Run, files: RunFiles, track: Track) -> Outcome:
+def train(run: Run, files: RunFiles, show: Show, checkpoint: Path | None = None) -> Outcome:
     """Train until ``max_epochs`` or until ``patience`` evaluations brought nothing better.
 
+    Args:
+        run: ready to start.
+        files: where to write.
+        show: progress.
+        checkpoint: to go on from.
+
     Raises:
+        ConfigError: ``best_metric`` is nothing that the evaluations find.
         DivergedError: a loss or gradient is not finite; the files of the best epoch remain.
+        IncompatibleError: the checkpoint belongs to another run.
+        StoppedError: a signal stopped it; it can go on from its checkpoint.
     """
-    config = run.config
     network, parameters = split_trainable(run.model)
-    optimizer = make_optimizer(config.optimizer, config.train.max_grad_norm)
-    train_step = make_train_step(network, optimizer, config.loss, config.train.ema_decay)
-    eval_step = make_eval_step(network, config.loss)
-    state = initial_state(parameters, optimizer)
-    record = files.provenance(run.inputs, config.flags.seed)
-    judged = "valid" if "valid" in run.loaders else "train"
-    best = Best(state.averaged)
-
-    journal = MetricsLog(files.path(".metrics"), record, reproducible=files.reproducible)
-    with journal:
-        epochs = range(1, config.optimizer.max_epochs + 1)
-        for epoch in track(epochs, "training", len(epochs)):
-            started = time.perf_counter()
-            state, errors = _train_epoch(train_step, state, run.loaders["train"], config, epoch)
-            rows = {"train": _row("train", epoch, metrics(errors), started, config.optimizer.lr)}
-            if epoch % config.train.eval_interval and epoch != epochs[-1]:
-                journal.append(*rows.values())
-                continue
-            rows[judged] = _evaluate(run, eval_step, state.averaged, judged, epoch)
-            journal.append(*rows.values())
-            _log_rows(rows)
-            _save(files.path("_last.msgpack"), run, state.averaged, rows[judged], record)
-            if best.improved_by(rows[judged], state.averaged):
-                _save(files.path("_best.msgpack"), run, best.parameters, best.row, record)
-            elif best.waited == config.train.patience:
-                log.info("stopped: no better loss in %d evaluations", best.waited)
-                break
-        test_row = None
-        if "test" in run.loaders:
-            test_row = _evaluate(run, eval_step, best.parameters, "test", epoch)
-            journal.append(test_row)
-            _log_rows({"test (best)": test_row})
-    return Outcome(files.path("_best.msgpack"), best.row, test_row, epoch)
-
-
-def _train_epoch(
-    train_step: TrainStep, state: TrainState, loader: PlannedLoader, config: TrainConfig, epoch: int
-) -> tuple[TrainState, list[BatchErrors]]:
-    """Step through all batches; each report is read one step late, so the device never waits."""
-    errors: list[BatchErrors] = []
-    pending: tuple[int, StepReport] | None = None
-    for index, batch in on_device(loader.epoch(config.flags.seed, epoch)):
-        state, report = train_step(state, batch)
-        if pending:
-            errors.append(_finite(*pending, epoch))
-        pending = (index, report)
-    if pending:
-        errors.append(_finite(*pending, epoch))
-    return state, errors
-
-
-def on_device(batches: Iterable[tuple[int, GraphBatch]]) -> Iterator[tuple[int, GraphBatch]]:
-    """Send every batch to the device while the one before it is computed."""
-    sent = ((index, jax.device_put(batch)) for index, batch in batches)
-    ahead = next(sent, None)
-    while ahead is not None:
-        current, ahead = ahead, next(sent, None)
-        yield current
-
-
-def _finite(index: int, report: StepReport, epoch: int) -> BatchErrors:
-    """Return the errors of a step.
-
-    Raises:
-        DivergedError: its loss or gradient is not finite.
-    """
-    errors, norm = jax.device_get(report)
-    if not (math.isfinite(errors.loss) and math.isfinite(norm)):
-        message = (
-            f"epoch {epoch}: batch {index}: loss {errors.loss / errors.n_graph}, gradient norm "
-            f"{norm}, expected finite numbers; check the labels or lower optimizer.lr"
+    n_steps = run.n_steps
+    method = make_method(run.config, network, n_steps, run.devices)
+    progress = Progress(method.initial_state(parameters))
+    if checkpoint is not None:
+        progress = load_progress(checkpoint, run, progress.state, method.evaluated(progress.state))
+        progress.state = run.devices.replicated(progress.state)
+    provenance = files.provenance(run.inputs, run.config.flags.seed)
+    n_done = n_steps * max(progress.epoch - 1, 0) + progress.batch
+    with (
+        StopSignals() as signals,
+        _journal(run, files, provenance, progress.rows) as journal,
+        _tracker(run, files) as report,
+        show("training", n_steps * run.config.optimizer.max_epochs, n_done) as advance,
+    ):
+        training = _Training(
+            run, files, method, progress, provenance, journal, report, signals, advance
         )
-        raise DivergedError(message)
-    return errors
+        training.begin()
+        while training.goes_on():
+            training.train_epoch()
+            improved = training.evaluate_epoch()
+            training.end_epoch(improved)
+        return training.outcome()
 
 
-def _evaluate(run: Run, eval_step: EvalStep, parameters: nnx.State, split: str, epoch: int) -> Row:
-    """Return the metrics of a split as a row of the metrics file."""
-    started = time.perf_counter()
-    batches = on_device(run.loaders[split].in_order())
-    errors = [jax.device_get(eval_step(parameters, batch)) for _, batch in batches]
-    row = _row(
-        "eval_test" if split == "test" else split,
-        epoch,
-        metrics(errors),
-        started,
-        run.config.optimizer.lr,
-    )
-    if not math.isfinite(row["loss"]):
+def _journal(
+    run: Run, files: RunFiles, provenance: dict[str, Any], rows: list[Row]
+) -> AbstractContextManager[MetricsLog | None]:
+    """Return the metrics file, which process 0 writes."""
+    if not run.devices.processes.is_first:
+        return nullcontext()
+    path = files.path(".metrics")
+    return MetricsLog(path, provenance, rows)
+
+
+def _tracker(run: Run, files: RunFiles) -> AbstractContextManager[Report]:
+    """Return reports to Weights & Biases, which process 0 sends."""
+    config, n_parameters = run.config, parameter_count(run)
+    if not run.devices.processes.is_first:
+        config = replace(config, wandb_run=WandbConfig())
+    return tracker(config, files.tag, {"parameters": n_parameters})
+
+
+class _Training:
+    """A run under way; every method leaves ``progress`` such that a checkpoint may be taken."""
+
+    def __init__(
+        self,
+        run: Run,
+        files: RunFiles,
+        method: Method,
+        progress: Progress,
+        provenance: dict[str, Any],
+        journal: MetricsLog | None,
+        report: Report,
+        signals: StopSignals,
+        advance: Advance,
+    ) -> None:
+        self.run, self.files, self.method, self.progress = run, files, method, progress
+        self.provenance, self.journal, self.report = provenance, journal, report
+        self.signals, self.advance = signals, advance
+        self.devices, self.heard = run.devices, False
+        self.config, self.max_epochs = run.config.train, run.config.optimizer.max_epochs
+        self.loader = run.loaders["train"]
+        self.checkpoints = Checkpoints(run, files, provenance)
+        self.evaluated = {"valid": "valid"} if "valid" in run.loaders else {"eval_train": "train"}
+        (self.judged,) = self.evaluated
+        if self.config.eval_train:
+            self.evaluated["eval_train"] = "train"
+        if self.config.eval_test and "test" in run.loaders:
+            self.evaluated["eval_test"] = "test"
+        self.started = self.last_report = time.perf_counter()
+
+    def begin(self) -> None:
+        """Evaluate the weights that the run starts with, or say where it goes on."""
+        progress = self.progress
+        weights = self.method.evaluated(progress.state)  # evaluations are of this state's stage now
+        if progress.best:  # there is no file of it, if the checkpoint is of another run
+            self.save_bundle("_best.msgpack", progress.best)
+        if progress.epoch > 0:
+            log.info("goes on in %s", self.place())
+            return
+        rows = self.evaluate(weights)
+        self.require_best_metric(rows[self.judged])
+        self.record(*rows.values())
+        log_rows([*rows.values()], self.config.log_errors)
+        progress.epoch = 1
+        self.save_checkpoint()
+
+    def goes_on(self) -> bool:
+        """Return whether there is anything left to train."""
+        return self.progress.epoch <= self.max_epochs and not self.waited_enough()
+
+    def train_epoch(self) -> None:
+        """Take the steps that are left; each report is read one late, so the device never waits."""
+        progress, n_steps = self.progress, self.run.n_steps
+        if progress.batch == n_steps:
+            return
+        if progress.batch == 0:
+            self.begin_epoch()
+        self.last_report = time.perf_counter()
+        cursor = self.loader.cursor(progress.epoch, progress.batch * len(self.devices.own))
+        groups = self.devices.groups(self.loader.resume(self.run.config.flags.seed, cursor))
+        unread: list[Any] = []
+        for index, sizes, batch in ahead(map(self.sent, groups)):
+            with self.devices.processes.waiting("the other processes in a step"):
+                progress.state, report = self.method.train_step(progress.state, batch)
+                counts = self.devices.added([(self.asked(), *size) for size in sizes])
+                progress.batch += 1
+                self.read(unread)
+                unread.append((index, report, counts))
+            if self.checkpoint_is_due() and progress.batch < n_steps:
+                self.read(unread)
+                self.stop_if_asked()
+                self.save_checkpoint()
+        self.read(unread)
+        progress.state = self.method.end_epoch(progress.state, progress.epoch)
+        self.record(self.row("train", progress.totals.columns()))
+
+    def sent(
+        self, group: Sequence[tuple[int, GraphBatch]]
+    ) -> tuple[int, list[BatchSize], GraphBatch]:
+        """Send this process's batches of a step to its devices; return the index of one, too."""
+        indices, batches = zip(*group, strict=True)
+        return indices[0], [BatchSize.of(batch) for batch in batches], self.devices.put(batches)
+
+    def begin_epoch(self) -> None:
+        """Begin an epoch; the first of stage two has a best of its own, as in mace-torch."""
+        progress, stage = self.progress, self.method.stage
+        epoch = progress.epoch
+        if stage(epoch) != stage(epoch - 1) and progress.best:
+            log.info("epoch %d: stage two begins; the best so far is kept apart", epoch)
+            self.save_bundle("_stage_one.msgpack", progress.best)
+            progress.best, progress.waited = None, 0
+        progress.state = self.method.begin_epoch(progress.state, epoch)
+
+    def read(self, unread: list[tuple[int, StepReport, Any]]) -> None:
+        """Take in the report of a step, if there is one.
+
+        Raises:
+            DivergedError: the step was skipped, and no more may be.
+        """
+        progress, totals = self.progress, self.progress.totals
+        while unread:
+            index, *on_device = unread.pop()
+            report, (asked, *size) = jax.device_get(on_device)
+            self.heard |= bool(asked)
+            if report.skipped:
+                self.skip(index, report)
+            totals.add(BatchSize(*map(int, size)), report)
+            progress.lr = float(report.lr)
+            now = time.perf_counter()
+            totals.seconds += now - self.last_report
+            self.last_report = now
+            self.advance(f"{totals.note()}, {self.method.n_compilations} compiled")
+
+    def skip(self, index: int, report: StepReport) -> None:
+        """Count a step that changed nothing, because it was not finite."""
+        progress, most = self.progress, self.config.max_skipped_steps
+        errors, group = report.errors, self.devices.group(index)
+        progress.n_skipped += 1
         message = (
-            f"epoch {epoch}: {split}: loss {row['loss']}, expected a finite number; "
-            "check the labels or lower optimizer.lr"
+            f"epoch {progress.epoch}: batch {', '.join(map(str, group))}: loss "
+            f"{errors.loss / errors.n_graph}, gradient norm {report.gradient_norm}, expected "
+            f"finite numbers; check the labels of {self.loader.structures(*group)}, or lower "
+            "optimizer.lr"
         )
-        raise DivergedError(message)
-    return row
+        if progress.n_skipped > most:
+            raise DivergedError(message)
+        log.warning("%s; skipped, %d of at most %d", message, progress.n_skipped, most)
 
+    def evaluate_epoch(self) -> bool:
+        """Evaluate the weights, where it is time to, and keep the best.
 
-def _row(mode: str, epoch: int, values: dict[str, float | None], started: float, lr: float) -> Row:
-    return {
-        "mode": mode,
-        "head": HEAD,
-        "epoch": epoch,
-        "interval": epoch,
-        **values,
-        "time": time.perf_counter() - started,
-        "lr": lr,
-    }
+        Returns: whether these are the best.
+        """
+        progress = self.progress
+        if progress.epoch % self.config.eval_interval and progress.epoch != self.max_epochs:
+            return False
+        weights = self.method.evaluated(progress.state)
+        rows = self.evaluate(weights)
+        log_rows([progress.rows[-1], *rows.values()], self.config.log_errors)
+        row = rows[self.judged]
+        improved = progress.judge(row, self.config.best_metric, weights)
+        for suffix in ("_last.msgpack", "_best.msgpack") if improved else ("_last.msgpack",):
+            self.save_bundle(suffix, Best(row, weights))
+        progress.state = self.method.after_evaluation(progress.state, row["loss"])
+        self.record(*rows.values())
+        return improved
 
+    def evaluate(self, weights: nnx.State) -> dict[str, Row]:
+        """Return the rows of an evaluation, by mode."""
+        return {
+            mode: self.row(mode, self.evaluate_split(weights, split))
+            for mode, split in self.evaluated.items()
+        }
 
-def _log_rows(rows: dict[str, Row]) -> None:
-    for name, row in rows.items():
-        shown = (("rmse_e_per_atom", "meV/atom"), ("rmse_f", "meV/Å"), ("rmse_stress", "meV/Å³"))
-        parts = [
-            f"{key} {1000 * row[key]:.2f} {unit}" for key, unit in shown if row[key] is not None
-        ]
+    def evaluate_split(self, weights: nnx.State, split: str) -> Row:
+        """Return what an evaluation finds for a split."""
+        return evaluate(self.method, weights, self.run.loaders[split], self.asked, self.pause)
+
+    def end_epoch(self, improved: bool) -> None:
+        """Go to the next epoch and save."""
+        progress, ended = self.progress, self.progress.epoch
+        progress.epoch, progress.batch, progress.totals = self.following_epoch(), 0, EpochTotals()
+        self.save_checkpoint(ended=ended, improved=improved)
+        self.stop_if_asked()
+
+    def following_epoch(self) -> int:
+        """Return the next epoch; impatience ends stage one, and the run where there is no other."""
+        epoch, stage = self.progress.epoch, self.method.stage
+        if not self.waited_enough():
+            return epoch + 1
+        waited, metric = self.progress.waited, self.config.best_metric
+        for later in range(epoch + 1, self.max_epochs + 1):
+            if stage(later) != stage(epoch):
+                log.info("no better %s in %d evaluations: on to stage two", metric, waited)
+                self.progress.waited = 0
+                return later
+        log.info("stopped: no better %s in %d evaluations", metric, waited)
+        return epoch + 1
+
+    def waited_enough(self) -> bool:
+        """Return whether patience is at its end."""
+        patience = self.config.patience
+        return patience is not None and self.progress.waited >= patience
+
+    def checkpoint_is_due(self) -> bool:
+        """Return whether to save inside an epoch."""
+        every = self.config.checkpoint_steps
+        return self.stopping() or bool(every and not self.progress.batch % every)
+
+    def save_checkpoint(self, *, ended: int | None = None, improved: bool = False) -> None:
+        """Save where the run stands; process 0 does."""
+        if self.devices.processes.is_first:
+            self.checkpoints.save(self.progress, ended=ended, improved=improved)
+
+    def asked(self) -> bool:
+        """Return whether a signal asked this process to stop."""
+        return self.signals.received is not None
+
+    def pause(self, asked: bool) -> None:
+        """Stop in an evaluation, if a signal asked for it.
+
+        Raises:
+            StoppedError: one did.
+        """
+        self.heard |= asked
+        self.stop_if_asked()
+
+    def stopping(self) -> bool:
+        """Return whether to stop; several processes do when all have heard that one was asked."""
+        return self.heard if self.devices.processes.count > 1 else self.asked()
+
+    def stop_if_asked(self) -> None:
+        """Save and stop, if a signal asked for it.
+
+        Raises:
+            StoppedError: one did.
+        """
+        if self.stopping():
+            self.save_checkpoint()
+            raise self.signals.error(self.place(), self.checkpoints.latest)
+
+    def place(self) -> str:
+        """Return where the run stands."""
+        progress = self.progress
+        return f"epoch {progress.epoch}, after {progress.batch} of {self.run.n_steps} batches"
+
+    def outcome(self) -> Outcome:
+        """Evaluate the best weights on the test set, and sum up."""
+        best, epochs = self.progress.best, self.progress.epoch - 1
+        if best is None:
+            message = f"{self.config.best_metric}: not a number in any evaluation; lower the lr"
+            raise DivergedError(message)
+        test_row = self.test_row(best) if "test" in self.run.loaders else None
+        bundle = self.files.path("_best.msgpack")
         log.info(
-            "epoch %d: %s: loss %.6g, %s (%.1f s)",
-            row["epoch"],
-            name,
-            row["loss"],
-            ", ".join(parts),
-            row["time"],
+            "trained %d epochs in %.0f s, compiled %d programs, skipped %d steps; best: epoch %d",
+            epochs,
+            time.perf_counter() - self.started,
+            self.method.n_compilations,
+            self.progress.n_skipped,
+            best.row["epoch"],
         )
+        return Outcome(bundle, best.row, test_row, epochs)
 
+    def test_row(self, best: Best) -> Row:
+        """Return the row of the test set for the best weights; it may have been written then."""
+        for row in self.progress.rows:
+            if (row["mode"], row["epoch"]) == ("eval_test", best.row["epoch"]):
+                return row
+        weights = self.devices.replicated(jax.tree.map(jnp.asarray, best.weights))
+        columns = self.evaluate_split(weights, "test")
+        of_best = ("epoch", "interval", "n_updates", "lr", "n_skipped")
+        row = self.row("eval_test", columns) | {name: best.row[name] for name in of_best}
+        self.record(row)
+        log_rows([row], self.config.log_errors)
+        return row
 
-def _save(
-    path: Path, run: Run, parameters: nnx.State, row: Row, provenance: dict[str, Any]
-) -> None:
-    bundle: ModelBundle = replace(
-        run.bundle,
-        parameters={**run.bundle.parameters, **parameter_table(parameters)},
-        model_card={
-            "trained_with": TOOL,
-            "metrics": {name: value for name, value in row.items() if name != "time"},
-        },
-    )
-    write_model_bundle(path, bundle, provenance)
+    def row(self, mode: str, columns: Row) -> Row:
+        """Return a row of the metrics file."""
+        progress = self.progress
+        row = {
+            "mode": mode,
+            "head": HEAD,
+            "epoch": progress.epoch,
+            "interval": progress.epoch,
+            "n_updates": int(progress.state.n_updates),
+            **columns,
+            "lr": progress.lr,
+            "n_skipped": progress.n_skipped,
+            "n_compilations": self.method.n_compilations,
+        }
+        return without_times(row) if self.files.reproducible else row
+
+    def record(self, *rows: Row) -> None:
+        """Add rows to the metrics file."""
+        self.progress.record(*rows)
+        self.report(rows)
+        if self.journal:
+            self.journal.append(*rows)
+
+    def require_best_metric(self, row: Row) -> None:
+        """Check that there is something to be best by.
+
+        Raises:
+            ConfigError: the evaluations do not find it.
+        """
+        metric = self.config.best_metric
+        known = [name for name in row if name == "loss" or "mae_" in name or "rmse_" in name]
+        found = [name for name in known if row[name] is not None]
+        if metric not in found:
+            message = (
+                f"train.best_metric: {metric!r} is not found by the evaluation of "
+                f"{self.evaluated[self.judged]}, expected one of {', '.join(found)}"
+            )
+            raise ConfigError(message)
+
+    def save_bundle(self, suffix: str, saved: Best) -> None:
+        """Write a model bundle of some weights, and what was found for them; process 0 does."""
+        if not self.devices.processes.is_first:
+            return
+        found = {name: value for name, value in saved.row.items() if name not in TIMES}
+        bundle = replace(
+            self.run.bundle,
+            parameters={**self.run.bundle.parameters, **parameter_table(saved.weights)},
+            model_card={
+                **self.run.bundle.model_card,
+                "trained_with": TOOL,
+                "metrics": found,
+            },
+        )
+        write_model_bundle(self.files.path(suffix), bundle, self.provenance)

@@ -1,27 +1,80 @@
-"""The optimizer, as a chain of optax transformations."""
+"""The optimizer, as a chain of optax transformations of one vector: all weights, end to end.
+
+XLA runs an operation for each small weight otherwise, which takes a tenth of a training step.
+"""
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 from jax import Array
+from jax.flatten_util import ravel_pytree
+from jax.typing import ArrayLike
 
-from mace_jax.artifacts.train_config import OptimizerConfig
+from mace_jax.artifacts.train_config_sections import OptimizerConfig
+
+# Those whose weight decay is a part of the step, not of the gradient.
+_DECOUPLED = ("adamw", "schedulefree")
 
 
 def make_optimizer(
-    config: OptimizerConfig, max_grad_norm: float | None
+    config: OptimizerConfig, lr: ArrayLike, weight_decay: Array | None = None
 ) -> optax.GradientTransformation:
-    """Clip by global norm, add L2 decay, scale by Adam or AMSGrad, step by the learning rate."""
-    moments = {"adam": optax.scale_by_adam, "amsgrad": scale_by_torch_amsgrad}[config.algorithm]
-    return optax.chain(
-        optax.clip_by_global_norm(max_grad_norm) if max_grad_norm else optax.identity(),
-        optax.add_decayed_weights(config.weight_decay, mask=decayed),
-        # in one vector: XLA runs an operation for each small weight otherwise, a tenth of a step
-        optax.flatten(moments(b1=config.b1, b2=config.b2, eps=config.eps)),
-        optax.scale_by_learning_rate(config.lr),
+    """Return the optimizer for one step; its state is of the same kind for every ``lr``.
+
+    Decay is added to the gradient (L2), or to the step where it is decoupled. The numbers are those
+    of torch's ``Adam``, ``AdamW`` and ``SGD`` without momentum, and of ``AdamWScheduleFree``, whose
+    steps go from z and whose gradients and decay are those at y, the parameters.
+
+    Source: ``get_optimizer`` of mace-torch; Defazio et al. 2024, algorithm 1 with Adam's
+        normalisation.
+
+    Args:
+        config: of the run.
+        lr: learning rate.
+        weight_decay: of each weight, ``[n_weight]``; None: none decays.
+    """
+
+    def add_decay(update: Array, parameters: Array) -> Array:
+        return update if weight_decay is None else update + weight_decay * parameters
+
+    decay = optax.stateless(add_decay)
+    decoupled = config.algorithm in _DECOUPLED
+    step = optax.chain(
+        optax.identity() if decoupled else decay,
+        _direction(config),
+        decay if decoupled else optax.identity(),
+        optax.scale_by_learning_rate(lr),
     )
+    if config.algorithm != "schedulefree":
+        return step
+    power = config.schedule_free_weight_lr_power
+    return optax.contrib.schedule_free(step, lr, config.schedule_free_b1, power)
+
+
+def _direction(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Return what makes a direction of a gradient."""
+    b1, b2, eps = config.b1, config.b2, config.eps
+    match config.algorithm:
+        case "sgd":
+            return optax.identity()
+        case "amsgrad":
+            return scale_by_torch_amsgrad(b1, b2, eps)
+        case "schedulefree":
+            # the average takes the place of the first moment
+            return optax.scale_by_rms(b2, eps, eps_in_sqrt=False, bias_correction=True)
+        case _:
+            return optax.scale_by_adam(b1, b2, eps)
+
+
+def clip(gradient: Array, max_norm: float) -> Array:
+    """Scale a gradient down to ``max_norm``.
+
+    Source: torch ``clip_grad_norm_``, which adds 1e-6 to the norm.
+    """
+    return gradient * jnp.minimum(1, max_norm / (jnp.linalg.norm(gradient) + 1e-6))
 
 
 class AmsgradState(NamedTuple):
@@ -61,6 +114,18 @@ def scale_by_torch_amsgrad(b1: float, b2: float, eps: float) -> optax.GradientTr
         return updates, AmsgradState(n_steps, mu, nu, nu_max)
 
     return optax.GradientTransformation(init, update)
+
+
+def weight_decays(config: OptimizerConfig, parameters: Any) -> Array | None:
+    """Return the weight decay of each weight, ``[n_weight]``; None if there is none."""
+    if not config.weight_decay:
+        return None
+    rates = jax.tree.map(
+        lambda leaf, mark: jnp.full_like(leaf, config.weight_decay * mark),
+        parameters,
+        decayed(parameters),
+    )
+    return ravel_pytree(rates)[0]
 
 
 def decayed(parameters: Any) -> Any:

@@ -1,5 +1,6 @@
 """Where a run writes: every file carries the run's tag and says where it came from."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from typing import Any
 
 from mace_jax.artifacts.atomic_write import atomic_directory_entries
 from mace_jax.artifacts.provenance import Input, make_provenance
-from mace_jax.artifacts.train_config import TrainConfig
+from mace_jax.artifacts.train_config_sections import TrainConfig
 from mace_jax.errors import ConfigError
 
 TOOL = "mace-jax-train"
@@ -23,7 +24,8 @@ PREPARED = (
     ".gin",
     ".config.json",
 )
-RESULTS = (".metrics", "_best.msgpack", "_last.msgpack")
+BUNDLES = ("_best.msgpack", "_last.msgpack", "_stage_one.msgpack")
+RESULTS = (".metrics", *BUNDLES)
 
 
 @dataclass(frozen=True)
@@ -35,16 +37,35 @@ class RunFiles:
         tag: what every name starts with.
         reproducible: whether what differs from run to run is left out of them.
         destination: where they go in the end, if that is another folder.
+        checkpoint_folder: where checkpoints go, if that is another folder.
     """
 
     folder: Path
     tag: str
     reproducible: bool = False
     destination: Path | None = None
+    checkpoint_folder: Path | None = None
 
     def path(self, suffix: str) -> Path:
         """Return the path of one of them, such as ``.metrics``."""
         return self.folder / f"{self.tag}{suffix}"
+
+    def checkpoint(self, which: str = "") -> Path:
+        """Return the path of a checkpoint: of the latest one, ``.best`` or ``.epoch_00010``."""
+        return (self.checkpoint_folder or self.folder) / f"{self.tag}{which}.checkpoint"
+
+    def epoch_checkpoints(self) -> list[Path]:
+        """Return the checkpoints of epochs that are there, in order."""
+        pattern = re.compile(re.escape(self.tag) + r"\.epoch_(\d+)\.checkpoint")
+        folder = self.checkpoint().parent
+        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+        found = {int(match[1]): name for name in names if (match := pattern.fullmatch(name))}
+        return [folder / found[epoch] for epoch in sorted(found)]
+
+    def checkpoints(self) -> list[Path]:
+        """Return all checkpoints that are there."""
+        fixed = (self.checkpoint(), self.checkpoint(".best"))
+        return [path for path in fixed if path.exists()] + self.epoch_checkpoints()
 
     def final(self, path: Path) -> Path:
         """Return where ``path`` is found in the end: one of these files, or any other."""
@@ -67,6 +88,7 @@ class RunFiles:
             ConfigError: one of the files exists, or is one of ``configs``.
         """
         taken = [path for path in map(self.path, (*PREPARED, *RESULTS)) if path.exists()]
+        taken += self.checkpoints()
         own = {path.resolve() for path in taken} & {path.resolve() for path in configs}
         if own:
             message = (
@@ -76,8 +98,8 @@ class RunFiles:
             raise ConfigError(message)
         if taken and not force:
             message = (
-                f"{taken[0]}: a run named {self.tag!r} exists already; "
-                "give --force to replace it or --name to choose another name"
+                f"{taken[0]}: a run named {self.tag!r} exists already; give --force to replace it, "
+                "--name to choose another name, or --resume-from to train it further"
             )
             raise ConfigError(message)
 
@@ -94,4 +116,7 @@ def run_files(config: TrainConfig, default_name: str, *, reproducible: bool = Fa
     tag = config.logs.name or default_name
     if config.logs.include_timestamp:
         tag = f"{datetime.now().astimezone():%Y%m%d_%H%M}_{tag}"
-    return RunFiles(Path(config.logs.directory), tag, reproducible)
+    folder, checkpoints = Path(config.logs.directory), config.train.checkpoint_dir
+    return RunFiles(
+        folder, tag, reproducible, checkpoint_folder=Path(checkpoints) if checkpoints else None
+    )

@@ -55,7 +55,7 @@ def _residuals(
     for _ in range(_MOST_ROUNDS):
         rows = CompositionRows()
         for part, counts in records.compositions(indices[good]):
-            rows.add_block(counts.astype(np.int64), energies[good][part])
+            rows.add(counts.astype(np.int64), energies[good][part])
         for number, energy in rows.fit({}).energies.items():
             atomic_energies[number] = energy
         residuals = np.concatenate(

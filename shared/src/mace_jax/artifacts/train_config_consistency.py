@@ -1,0 +1,141 @@
+"""Which values of a configuration contradict each other."""
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain, pairwise
+from typing import Any
+
+from mace_jax.artifacts.train_config_sections import (
+    LossConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
+from mace_jax.errors import ConfigError
+
+# choice -> the parameters that it has; no other choice may be given them
+SCHEDULE_PARAMETERS: Mapping[str, tuple[str, ...]] = {
+    "constant": (),
+    "exponential_decay": (
+        "decay_rate",
+        "transition_steps",
+        "transition_begin",
+        "staircase",
+        "end_value",
+    ),
+    "piecewise_constant_schedule": ("boundaries_and_scales",),
+    "reduce_on_plateau": ("factor", "patience", "threshold", "min_lr"),
+    "warmup_cosine_decay": ("warmup_epochs", "end_value"),
+}
+ALGORITHM_PARAMETERS: Mapping[str, tuple[str, ...]] = {
+    "adam": ("b1", "b2", "eps"),
+    "adamw": ("b1", "b2", "eps"),
+    "amsgrad": ("b1", "b2", "eps"),
+    "sgd": (),
+    "schedulefree": ("b2", "eps", "schedule_free_b1", "schedule_free_weight_lr_power"),
+}
+_PREDICTED: Mapping[str, tuple[str, ...]] = {
+    "MACE": ("energy", "forces", "stress", "virials"),
+    "ScaleShiftMACE": ("energy", "forces", "stress", "virials"),
+    "AtomicDipolesMACE": ("dipole",),
+    "EnergyDipolesMACE": ("energy", "forces", "stress", "virials", "dipole"),
+}
+
+# dotted name of a value, and why it can't be what it is
+Problem = tuple[str, str]
+
+
+def check_consistency(config: TrainConfig, where: Callable[[str], str]) -> None:
+    """Check a configuration whose values are all possible by themselves.
+
+    Args:
+        config: of the run, with every default filled in.
+        where: from a dotted name to the place where it was given.
+
+    Raises:
+        ConfigError: names the first value that contradicts another.
+    """
+    checks = (_optimizer, _schedule, _averaging, _stage_two, _predicted, _run)
+    for name, problem in chain.from_iterable(check(config) for check in checks):
+        value: Any = config
+        for part in name.split("."):
+            value = getattr(value, part)
+        message = f"{where(name)}: {name} = {value!r}, but {problem}"
+        raise ConfigError(message)
+
+
+def _strays(
+    values: Any, defaults: Any, chosen: str, parameters: Mapping[str, tuple[str, ...]], prefix: str
+) -> Iterator[Problem]:
+    """Find parameters that were given to a choice which was not made."""
+    for name in sorted(set(chain(*parameters.values())) - set(parameters[chosen])):
+        if getattr(values, name) != getattr(defaults, name):
+            having = " or ".join(other for other, names in parameters.items() if name in names)
+            yield f"{prefix}.{name}", f"{chosen} has no such parameter; remove it or take {having}"
+
+
+def _optimizer(config: TrainConfig) -> Iterator[Problem]:
+    optimizer, n_steps = config.optimizer, config.datasets.max_batches
+    yield from _strays(
+        optimizer, OptimizerConfig(), optimizer.algorithm, ALGORITHM_PARAMETERS, "optimizer"
+    )
+    if n_steps and optimizer.accumulate > n_steps:
+        problem = f"an epoch has at most {n_steps} batches (datasets.max_batches); lower it"
+        yield "optimizer.accumulate", problem
+
+
+def _schedule(config: TrainConfig) -> Iterator[Problem]:
+    schedule, prefix = config.optimizer.scheduler, "optimizer.scheduler"
+    yield from _strays(schedule, ScheduleConfig(), schedule.name, SCHEDULE_PARAMETERS, prefix)
+    epochs = [epoch for epoch, _ in schedule.boundaries_and_scales]
+    if schedule.name == "piecewise_constant_schedule" and not epochs:
+        yield f"{prefix}.boundaries_and_scales", "it needs one boundary at least, as {100: 0.1}"
+    if any(second <= first for first, second in pairwise(epochs)):
+        yield f"{prefix}.boundaries_and_scales", "the epochs must increase; sort them"
+    if schedule.warmup_epochs >= config.optimizer.max_epochs:
+        problem = f"there are {config.optimizer.max_epochs} epochs in all; lower it"
+        yield f"{prefix}.warmup_epochs", problem
+
+
+def _averaging(config: TrainConfig) -> Iterator[Problem]:
+    if config.optimizer.algorithm == "schedulefree" and config.train.ema_decay is not None:
+        yield "train.ema_decay", "schedulefree averages by itself; set it to None"
+    if config.flags.debug and config.train.max_skipped_steps:
+        problem = "flags.debug stops at the first NaN; leave one of them out"
+        yield "train.max_skipped_steps", problem
+
+
+def _stage_two(config: TrainConfig) -> Iterator[Problem]:
+    stage_two, prefix = config.train.swa_config, "train.swa_config"
+    if stage_two is None:
+        return
+    if (stage_two.start_interval or 0) >= config.optimizer.max_epochs:
+        problem = f"there are {config.optimizer.max_epochs} epochs in all, so it never begins"
+        yield f"{prefix}.start_interval", f"{problem}; lower it or raise optimizer.max_epochs"
+    if stage_two.max_snapshots and stage_two.max_snapshots < stage_two.min_snapshots_for_eval:
+        problem = f"min_snapshots_for_eval is {stage_two.min_snapshots_for_eval}; raise it"
+        yield f"{prefix}.max_snapshots", problem
+
+
+def _predicted(config: TrainConfig) -> Iterator[Problem]:
+    """Find terms of a loss that the network does not predict; one that is loaded says itself."""
+    model = config.model
+    if model.start_from or model.torch_checkpoint or model.foundation_model:
+        return
+    predicted = _PREDICTED[model.model]
+    losses: list[tuple[str, LossConfig]] = [("loss", config.loss)]
+    if config.train.swa_config and config.train.swa_config.loss:
+        losses.append(("train.swa_config.loss", config.train.swa_config.loss))
+    for prefix, loss in losses:
+        for term in ("energy", "forces", "stress", "virials", "dipole"):
+            if getattr(loss, f"{term}_weight") and term not in predicted:
+                problem = (
+                    f"{model.model} predicts {', '.join(predicted)}; set it to 0, or choose "
+                    f"another {prefix}.loss_cls or model.model"
+                )
+                yield f"{prefix}.{term}_weight", problem
+
+
+def _run(config: TrainConfig) -> Iterator[Problem]:
+    count, index = config.flags.process_count, config.flags.process_index
+    if count is not None and index is not None and index >= count:
+        yield "flags.process_index", f"there are {count} processes, counted from 0; lower it"

@@ -1,0 +1,47 @@
+"""What is kept; ``tests/parity`` compares the numbers with those of the model of all heads."""
+
+import pytest
+
+from mace_jax.errors import ConfigError
+from mace_jax.model.load import load_model
+from mace_jax.torch_models.select_head import select_head
+
+HEADS = {
+    "all_embeddings_readout_heads": "fine",
+    "bias_readout_three_heads_mace": "Default",
+    "json_density_heads": "rough",
+    "keep_last_layer_nonlinear_heads": "fine",
+    "last_readout_only_mace_heads": "rough",
+}
+
+
+@pytest.mark.parametrize(("name", "head"), HEADS.items())
+def test_only_readouts_and_energies_change(convert, name, head):
+    import jax
+
+    every = convert(name)
+    alone = select_head(every, head)
+    assert alone.heads == (head,)
+    assert alone.config == every.config
+    assert alone.atomic_energies == {head: every.atomic_energies[head]}
+    assert (alone.scale, alone.shift) == ({head: every.scale[head]}, {head: every.shift[head]})
+    assert alone.parameters.keys() == every.parameters.keys()
+    for path, array in alone.parameters.items():
+        if not path.startswith(("readouts/", "embedding_readout/")):
+            assert array is every.parameters[path]
+    with jax.enable_x64(True):
+        load_model(alone, name)  # checks every shape
+
+
+@pytest.mark.parametrize("name", ["layers_1", "atomic_dipoles"])
+def test_the_only_head(convert, name):
+    bundle = convert(name)
+    alone = select_head(bundle, "Default")
+    assert alone.parameters == bundle.parameters
+    assert (alone.heads, alone.scale) == (bundle.heads, bundle.scale)
+
+
+def test_an_unknown_head(convert):
+    message = r"^head 'fin', expected one of \['rough', 'fine'\]$"
+    with pytest.raises(ConfigError, match=message):
+        select_head(convert("json_density_heads"), "fin")

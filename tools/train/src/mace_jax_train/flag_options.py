@@ -1,0 +1,213 @@
+"""The flags as options of click, and what was given of them."""
+
+import ast
+import logging
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any, get_args, get_origin
+
+import click
+
+from mace_jax.artifacts.train_config_fields import FIELDS, choices, is_optional, without_none
+from mace_jax.cli.command import ToolCommand
+from mace_jax.cli.options import AtomicNumbers
+from mace_jax_train.flags import FLAGS, IGNORED, TITLES, Flag
+
+log = logging.getLogger(__name__)
+
+_GIVEN = f"{__name__}.given"
+
+
+class _Nothing:
+    """What the word ``None`` stands for, because None is a flag that was not given."""
+
+
+_NOTHING = _Nothing()
+
+
+class _OrNone(click.ParamType):
+    """What another type takes, or the word None."""
+
+    def __init__(self, kind: click.ParamType) -> None:
+        self.kind, self.name = kind, kind.name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse the value."""
+        return _NOTHING if value in ("None", _NOTHING) else self.kind.convert(value, param, ctx)
+
+
+class _Literal(click.ParamType):
+    """A Python literal; what it must be is checked with the configuration."""
+
+    name = "literal"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse the literal."""
+        try:
+            return ast.literal_eval(value) if isinstance(value, str) else value
+        except (ValueError, SyntaxError):
+            self.fail(f"{value!r} is not a literal such as \"{{'Default': 1.0}}\"", param, ctx)
+
+
+class _ConfigOption(click.Option):
+    """The option of a flag: it keeps what was given instead of passing it on."""
+
+    def __init__(self, flag: Flag) -> None:
+        super().__init__(
+            flag.names.split(),
+            default=None,
+            help=flag.help,
+            hidden=flag.hidden,
+            expose_value=False,
+            callback=self._keep,
+            **_settings(flag),
+        )
+        self.flag = flag
+        self.title = next(
+            title for name, title in reversed(TITLES.items()) if flag.target.startswith(name)
+        )
+
+    def _keep(self, ctx: click.Context, _param: click.Parameter, value: Any) -> None:
+        if value in (None, ()):
+            return
+        if self.flag.value is not None:
+            value = self.flag.value
+        elif self.flag.words:
+            value = self.flag.words[value]
+        given: list[tuple[Flag, Any]] = ctx.meta.setdefault(_GIVEN, [])
+        given.append((self.flag, None if value is _NOTHING else value))
+
+
+def _settings(flag: Flag) -> dict[str, Any]:
+    """Return what click needs to know of the values that a flag takes."""
+    hint = FIELDS[flag.target]
+    kind = without_none(hint)
+    if flag.value is not None:
+        return {"is_flag": True, "flag_value": True}
+    if words := flag.words or choices(hint):
+        # with a metavar of its own, because click would write the words with dashes
+        return {"type": click.Choice(list(words)), "metavar": f"[{'|'.join(words)}]"}
+    if kind is bool:
+        return {"type": click.BOOL, "is_flag": "/" in flag.names}
+    if get_origin(kind) is tuple and str in get_args(kind):
+        return {"type": click.STRING, "multiple": True}
+    plain: dict[Any, click.ParamType] = {int: click.INT, float: click.FLOAT, str: click.STRING}
+    other = AtomicNumbers() if get_origin(kind) is tuple else _Literal()
+    found = plain.get(kind, other)
+    return {"type": _OrNone(found) if is_optional(hint) else found}
+
+
+def _ignored_option(name: str) -> click.Option:
+    """Return an option that only warns, unless it asks for what is done anyway."""
+    words, used = IGNORED[name]
+
+    def warn(_ctx: click.Context, _param: click.Parameter, value: Any) -> None:
+        if value is not None and not used.startswith(f"{value} "):
+            log.warning("%s %s: %s", name, value, used)
+
+    return click.Option(
+        [name],
+        type=click.Choice(words) if words else click.FLOAT,
+        expose_value=False,
+        callback=warn,
+        hidden=True,
+        help=used,
+    )
+
+
+def config_options() -> list[click.Parameter]:
+    """Return the options of all flags; ``given_flags`` says what was given."""
+    return [*map(_ConfigOption, FLAGS), *map(_ignored_option, IGNORED)]
+
+
+def given_flags(ctx: click.Context) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Return section -> name -> value of the flags that were given, and which flag set each.
+
+    Raises:
+        click.UsageError: two of them contradict each other.
+    """
+    weak: dict[str, tuple[str, Any]] = {}
+    strong: dict[str, tuple[str, Any]] = {}
+    for flag, value in ctx.meta.get(_GIVEN, []):
+        name = re.split("[ /]", flag.names)[0]
+        other, before = strong.get(flag.target, (name, value))
+        if not flag.weak and before != value:
+            message = f"{other} and {name} contradict each other; give one of them"
+            raise click.UsageError(message, ctx)
+        (weak if flag.weak else strong)[flag.target] = name, value
+        if flag.target.startswith("wandb_run."):
+            weak["wandb_run.enabled"] = name, True
+    given = weak | strong
+    values = {target: value for target, (_, value) in given.items()}
+    return _nested(values), {target: name for target, (name, _) in given.items()}
+
+
+def _nested(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return values by dotted name as sections inside sections."""
+    sections: dict[str, dict[str, Any]] = {}
+    for name in sorted(values, key=lambda name: name.count(".")):
+        *path, key = name.split(".")
+        inner: dict[str, Any] = sections
+        for part in path:
+            inner = inner.setdefault(part, {})
+        inner[key] = dict(values[name]) if values[name] == {} else values[name]
+    return sections
+
+
+class TrainCommand(ToolCommand):
+    """The command: its help by sections, its errors with the nearest flag.
+
+    It does not wait for the other processes of a run when it has failed.
+    """
+
+    def main(self, args: list[str] | None = None, **_: Any) -> None:  # type: ignore[override]
+        """Run and exit."""
+        try:
+            super().main(args)
+        except SystemExit as end:
+            if "mace_jax_train.processes" in sys.modules:
+                from mace_jax_train.processes import leave
+
+                leave(int(end.code or 0))
+            raise
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse, and say of an unknown flag what it may have meant."""
+        try:
+            return super().parse_args(ctx, list(_joined_numbers(args)))
+        except click.NoSuchOption as error:
+            name = error.option_name
+            if "." in name:
+                message = f"No such option {name!r}. A binding is given as -b {name[2:]}=VALUE."
+                raise click.UsageError(message, ctx) from error
+            options = [param for param in self.params if isinstance(param, click.Option)]
+            shown = [option for option in options if not option.hidden]
+            names = [name for option in shown for name in (*option.opts, *option.secondary_opts)]
+            raise click.NoSuchOption(name, possibilities=names, ctx=ctx) from error
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options of each section under a title of their own."""
+        titled: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if isinstance(param, click.Option) and record:
+                titled[getattr(param, "title", "Options")].append(record)
+        for title in ("Options", *TITLES.values()):
+            with formatter.section(title):
+                formatter.write_dl(titled[title])
+
+
+def _joined_numbers(args: Sequence[str]) -> Iterator[str]:
+    """Make one value of the numbers in ``--atomic-numbers 1 6 8``, as argparse does."""
+    numbers: list[str] | None = None
+    for arg in (*args, ""):
+        if numbers is not None and arg.isdecimal():
+            numbers.append(arg)
+            continue
+        if numbers:
+            yield " ".join(numbers)
+        numbers = [] if arg.replace("_", "-") == "--atomic-numbers" else None
+        if arg:
+            yield arg

@@ -1,0 +1,142 @@
+"""Read all data once before a run, so that nothing of it stops the run later."""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from mace_jax.artifacts.dataset import Dataset
+from mace_jax.artifacts.model_bundle import EmbeddingSpec
+from mace_jax.artifacts.train_config_sections import TrainConfig
+from mace_jax.batching.graph import DEFAULT_INPUTS, model_input
+from mace_jax.elements import sorted_elements, species_index
+from mace_jax.errors import DataError
+from mace_jax.structures.neighbor_list import count_neighbors, neighbor_pairs
+from mace_jax.structures.statistics import Statistics
+from mace_jax.structures.structure import Structure
+from mace_jax.structures.training_sums import TrainingSums
+from mace_jax_train.starting_model import StartingModel
+from mace_jax_train.usable_labels import UsableLabels
+
+log = logging.getLogger(__name__)
+
+
+class TrainingData(NamedTuple):
+    """What a run learns from.
+
+    Attributes:
+        dataset: its structures.
+        sums: over them; the neighbours are counted only where there is no statistics file.
+        elements: atomic numbers that the run's model knows, ascending.
+        given: the statistics file, if there is one.
+    """
+
+    dataset: Dataset
+    sums: TrainingSums
+    elements: tuple[int, ...]
+    given: Statistics | None
+
+
+def survey_splits(
+    config: TrainConfig,
+    datasets: Mapping[str, Dataset],
+    starting: StartingModel | None,
+    given: Statistics | None,
+    told: Sequence[EmbeddingSpec],
+    r_max: float,
+) -> TrainingData:
+    """Read every structure, and find out which elements the model of the run needs.
+
+    They are those of ``datasets.atomic_numbers``, of the statistics file, or of the data: all of
+    them for a model that knows more already, and those of the training data for a fresh network.
+
+    Args:
+        config: of the run.
+        datasets: the splits, the training data first.
+        starting: the model that training begins with.
+        given: the statistics file.
+        told: what the model is told of a structure beside atoms and positions.
+        r_max: cutoff, Å.
+
+    Raises:
+        ArtifactError, DataError: a structure is damaged or does not fit the model, or the training
+            data are of several heads or lack what the loss needs.
+        ConfigError: a config type that is given a weight occurs nowhere in them.
+    """
+    elements = config.datasets.atomic_numbers or (given.atomic_numbers if given else ())
+    known = sorted_elements(elements)
+    sums: list[TrainingSums] = []
+    for split, dataset in datasets.items():
+        require = partial(_require_elements, starting, known)
+        labels = UsableLabels(config.datasets.config_type_weights or {})
+        edges = split == "train" and given is None
+        sums.append(_survey(split, dataset, require, told, labels, r_max, count_edges=edges))
+        log.info("%s: %s", split, labels.summary())
+        if split == "train":
+            labels.require(config, str(dataset.path))
+        if not known and not starting:
+            known = _elements_of(sums)
+    train = TrainingData(datasets["train"], sums[0], known or _elements_of(sums), given)
+    _require_one_head(train)
+    return train
+
+
+def _require_elements(
+    starting: StartingModel | None, known: tuple[int, ...], structure: Structure
+) -> None:
+    if starting:
+        starting.require_elements(structure)
+    if known:
+        species_index(structure.atomic_numbers, known, structure.place)
+
+
+def _survey(
+    split: str,
+    dataset: Dataset,
+    require: Callable[[Structure], None],
+    told: Sequence[EmbeddingSpec],
+    labels: UsableLabels,
+    r_max: float,
+    *,
+    count_edges: bool,
+) -> TrainingSums:
+    """Read every structure of a split and sum up what they hold."""
+    sums = TrainingSums(r_max)
+    assumed: Counter[EmbeddingSpec] = Counter()
+    for structure in dataset:
+        require(structure)
+        for spec in told:
+            model_input(structure, spec)
+            assumed[spec] += spec.source not in {**structure.inputs, **structure.properties}
+        n_neighbors = np.zeros(len(structure), np.int64)
+        if count_edges:
+            n_neighbors = count_neighbors(neighbor_pairs(structure, r_max), len(structure))
+        sums.add(structure, n_neighbors)
+        labels.add(structure)
+    n = len(dataset)
+    for spec in +assumed:
+        text = "%s: %s: given by %d of %d structures; %g is assumed for the others"
+        log.warning(text, split, spec.source, n - assumed[spec], n, DEFAULT_INPUTS[spec.name])
+    return sums
+
+
+def _elements_of(parts: Sequence[TrainingSums]) -> tuple[int, ...]:
+    return sorted_elements(
+        number for sums in parts for head in sums.heads.values() for number in head.elements
+    )
+
+
+def _require_one_head(train: TrainingData) -> None:
+    """Check that the training data are of one head.
+
+    Raises:
+        DataError: they are of several, whose energies cannot be told apart yet.
+    """
+    heads = ", ".join(sorted(train.sums.heads))
+    if len(train.sums.heads) != 1:
+        what = f"structures of heads {heads}" if heads else "no structures"
+        message = f"{train.dataset.path}: {what}, expected those of one head; train on such data"
+        raise DataError(message)
