@@ -4,8 +4,9 @@ A neighbour list is kept for as long as it must hold every pair within the cutof
 sends positions and cell to the device, runs one compiled function and fetches its results at once.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import astuple, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,9 +30,11 @@ from mace_jax.batching.graph_sizes import GraphSizes
 from mace_jax.batching.neighbor_table import n_rows
 from mace_jax.batching.shape_classes import padded_caps
 from mace_jax.errors import ConfigError, DataError
+from mace_jax.model.backend import FROZEN
 from mace_jax.model.energy_forces import pair_vectors
 from mace_jax.model.load import graph_builder, load_model
 from mace_jax.model.predict import properties
+from mace_jax.model.split_computation import split_computation
 from mace_jax.structures.structure import Structure, check_structure, volume
 from mace_jax.units import DEBYE
 
@@ -53,17 +56,33 @@ _FIRST_ROOM, _LATER_ROOM = 1.1, 1.3
 _DENSE = 0.1
 
 
+class _Program(NamedTuple):
+    """The network compiled for one shape, in three parts.
+
+    Attributes:
+        weights: what the network's weights alone decide.
+        prepare: from that and a neighbour list to what stays until the next list.
+        step: from that, positions, cell and volume to what the network predicts.
+    """
+
+    weights: list[Array]
+    prepare: Callable[[list[Array], GraphBatch], list[Array]]
+    step: Callable[[list[Array], list[NDArray[np.floating]]], dict[str, Array]]
+
+
 class _Neighborhood(NamedTuple):
     """A structure when its neighbour list was built, and what stays the same until the next one.
 
     Attributes:
         structure: the atoms.
-        batch: its pairs within cutoff and skin, on the device.
+        step: from ``prepared``, positions, cell and volume to what the network predicts.
+        prepared: whatever does not depend on these, on the device.
         atomic_energies: E0 of each atom, eV, ``[n]``; zeros for a model without energy.
     """
 
     structure: Structure
-    batch: GraphBatch
+    step: Callable[[list[Array], list[NDArray[np.floating]]], dict[str, Array]]
+    prepared: list[Array]
     atomic_energies: NDArray[np.float64]
 
 
@@ -121,12 +140,10 @@ class MACECalculator(Calculator):
         self._neighborhood: _Neighborhood | None = None
         self._caps: dict[int, Caps] = {}  # by number of atoms
         with self._precision():
-            graphdef, state = nnx.split(load_model(self._bundle, str(model)))
-            # a list of arrays is dispatched faster than nnx's state
-            flat: tuple[list[Array], Any] = jax.tree.flatten(state)
-            self._parameters, treedef = flat
-        self._network = lambda parameters: nnx.merge(graphdef, treedef.unflatten(parameters))
-        self._evaluate = jax.jit(self._traced, static_argnums=0)
+            graphdef, state = nnx.split(load_model(self._bundle, str(model), FROZEN))
+        self._parameters = state
+        self._network = lambda parameters: nnx.merge(graphdef, parameters)
+        self._programs: dict[Hashable, _Program] = {}
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:  # noqa: ARG002
         """Return what has changed, by however little: of the atoms and of what the model is told.
@@ -164,10 +181,7 @@ class MACECalculator(Calculator):
             near = self._neighborhood
             if near is None or not self._holds(near.structure, structure):
                 near = self._neighborhood = self._search(structure)
-            periodic = bool(np.isfinite(volume(structure)))
-            found = self._evaluate(
-                periodic, self._parameters, near.batch, *self._geometry(structure)
-            )
+            found = near.step(near.prepared, self._geometry(structure))
         self.results = self._results(found, structure, near.atomic_energies)
 
     def _precision(self) -> Any:
@@ -232,25 +246,39 @@ class MACECalculator(Calculator):
         self.n_neighbor_lists += 1
         caps = _room(graph, self._builder.r_max, self._caps.get(len(structure)))
         self._caps[len(structure)] = caps
-        batch = jax.device_put(pad_batch([graph], caps, self._bundle.dtype))
+        batch = pad_batch([graph], caps, self._bundle.dtype)
+        program = self._program(batch, self._geometry(structure))
         energies = np.zeros(len(structure))
         if predicts_energy(self._bundle.config):
             of_element = self._bundle.atomic_energies[self._bundle.heads[graph.head]]
             elements = self._bundle.config.atomic_numbers
             energies = np.array([of_element[number] for number in elements])[graph.species]
-        return _Neighborhood(graph.structure, batch, energies)
+        prepared = program.prepare(program.weights, batch)
+        return _Neighborhood(graph.structure, program.step, prepared, energies)
 
-    def _traced(
-        self,
-        periodic: bool,
-        parameters: list[Array],
-        batch: GraphBatch,
-        positions: Array,
-        cell: Array,
-        volume: Array,
+    def _program(self, batch: GraphBatch, geometry: list[NDArray[np.floating]]) -> _Program:
+        """Return the network compiled for a batch of this shape."""
+        periodic = bool(np.isfinite(geometry[-1]))
+        shape = (periodic, *(array.shape for array in jax.tree.leaves(batch)))
+        if shape not in self._programs:
+            staying = self._parameters, batch
+            whole = split_computation(partial(self._predicted, periodic), staying, geometry)
+            network = split_computation(
+                lambda parameters, batch: whole.prepare((parameters, batch)), *staying
+            )
+            self._programs[shape] = _Program(
+                jax.jit(network.prepare)(self._parameters),
+                jax.jit(network.finish),
+                jax.jit(whole.finish),
+            )
+        return self._programs[shape]
+
+    def _predicted(
+        self, periodic: bool, staying: tuple[nnx.State, GraphBatch], geometry: list[Array]
     ) -> dict[str, Array]:
         """Return what the network predicts of a batch whose atoms and cell have moved."""
-        self.n_compilations += 1  # jax runs this line only when it compiles
+        self.n_compilations += 1  # this runs only when it is traced
+        (parameters, batch), (positions, cell, volume) = staying, geometry
         batch = batch._replace(
             positions=batch.positions.at[: len(positions)].set(positions),
             cell=batch.cell.at[0].set(cell),
