@@ -83,7 +83,7 @@ def _keep_memory_of_programs() -> None:
     What calls a program has to run it on a CPU, too: so its memory is of the caller's heap.
     """
     keep_memory()
-    jax.config.update("jax_cpu_enable_async_dispatch", False)  # noqa: FBT003
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
 
     def compiled(event: str, duration_secs: float, **_: str | int) -> None:
         if event == _COMPILED and duration_secs > _LONG_SECONDS:
