@@ -342,6 +342,13 @@ def test_inputs_come_from_info_and_arrays(write, molecule, random_bundle):
     assert len(np.unique(energies)) == 3
     del molecule.info["total_charge"]
     assert molecule.get_potential_energy() == energies[0]
+    for key in ("charge", "REF_total_charge"):  # the first is mace-torch's
+        molecule.info[key] = 1
+        assert molecule.get_potential_energy() == energies[1]
+    molecule.info["charge"] = -1
+    with pytest.raises(DataError, match="atoms: REF_total_charge and charge differ, expected one"):
+        molecule.get_forces()
+    del molecule.info["charge"], molecule.info["REF_total_charge"]
     molecule.info["total_charge"] = "much"
     with pytest.raises(DataError, match="atoms: total_charge cannot be used"):
         molecule.get_forces()
@@ -370,6 +377,8 @@ def test_a_model_without_energy_has_dipole_and_charges_alone(write, molecule, ra
     assert molecule.calc.implemented_properties == ["dipole", "charges", "polarizability"]
     assert_allclose(molecule.get_dipole_moment(), expected["dipole"], rtol=1e-11)
     assert_allclose(molecule.get_charges(), expected["charges"], atol=1e-12)
+    found = molecule.calc.get_property("polarizability", molecule)
+    assert_allclose(found, expected["polarizability"], atol=1e-12)
     with pytest.raises(PropertyNotImplementedError):
         molecule.get_forces()
 
