@@ -56,7 +56,7 @@ def mace_neighbor_list(
         atomic_numbers: of the atoms, ``[n]``.
         head: readout head; by default the only one.
         dtype: ``float32`` or ``float64``, of the network; by default the bundle's. The energy has
-            that of the positions.
+            that of the positions: in float32 the E0s leave it few digits.
         inputs: what else the model is told, such as ``{"total_charge": -1}``.
         dr_threshold: what the list reaches beyond the cutoff, Å.
         neighbor_options: of ``jax_md.partition.neighbor_list``, such as
@@ -64,20 +64,15 @@ def mace_neighbor_list(
 
     Raises:
         ArtifactError: the bundle is missing or damaged.
-        ConfigError: the model has no energy alone, the head or dtype is impossible, float64 is off
-            in jax, or the box is narrower than two cutoffs: JAX-MD knows the nearest image alone.
+        ConfigError: the model is one of dipoles, the head or dtype is impossible, float64 is off
+            in jax, or the box is not upper triangular or narrower than two cutoffs: JAX-MD knows
+            the nearest image alone.
         DataError: the model lacks an element or an input.
     """
     bundle = _bundle(Path(model), head, dtype)
     r_max = bundle.config.r_max
     if box is not None:
-        width = float(_width(np.asarray(box, np.float64)))
-        if width < 2 * r_max:
-            message = (
-                f"box: {width:.3f} Å wide, expected at least two cutoffs, {2 * r_max} Å, as JAX-MD "
-                "sees one image of an atom; repeat the cell, or simulate with ASE"
-            )
-            raise ConfigError(message)
+        _check_box(np.asarray(box, np.float64), r_max)
     graph = _graph(bundle, np.asarray(atomic_numbers), head, inputs or {})
     free = {"disable_cell_list": True} if box is None else {}
     neighbor_fn = partition.neighbor_list(
@@ -110,7 +105,7 @@ def _energy_fn(
         near = batch.pair_mask & ((vectors**2).sum(axis=1) < r_max**2)
         vectors = jnp.where(near[:, None], vectors, 2 * r_max)
         energy = network(vectors, batch._replace(pair_mask=near)).sum().astype(R.dtype)
-        valid = neighbor.did_buffer_overflow == 0
+        valid = (neighbor.did_buffer_overflow | neighbor.cell_size_too_small) == 0
         if "box" in kwargs:
             valid &= _width(kwargs["box"]) >= 2 * r_max
         return (energy + atomic_energies) * jnp.where(valid, 1, jnp.nan).astype(R.dtype)
@@ -171,6 +166,23 @@ def _bundle(path: Path, head: str | None, dtype: str | None) -> ModelBundle:
         )
         raise ConfigError(message)
     return bundle
+
+
+def _check_box(box: NDArray[np.float64], r_max: float) -> None:
+    """Check that JAX-MD finds every pair of the cutoff in a box."""
+    if box.ndim == 2 and np.tril(box, -1).any():
+        message = (
+            "box: not upper triangular, as JAX-MD's lists need it; "
+            "use atoms.cell.standard_form()[0].array.T and fractional coordinates"
+        )
+        raise ConfigError(message)
+    width = float(_width(box))
+    if width < 2 * r_max:
+        message = (
+            f"box: {width:.3f} Å wide, expected at least two cutoffs, {2 * r_max} Å, as JAX-MD "
+            "sees one image of an atom; repeat the cell, or simulate with ASE"
+        )
+        raise ConfigError(message)
 
 
 def _graph(
