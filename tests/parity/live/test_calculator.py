@@ -121,7 +121,7 @@ def test_properties_and_descriptors(calculators, name):
             assert_close(ours.results[key], expected, key, relative_error(name))
         if theirs.model_type != "MACE" or not atoms.pbc.any():
             continue
-        for options in ({}, {"invariants_only": False, "num_layers": 1}):
+        for options in ({}, {"invariants_only": False}):
             found = ours.get_descriptors(atoms, **options)
             expected = theirs.get_descriptors(atoms, **options)
             assert_close(found, expected, f"descriptors {options}", relative_error(name))
