@@ -1,6 +1,6 @@
 """Molecular dynamics of a model bundle in JAX-MD: at constant energy, then at constant temperature.
 
-python examples/jax_md/simulate.py results/aspirin_best.msgpack examples/aspirin/test.xyz
+python examples/jax_md/simulate.py example-run/aspirin_small_best.msgpack examples/aspirin/test.xyz
 """
 
 import argparse

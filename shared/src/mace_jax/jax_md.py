@@ -90,7 +90,7 @@ def _energy_fn(
     bundle: ModelBundle, source: str, graph: Graph, displacement: Callable[..., Array]
 ) -> EnergyFn:
     """Return the energy of a graph's atoms as a function of positions and neighbours."""
-    network = load_model(bundle, source, FROZEN)
+    network: Any = load_model(bundle, source, FROZEN)
     n, r_max = len(graph.structure), bundle.config.r_max
     caps = Caps(n_node=n + 1, n_edge=2, n_graph=2, n_neighbor=1, n_row=n + 1)
     atoms = jax.tree.map(jnp.asarray, pad_batch([graph], caps, bundle.dtype))
@@ -132,17 +132,17 @@ def _with_neighbors(atoms: GraphBatch, idx: Array) -> GraphBatch:
     number = jnp.cumsum(first, dtype=jnp.int32).reshape(first.shape) - 1
     n_pair = max(n * width // 2, 1)
     (slots,) = jnp.nonzero(first.ravel(), size=n_pair, fill_value=n * width)
-    table = NeighborTable(
-        row_node=row[:, 0],
-        slot_pair=jnp.where(real, jnp.where(first, number, number.ravel()[reverse]), 0),
-        slot_direction=jnp.where(first, 1, jnp.where(real, -1, 0)).astype(jnp.int8),
-        pair_slots=jnp.stack([slots, reverse.ravel()[slots]], axis=1),
-    )
+    table: dict[str, Any] = {
+        "row_node": row[:, 0],
+        "slot_pair": jnp.where(real, jnp.where(first, number, number.ravel()[reverse]), 0),
+        "slot_direction": jnp.where(first, 1, jnp.where(real, -1, 0)).astype(jnp.int8),
+        "pair_slots": jnp.stack([slots, reverse.ravel()[slots]], axis=1),
+    }
     return atoms._replace(
         pair_receivers=slots // width,
         pair_senders=idx.ravel()[slots],
         pair_mask=jnp.arange(n_pair) <= number[-1, -1],
-        table=table,
+        table=NeighborTable(**table),
     )
 
 

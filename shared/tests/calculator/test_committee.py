@@ -37,13 +37,9 @@ COMPARED = ("energy", "forces", "stress")
 
 @pytest.fixture(scope="module")
 def bundles(random_bundle):
-    """Two of one configuration and a larger one of a longer cutoff."""
+    """One, and a larger one of a longer cutoff."""
     other = replace(CONFIG, hidden_irreps="5x0e", r_max=3.6)
-    return [
-        random_bundle(CONFIG, seed=1),
-        random_bundle(CONFIG, seed=2),
-        random_bundle(other, seed=3),
-    ]
+    return [random_bundle(CONFIG, seed=1), random_bundle(other, seed=2)]
 
 
 @pytest.fixture(scope="module")
@@ -86,16 +82,16 @@ def test_means_and_variances(committee, members, crystal):
     for name in COMPARED:
         assert_allclose(found[f"{name}_comm"], values[name], rtol=1e-10, atol=1e-12)
         expected = np.mean((values[name] - np.mean(values[name], axis=0)) ** 2, axis=0)
-        assert_allclose(found[f"{name}_var"], expected, rtol=1e-8, atol=1e-14)
+        assert_allclose(found[f"{name}_var"], expected, rtol=1e-8, atol=1e-12)
     assert set(committee.implemented_properties) == set(found)
     assert committee.get_property("energy_var", crystal) == found["energy_var"]
 
 
 def test_a_pattern_takes_files_by_name(members, paths, molecule):
     folder = re.sub(r"([\[\]])", r"[\1]", str(paths[0].parent))
-    molecule.calc = MACECalculator(f"{folder}/member_[01].msgpack")
+    molecule.calc = MACECalculator(f"{folder}/member_*.msgpack")
     molecule.get_potential_energy()
-    for member, energy in zip(members, molecule.calc.results["energy_comm"], strict=False):
+    for member, energy in zip(members, molecule.calc.results["energy_comm"], strict=True):
         assert member.get_potential_energy(molecule) == pytest.approx(energy, rel=1e-12)
     with pytest.raises(ConfigError, match=r"model: \S+none_\*.msgpack matches no file"):
         MACECalculator("/none_*.msgpack")
@@ -103,8 +99,8 @@ def test_a_pattern_takes_files_by_name(members, paths, molecule):
         MACECalculator([])
 
 
-def test_members_that_differ_in_weights_are_compiled_once(paths, molecule):
-    molecule.calc = MACECalculator(paths[:2])
+def test_members_that_differ_in_weights_are_compiled_once(paths, random_bundle, write, molecule):
+    molecule.calc = MACECalculator([paths[0], write(random_bundle(CONFIG, seed=3))])
     molecule.get_forces()
     assert molecule.calc.n_compilations == 1
     assert molecule.calc.results["energy_var"] > 1e-6

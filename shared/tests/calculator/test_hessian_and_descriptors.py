@@ -18,12 +18,12 @@ CONFIG = ModelConfig(
     r_max=3.2,
     num_bessel=4,
     num_polynomial_cutoff=5,
-    max_ell=2,
+    max_ell=1,
     num_interactions=2,
-    hidden_irreps="4x0e + 4x1o",
-    MLP_irreps="3x0e",
+    hidden_irreps="3x0e + 3x1o",
+    MLP_irreps="2x0e",
     correlation=2,
-    radial_MLP=(8,),
+    radial_MLP=(4,),
     gate="silu",
     interaction_cls="RealAgnosticResidualInteractionBlock",
     interaction_cls_first="RealAgnosticResidualInteractionBlock",
@@ -90,23 +90,23 @@ def test_a_list_serves_the_hessian_and_the_steps(calculator, crystal):
 
 
 def test_descriptors_are_invariant_and_know_their_atoms(calculator, molecule):
-    """Layers of 4x0e + 4x1o and 4x0e."""
+    """Layers of 3x0e + 3x1o and 3x0e."""
     invariants = calculator.get_descriptors(molecule)
     everything = calculator.get_descriptors(molecule, invariants_only=False)
-    assert invariants.shape == (len(molecule), 8)
-    assert everything.shape == (len(molecule), 20)
-    assert_allclose(np.delete(everything, range(4, 16), axis=1), invariants, rtol=1e-12)
+    assert invariants.shape == (len(molecule), 6)
+    assert everything.shape == (len(molecule), 15)
+    assert_allclose(np.delete(everything, range(3, 12), axis=1), invariants, rtol=1e-12)
     assert np.unique(invariants.round(6), axis=0).shape == invariants.shape
     turned = molecule.copy()
     turned.rotate(40, (1, 2, 3))
     order = [3, 0, 4, 1, 2]
     assert_allclose(calculator.get_descriptors(turned[order]), invariants[order], atol=1e-10)
     vectors = np.abs(calculator.get_descriptors(turned, invariants_only=False) - everything)
-    assert vectors[:, 4:16].max() > 1e-3
+    assert vectors[:, 3:12].max() > 1e-3
     first = calculator.get_descriptors(molecule, num_layers=1)
-    assert_allclose(first, invariants[:, :4], rtol=1e-12)
+    assert_allclose(first, invariants[:, :3], rtol=1e-12)
     first = calculator.get_descriptors(molecule, invariants_only=False, num_layers=1)
-    assert_allclose(first, everything[:, :16], rtol=1e-12)
+    assert_allclose(first, everything[:, :12], rtol=1e-12)
 
 
 @pytest.mark.parametrize("num_layers", [0, 3, -2])

@@ -316,8 +316,9 @@ def _check_options(bundle: ModelBundle, head: str | None, skin: float) -> None:
 
 def _told(columns: Mapping[str, Any], name: str) -> NDArray[np.float64] | None:
     """Return the input ``name`` under whichever key it is there, or None."""
-    keys = [key for key in (name, f"REF_{name}", _TORCH_KEYS.get(name)) if key in columns]
-    values = [_numbers(columns[key], str(key)) for key in keys]
+    names = (name, f"REF_{name}", _TORCH_KEYS.get(name, name))
+    keys = [key for key in dict.fromkeys(names) if key in columns]
+    values = [_numbers(columns[key], key) for key in keys]
     for key, value in zip(keys[1:], values[1:], strict=True):
         if not np.array_equal(value, values[0]):
             message = f"{_PLACE}: {keys[0]} and {key} differ, expected one; remove the wrong one"
