@@ -20,7 +20,7 @@ from mace_jax.artifacts.model_bundle import ModelBundle, read_model_bundle
 from mace_jax.batching.graph import Graph
 from mace_jax.batching.graph_batch import GraphBatch, pad_batch
 from mace_jax.batching.neighbor_table import NeighborTable
-from mace_jax.errors import ConfigError
+from mace_jax.errors import ConfigError, DataError
 from mace_jax.model.backend import FROZEN
 from mace_jax.model.load import graph_builder, load_model
 from mace_jax.structures.neighbor_list import PairList
@@ -67,7 +67,8 @@ def mace_neighbor_list(
         ConfigError: the model is one of dipoles, the head or dtype is impossible, float64 is off
             in jax, or the box is not upper triangular or narrower than two cutoffs: JAX-MD knows
             the nearest image alone.
-        DataError: the model lacks an element or an input.
+        DataError: the model lacks an element or an input; by ``energy_fn``, the number of atoms is
+            another one.
     """
     bundle = _bundle(Path(model), head, dtype)
     r_max = bundle.config.r_max
@@ -97,6 +98,12 @@ def _energy_fn(
     atomic_energies = -graph.interaction_energy  # of a structure whose energy is 0
 
     def energy_fn(R: Array, neighbor: partition.NeighborList, **kwargs: Any) -> Array:
+        if not len(R) == len(neighbor.idx) == n:
+            message = (
+                f"atoms: {len(R)} positions and a list of {len(neighbor.idx)}, expected {n}, as "
+                "there are atomic numbers; use the list of neighbor_fn"
+            )
+            raise DataError(message)
         batch = _with_neighbors(atoms, neighbor.idx)
         ends = (batch.pair_receivers, batch.pair_senders)
         vectors = jax.vmap(lambda a, b: displacement(a, b, **kwargs))(

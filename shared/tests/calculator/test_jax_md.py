@@ -185,6 +185,8 @@ def test_a_network_of_float32_in_positions_of_float64(model, calculator, molecul
     )
     positions = jnp.array(molecule.positions)
     energy = jax.jit(energy_fn)(positions, neighbor_fn.allocate(positions))
+    with pytest.raises(DataError, match="4 positions and a list of 4, expected 5"):
+        energy_fn(positions[:4], neighbor_fn.allocate(positions[:4]))
     assert energy.dtype == "float64"
     error = abs(energy - calculator.get_potential_energy(molecule))
     assert 1e-10 < error < 1e-4
