@@ -4,9 +4,7 @@ A neighbour list is kept for as long as it must hold every pair within the cutof
 sends positions and cell to the device, runs one compiled function and fetches its results at once.
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,51 +18,20 @@ from ase.calculators.calculator import (
     all_properties,
 )
 from ase.outputs import Properties
-from jax import Array
-from numpy.typing import NDArray
 
 from mace_jax.architecture import model_inputs, predicts_energy
-from mace_jax.artifacts.batch_plan import Caps
 from mace_jax.artifacts.model_bundle import ModelBundle
-from mace_jax.batching.graph import Graph
-from mace_jax.batching.graph_batch import GraphBatch, pad_batch
 from mace_jax.calculator.committee import read_committee
-from mace_jax.calculator.compiled_network import CompiledNetwork, Geometry, Member
-from mace_jax.calculator.neighborhood import list_holds, room, same_inputs
+from mace_jax.calculator.compiled_network import CompiledNetwork, Member
+from mace_jax.calculator.neighbor_search import NeighborSearch
+from mace_jax.calculator.neighborhood import same_inputs
 from mace_jax.calculator.results import ase_results, member_results, property_names
+from mace_jax.calculator.structure_of_atoms import structure_of
 from mace_jax.errors import ConfigError, DataError
-from mace_jax.model.load import graph_builder
-from mace_jax.structures.structure import Structure, check_structure, volume
+from mace_jax.structures.structure import Structure
 
-_PLACE = "atoms"
 # What ASE calls what of a structure.
 _GEOMETRY = {"positions": "positions", "numbers": "atomic_numbers", "cell": "cell", "pbc": "pbc"}
-# What mace-torch's calculator calls what a model is told.
-_TORCH_KEYS = {"total_charge": "charge", "total_spin": "spin", "charges": "Qs"}
-
-
-@dataclass(frozen=True, eq=False)
-class _Neighborhood:
-    """A structure when its neighbour list was built, and what stays the same until the next one.
-
-    Attributes:
-        structure: the atoms.
-        geometry: their positions, cell and volume.
-        batch: the padded graph.
-        members: of the committee.
-        atomic_energies: of each member the E0 of each atom, eV, ``[n]``; zeros without energy.
-    """
-
-    structure: Structure
-    geometry: Geometry
-    batch: GraphBatch
-    members: Sequence[Member]
-    atomic_energies: list[NDArray[np.float64]]
-
-    @cached_property
-    def steps(self) -> list[Callable[[Geometry], dict[str, Array]]]:
-        """Of each member, from positions, cell and volume to what it predicts."""
-        return [member.prepare(self.batch, self.geometry) for member in self.members]
 
 
 class MACECalculator(Calculator):
@@ -82,7 +49,6 @@ class MACECalculator(Calculator):
 
     Attributes:
         implemented_properties: what this model predicts; stress of periodic structures alone.
-        n_neighbor_lists: how often neighbours were searched.
     """
 
     def __init__(
@@ -116,18 +82,19 @@ class MACECalculator(Calculator):
         first = next(iter(bundles.values()))
         _check_options(first, head, skin)
         self.implemented_properties = property_names(first.config, len(bundles))
-        self.n_neighbor_lists = 0
-        self._head, self._dtype = head, first.dtype
-        self._r_max = max(bundle.config.r_max for bundle in bundles.values())
+        self._dtype = first.dtype
         self._inputs = tuple(spec.source for spec in model_inputs(first.config))
-        self._builder = graph_builder(first)._replace(r_max=self._r_max + skin)
-        self._neighborhood: _Neighborhood | None = None
-        self._caps: dict[int, Caps] = {}  # by number of atoms
         self._networks: dict[Hashable, CompiledNetwork] = {}
         with self._precision():
             self._members = [
                 Member(bundle, source, self._networks) for source, bundle in bundles.items()
             ]
+        self._search = NeighborSearch(self._members, head, skin)
+
+    @property
+    def n_neighbor_lists(self) -> int:
+        """How often neighbours were searched."""
+        return self._search.n_lists
 
     @property
     def n_compilations(self) -> int:
@@ -169,7 +136,7 @@ class MACECalculator(Calculator):
         self.results = {}
         structure = self._structure(self._atoms(None))
         with self._precision():
-            near, geometry = self._near(structure), self._geometry(structure)
+            near, geometry = self._search.near(structure)
             predicted = [step(geometry) for step in near.steps]
         self.results = ase_results(
             [
@@ -195,7 +162,7 @@ class MACECalculator(Calculator):
             raise PropertyNotImplementedError(message)
         structure = self._structure(self._atoms(atoms))
         with self._precision():
-            near, geometry = self._near(structure), self._geometry(structure)
+            near, geometry = self._search.near(structure)
             found = [member.hessian(near.batch, geometry) for member in self._members]
         n = len(structure)
         return _one_or_all([hessian.reshape(3 * n, n, 3) for hessian in found])
@@ -221,7 +188,7 @@ class MACECalculator(Calculator):
             raise ConfigError(message)
         structure = self._structure(self._atoms(atoms))
         with self._precision():
-            near, geometry = self._near(structure), self._geometry(structure)
+            near, geometry = self._search.near(structure)
             features = [
                 member.descriptors(
                     near.batch,
@@ -246,63 +213,12 @@ class MACECalculator(Calculator):
         """Return ``atoms``, or those of the last evaluation."""
         atoms = self.atoms if atoms is None else atoms
         if atoms is None:
-            message = f"{_PLACE}: none given and none evaluated yet; give atoms"
+            message = "atoms: none given and none evaluated yet; give atoms"
             raise DataError(message)
         return atoms
 
     def _structure(self, atoms: Atoms) -> Structure:
-        """Return the atoms and what the model is told of them.
-
-        Raises:
-            DataError: an input is no number, or is there twice and not the same.
-        """
-        columns = {**atoms.arrays, **atoms.info} if self._inputs else {}
-        told = {name: _told(columns, name) for name in self._inputs}
-        return Structure(
-            atoms.numbers.astype(np.int64),
-            atoms.positions,
-            atoms.cell.array,
-            atoms.pbc,
-            head=str(atoms.info.get("head", "Default")),
-            place=_PLACE,
-            inputs={name: value for name, value in told.items() if value is not None},
-        )
-
-    def _geometry(self, structure: Structure) -> Geometry:
-        """Return positions, cell and volume: what moves while a neighbour list is kept."""
-        arrays = (structure.positions, structure.cell, volume(structure))
-        return [np.asarray(array, self._dtype) for array in arrays]
-
-    def _near(self, structure: Structure) -> _Neighborhood:
-        """Return a neighbour list that serves ``structure``: the last one, if it does."""
-        check_structure(structure)
-        near = self._neighborhood
-        if near is None or not list_holds(
-            near.structure, structure, self._r_max, self._builder.r_max
-        ):
-            near = self._neighborhood = self._search(structure)
-        return near
-
-    def _search(self, structure: Structure) -> _Neighborhood:
-        """Search the neighbours of every atom, and put them on the device."""
-        # the calculator's copy of the atoms may change in place
-        structure = replace(
-            structure,
-            positions=structure.positions.copy(),
-            cell=structure.cell.copy(),
-            pbc=structure.pbc.copy(),
-        )
-        graph = self._builder.build(structure, self._head)
-        self.n_neighbor_lists += 1
-        caps = room(graph, self._builder.r_max, self._caps.get(len(structure)))
-        self._caps[len(structure)] = caps
-        return _Neighborhood(
-            structure,
-            self._geometry(structure),
-            pad_batch([graph], caps, self._dtype),
-            self._members,
-            [_atomic_energies(member.bundle, graph) for member in self._members],
-        )
+        return structure_of(atoms, self._inputs)
 
 
 def _check_options(bundle: ModelBundle, head: str | None, skin: float) -> None:
@@ -312,35 +228,6 @@ def _check_options(bundle: ModelBundle, head: str | None, skin: float) -> None:
     if not (np.isfinite(skin) and skin >= 0):
         message = f"skin: {skin}, expected a number of Å ≥ 0; correct the skin"
         raise ConfigError(message)
-
-
-def _told(columns: Mapping[str, Any], name: str) -> NDArray[np.float64] | None:
-    """Return the input ``name`` under whichever key it is there, or None."""
-    names = (name, f"REF_{name}", _TORCH_KEYS.get(name, name))
-    keys = [key for key in dict.fromkeys(names) if key in columns]
-    values = [_numbers(columns[key], key) for key in keys]
-    for key, value in zip(keys[1:], values[1:], strict=True):
-        if not np.array_equal(value, values[0]):
-            message = f"{_PLACE}: {keys[0]} and {key} differ, expected one; remove the wrong one"
-            raise DataError(message)
-    return values[0] if values else None
-
-
-def _numbers(value: Any, name: str) -> NDArray[np.float64]:
-    try:
-        return np.array(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        message = f"{_PLACE}: {name} cannot be used: {error}; correct or remove it"
-        raise DataError(message) from error
-
-
-def _atomic_energies(bundle: ModelBundle, graph: Graph) -> NDArray[np.float64]:
-    """Return the E0 of each atom, eV, ``[n]``; zeros for a model without energy."""
-    if not predicts_energy(bundle.config):
-        return np.zeros(len(graph.structure))
-    of_element = bundle.atomic_energies[bundle.heads[graph.head]]
-    elements = bundle.config.atomic_numbers
-    return np.array([of_element[number] for number in elements])[graph.species]
 
 
 def _one_or_all(values: list[Any]) -> Any:
