@@ -105,6 +105,14 @@ def cueq(session: nox.Session) -> None:
 
 
 @nox.session
+def jax_md(session: nox.Session) -> None:
+    """Simulate with JAX-MD beside ASE."""
+    install_editable(session, "test")
+    session.install("jax-md>=0.2.29")
+    session.run("pytest", "shared/tests/calculator/test_jax_md.py", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure speed and memory beside mace-torch: benchmarks/results."""
     install_editable(session)
