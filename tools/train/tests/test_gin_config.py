@@ -461,6 +461,15 @@ def test_schedules_by_reference(schedule, behind, caplog):
     assert not caplog.records
 
 
+def test_what_a_section_refers_to_goes_with_it(caplog):
+    """``None`` takes stage two away, whatever a file says of its loss."""
+    lines = ["train.swa_config = @SWAConfig", "SWAConfig.loss = @stage_two_loss"]
+    lines += ["stage_two_loss.energy_weight = 1000.0"]
+    assert load(*lines).train.swa_config.loss.energy_weight == 1000
+    assert load(*lines, "train.swa_config = None") == DEFAULT
+    assert "nothing refers to @stage_two_loss" in caplog.text
+
+
 def test_parameters_of_what_nothing_refers_to_are_told(caplog):
     lines = [line for parameters, _ in SCHEDULES.values() for line in parameters]
     lines += ["SWAConfig.lr = 1.0", "stage_two_loss.energy_weight = 1.0", "adam.b1 = 0.5"]
