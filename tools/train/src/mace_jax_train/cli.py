@@ -106,6 +106,7 @@ def _dry_run(config: Any, compile_cache: bool) -> Result:
     """Prepare the run in a folder that is thrown away, compile its steps, and describe it."""
     from mace_jax.cli.progress import track_on_stderr
     from mace_jax_train.dry_run import describe_run
+    from mace_jax_train.inputs import split_paths
     from mace_jax_train.run_files import RunFiles
     from mace_jax_train.start import prepare_run
 
@@ -124,7 +125,7 @@ def _dry_run(config: Any, compile_cache: bool) -> Result:
         summary["step_memory_bytes"] / 1e6,
         summary["compile_seconds"],
     )
-    return Result(Path(config.datasets.train_path), summary)
+    return Result(Path(split_paths(config.datasets, "train")[0]), summary)
 
 
 def _train(
