@@ -70,11 +70,11 @@ def main(
     from mace_jax_train.launcher import plan_launch
     from mace_jax_train.run_files import run_files
     from mace_jax_train.topology import find_topology
-    from mace_jax_train.wandb_run import require_wandb
+    from mace_jax_train.trackers import require_trackers
 
     config = load_train_config(configs, bindings, *given_flags(ctx))
     set_log_level(config.logs.level)
-    require_wandb(config.wandb_run)
+    require_trackers(config)
     launched = [] if dry_run else plan_launch(launcher, config.flags, os.environ)
     if launched:
         command = [sys.executable, "-P", "-m", "mace_jax_train", *sys.argv[1:]]
