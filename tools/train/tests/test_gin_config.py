@@ -519,7 +519,9 @@ def test_another_schedule_by_a_flag_leaves_the_parameters_of_the_first(caplog):
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=8)
 NUMBER = st.floats(1e-3, 0.9)
+PATHS = TEXT | st.lists(TEXT, min_size=1, max_size=3).map(tuple)
 VALUES = {
+    **{f"datasets.{split}_path": PATHS for split in ("train", "valid", "test")},
     "datasets.atomic_numbers": st.lists(st.integers(1, 90), min_size=1, max_size=3).map(tuple),
     "datasets.config_type_weights": st.dictionaries(TEXT, NUMBER, max_size=2),
     "model.correlation": st.integers(1, 3) | st.tuples(st.integers(1, 3), st.integers(1, 3)),
@@ -557,7 +559,7 @@ def some_of(draw, section, names=None):
 @st.composite
 def configurations(draw):
     sections = {name: draw(some_of(name)) for name in FIELDS if "." not in name}
-    sections["datasets"] |= {"train_path": draw(TEXT)}
+    sections["datasets"] |= {"train_path": draw(PATHS)}
     optimizer = sections["optimizer"]
     algorithm = draw(st.sampled_from(sorted(ALGORITHM_PARAMETERS)))
     others = {name for names in ALGORITHM_PARAMETERS.values() for name in names}
