@@ -99,7 +99,8 @@ class PredictionsFile:
     def _check_arrays(self) -> None:
         n = self._check("n_node", np.dtype("<i4"), None)
         if n != self.metadata["n_graph"]:
-            raise self._wrong("n_node", f"{n} rows", str(self.metadata["n_graph"]))
+            expected = str(self.metadata["n_graph"])
+            raise self._wrong("n_node", f"{n} rows", expected)
         n_node = self._file["n_node"][:]
         n_atoms = int(n_node.sum(dtype=np.int64))
         self._check("structures", STRUCTURE, n)
@@ -115,15 +116,14 @@ class PredictionsFile:
             row = [size for size in PROPERTY_SHAPES[name] if size != "n"]
             self._check(f"{label_group(name)}/values", np.dtype("<f8"), length, *row)
 
-    def _check(
-        self, name: str, dtype: np.dtype | None, length: int | None, *row: str | int
-    ) -> int:
+    def _check(self, name: str, dtype: np.dtype | None, length: int | None, *row: str | int) -> int:
         """Check an array, whose rows may have any length where ``row`` says ``k``; return rows."""
         array = self._file.get(name)
         if not isinstance(array, h5py.Dataset):
             raise self._wrong(name, "missing", "an array")
-        found = tuple("k" if size == "k" else n for n, size in zip(array.shape[1:], row))
-        fits = len(row) == array.ndim - 1 and found == row
+        fits = len(row) == array.ndim - 1 and all(
+            size in ("k", found) for size, found in zip(row, array.shape[1:], strict=True)
+        )
         if not fits or (length is not None and len(array) != length):
             expected = ("n" if length is None else length, *row)
             raise self._wrong(name, f"shape {array.shape}", str(expected))
@@ -132,7 +132,8 @@ class PredictionsFile:
         return len(array)
 
     def _wrong(self, name: str, found: str, expected: str) -> ArtifactError:
-        return ArtifactError(f"{self.path}: {name}: {found}, expected {expected}; {_REMEDY}")
+        message = f"{self.path}: {name}: {found}, expected {expected}; {_REMEDY}"
+        return ArtifactError(message)
 
     def __len__(self) -> int:
         """Return the number of structures."""

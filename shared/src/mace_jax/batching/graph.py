@@ -208,9 +208,7 @@ def assumed_inputs(
     return assumptions(given_inputs(structures, specs), len(structures), specs)
 
 
-def given_inputs(
-    structures: Iterable[Structure], specs: Sequence[EmbeddingSpec]
-) -> Counter[str]:
+def given_inputs(structures: Iterable[Structure], specs: Sequence[EmbeddingSpec]) -> Counter[str]:
     """Return how many structures give each input, by its source."""
     return Counter(
         spec.source

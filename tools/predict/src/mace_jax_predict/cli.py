@@ -34,9 +34,7 @@ def _key_options(command: Any) -> Any:
 )
 @click.argument("model", type=FilePath)
 @click.argument("structures", type=FilePath, nargs=-1, required=True)
-@click.option(
-    "--output", "-o", type=FilePath, required=True, help=".h5, .extxyz, .parquet or .npz"
-)
+@click.option("--output", "-o", type=FilePath, required=True, help=".h5, .extxyz, .parquet or .npz")
 @click.option("--head", help="readout head for all structures [default: each one's own]")
 @click.option(
     "--dtype",
@@ -48,9 +46,7 @@ def _key_options(command: Any) -> Any:
 @click.option("--descriptors", is_flag=True, help="invariant features of the atoms, too")
 @_key_options
 @click.option("--head-key", default="head", help="where the head of a frame is read")
-@click.option(
-    "--info-prefix", default="MACE_", help="of the names of what is predicted in extxyz"
-)
+@click.option("--info-prefix", default="MACE_", help="of the names of what is predicted in extxyz")
 @click.option(
     "--skip-bad", type=click.IntRange(0), default=0, help="bad frames to pass over, at most"
 )

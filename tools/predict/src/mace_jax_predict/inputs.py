@@ -2,12 +2,11 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,20 +91,20 @@ class Inputs:
 
 
 class _SpooledInput(Dataset):
-    """A copy of what cannot be read at will, with what models are told and HDF5 has no place for.
+    """A copy of what cannot be read at will, with inputs of models, which HDF5 does not hold."""
 
-    Attributes:
-        told: ``Structure.inputs`` of each structure; empty if the model is told nothing.
-    """
-
-    told: list[Any] = []
+    def __init__(self, path: Path, told: Sequence[Mapping[str, NDArray[np.float64]]]) -> None:
+        """Open the copy; ``told`` is ``inputs`` of each structure, or empty if they have none."""
+        super().__init__(path)
+        self._told = told
 
     def read(self, indices: Sequence[int]) -> list[Structure]:
+        """Read structures in the given order."""
         found = super().read(indices)
-        if not self.told:
+        if not self._told:
             return found
         return [
-            replace(structure, inputs=self.told[index])
+            replace(structure, inputs=self._told[index])
             for structure, index in zip(found, indices, strict=True)
         ]
 
@@ -145,7 +144,7 @@ def open_inputs(
                 given += given_inputs([graph.structure for graph in graphs], builder.inputs)
         else:
             target = scratch / f"{len(inputs.sources)}.h5"
-            told = []
+            told: list[Mapping[str, NDArray[np.float64]]] = []
             blocks = _parsed(source, builder, keys, counts, skipped)
             with DatasetWriter(target, make_provenance(TOOL, []), layout="flat") as writer:
                 for frames, graphs in _checked(blocks, builder, skipped):
@@ -154,8 +153,7 @@ def open_inputs(
                     writer.write(structures)
                     given += given_inputs(structures, builder.inputs)
                     told += [one.inputs for one in structures if builder.inputs]
-            dataset = stack.enter_context(_SpooledInput(target))
-            dataset.told = told
+            dataset = stack.enter_context(_SpooledInput(target, told))
         inputs.datasets.append(dataset)
         report_source(source, keys, counts)
     if not inputs.blocks:

@@ -125,9 +125,7 @@ class LabelErrors:
         for name in structures.labels.keys() & block.predictions.keys():
             _add_label(name, structures, block.predictions[name], members, elements)
 
-    def _members(
-        self, kind: str, names: Sequence[str]
-    ) -> list[tuple[Group, NDArray[np.bool_]]]:
+    def _members(self, kind: str, names: Sequence[str]) -> list[tuple[Group, NDArray[np.bool_]]]:
         """Return the groups that occur, and which structures or atoms each has."""
         found, codes = np.unique(np.array(names, object).astype(str), return_inverse=True)
         groups = self.groups[kind]

@@ -94,9 +94,7 @@ def run(options: Options) -> dict[str, Any]:
         ExitStack() as stack,
     ):
         scratch = Path(name)
-        inputs = open_inputs(
-            options.structures, builder, options.keys, skipped, scratch, stack
-        )
+        inputs = open_inputs(options.structures, builder, options.keys, skipped, scratch, stack)
         plan = _plan(inputs, builder.r_max, options)
         found = _predict(inputs, builder, plan, options, scratch)
         errors = _write(inputs, found, len(skipped.messages), options)
