@@ -328,10 +328,7 @@ def parquet_form(path):
 def extxyz_form(path):
     import ase.io
 
-    return [
-        (sorted(atoms.info), sorted(atoms.arrays), sorted(atoms.calc.results))
-        for atoms in ase.io.read(path, ":")
-    ]
+    return [(sorted(atoms.info), sorted(atoms.arrays)) for atoms in ase.io.read(path, ":")]
 
 
 FORMS = {

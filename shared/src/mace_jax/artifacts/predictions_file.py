@@ -100,7 +100,8 @@ class PredictionsFile:
         n = self._check("n_node", np.dtype("<i4"), None)
         if n != self.metadata["n_graph"]:
             expected = str(self.metadata["n_graph"])
-            raise self._wrong("n_node", f"{n} rows", expected)
+            error = self._wrong("n_node", f"{n} rows", expected)
+            raise error
         n_node = self._file["n_node"][:]
         n_atoms = int(n_node.sum(dtype=np.int64))
         self._check("structures", STRUCTURE, n)

@@ -269,25 +269,33 @@ class _ExtxyzWriter(_Writer):
                 atoms.info.update(_flat_metadata(self._metadata))
                 self._metadata = None
             atoms.info |= {"config_type": structure.config_type, "head": head}
-            values = _prefixed(self._prefix, predicted, structure)
-            values |= _prefixed(LABEL_PREFIX, structure.properties, structure)
-            for name, value in {**structure.inputs, **values}.items():
-                place = atoms.arrays if value.shape[:1] == (len(atoms),) else atoms.info
-                place[name] = value if value.ndim else float(value)
+            for name, value in structure.inputs.items():
+                (atoms.arrays if value.ndim else atoms.info)[name] = _plain(value)
+            for prefix, values, shapes in (
+                (self._prefix, predicted, SHAPES),
+                (LABEL_PREFIX, structure.properties, PROPERTY_SHAPES),
+            ):
+                for name, value in _with_meaning(values, structure):
+                    place = atoms.arrays if "n" in shapes[name] else atoms.info
+                    place[prefix + name] = _plain(value)
             write_extxyz(self._file, [atoms], write_results=False)
 
     def close(self) -> None:
         self._file.close()
 
 
-def _prefixed(
-    prefix: str, values: Mapping[str, NDArray[Any]], structure: Structure
-) -> dict[str, NDArray[Any]]:
-    """Return values under their names in a file; a molecule has neither stress nor virials."""
-    left_out = () if np.isfinite(volume(structure)) else ("stress", "virials")
-    return {
-        prefix + name: np.asarray(value) for name, value in values.items() if name not in left_out
-    }
+def _with_meaning(
+    values: Mapping[str, NDArray[Any]], structure: Structure
+) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Yield values by name; a molecule has neither stress nor virials."""
+    in_a_cell = bool(np.isfinite(volume(structure)))
+    for name, value in values.items():
+        if in_a_cell or name not in ("stress", "virials"):
+            yield name, value
+
+
+def _plain(value: NDArray[Any]) -> Any:
+    return value if np.ndim(value) else float(value)
 
 
 def _one_by_one(block: PredictedBlock) -> Iterator[dict[str, NDArray[np.floating]]]:

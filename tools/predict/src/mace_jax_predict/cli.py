@@ -85,11 +85,10 @@ def main(
     _require_other_prefix(flags["info_prefix"])
     bundle = read_model_bundle(model)
     if head is not None:
-        try:
-            bundle = select_head(bundle, head)
-        except ConfigError as error:
-            message = f"--{error}"
-            raise ConfigError(message) from error
+        if head not in bundle.heads:
+            message = f"--head: {head!r}, expected one of {list(bundle.heads)}"
+            raise ConfigError(message)
+        bundle = select_head(bundle, head)
     if dtype is not None:
         bundle = bundle.astype(dtype)
     given = {name: flags.pop(f"{name}_key") for name in _LABELS}

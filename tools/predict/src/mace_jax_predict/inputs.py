@@ -168,12 +168,15 @@ def open_inputs(
 
 
 def _files(patterns: Sequence[Path]) -> Iterator[Path]:
-    """Yield files; a glob of HDF5 is one dataset."""
+    """Yield files; a glob of HDF5 is one dataset.
+
+    Raises:
+        DataError: a file is missing, or named twice.
+    """
+    globs = {path for path in patterns if path.suffix in SUFFIXES and not path.exists()}
+    expand_inputs([path for path in patterns if path not in globs])
     for pattern in patterns:
-        if pattern.suffix in SUFFIXES and not pattern.exists():
-            yield pattern
-        else:
-            yield from expand_inputs([pattern])
+        yield from [pattern] if pattern in globs else expand_inputs([pattern])
 
 
 def _read(dataset: Dataset, counts: LabelCounts) -> Iterator[_Numbered]:
