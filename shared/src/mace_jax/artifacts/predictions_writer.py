@@ -228,9 +228,9 @@ class _ParquetWriter(_Writer):
             real = pa.from_numpy_dtype(block.predictions[name].dtype)
             yield name, _column(rows, scalar=not SHAPES[name], real=real)
         for name in self._metadata["labels"]:
-            rows = [structure.properties.get(name) for structure in structures]
+            values = [structure.properties.get(name) for structure in structures]
             scalar = not PROPERTY_SHAPES[name]
-            yield LABEL_PREFIX + name, _column(rows, scalar=scalar, real=pa.float64())
+            yield LABEL_PREFIX + name, _column(values, scalar=scalar, real=pa.float64())
 
     def close(self) -> None:
         if self._writer is not None:
