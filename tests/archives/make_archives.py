@@ -29,7 +29,8 @@ from mace_jax.artifacts.model_bundle import (
     ModelConfig,
     write_model_bundle,
 )
-from mace_jax.artifacts.predictions import Predictions, write_predictions
+from mace_jax.artifacts.predictions import Predictions
+from mace_jax.artifacts.predictions_writer import write_predictions
 from mace_jax.artifacts.statistics import write_statistics
 from mace_jax.artifacts.train_config import write_train_config
 from mace_jax.artifacts.train_config_sections import (
@@ -585,6 +586,7 @@ WRITERS = {
     "predictions.npz": ("predictions", _write_predictions),
     "predictions.extxyz": ("predictions", _write_predictions),
     "predictions.parquet": ("predictions", _write_predictions),
+    "predictions.h5": ("predictions", _write_predictions),
 }
 
 

@@ -65,9 +65,9 @@ def _train_config_v4_to_v5(config: Document) -> Document:
     return {**_of_version(config, 5), "tensorboard": {"enabled": False, "dir": None}}
 
 
-def _predictions_v1_to_v2(metadata: Document) -> Document:
-    """Version 2 has more quantities."""
-    return _of_version(metadata, 2)
+def _predictions_v2_to_v3(metadata: Document) -> Document:
+    """Version 3 may hold labels and descriptors, and structures may have been passed over."""
+    return {**_of_version(metadata, 3), "labels": [], "n_skipped": 0}
 
 
 def _metrics_v1_to_v2(line: Document) -> Document:
@@ -107,7 +107,7 @@ MIGRATIONS: Mapping[tuple[str, int], Callable[[Document], Document]] = {
     ("dataset", 1): _dataset_v1_to_v2,
     ("metrics", 1): _metrics_v1_to_v2,
     ("model_bundle", 1): _model_bundle_v1_to_v2,
-    ("predictions", 1): _predictions_v1_to_v2,
+    ("predictions", 2): _predictions_v2_to_v3,
     ("statistics", 1): _statistics_v1_to_v2,
     ("train_config", 4): _train_config_v4_to_v5,
 }
