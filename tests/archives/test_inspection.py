@@ -180,6 +180,6 @@ def test_quick_computes_no_digest():
 def test_several_files_as_one_object(capsys):
     code, out, _ = run(capsys, *STORED, "--json")
     assert code == 1  # some are too old
-    files = json.loads(out)["files"]
+    files = json.loads(out)["summary"]["files"]
     assert [item["artifact"] for item in files] == [str(path) for path in STORED]
     assert {"artifact", "sha256", "summary"} <= set(files[0])

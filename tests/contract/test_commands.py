@@ -59,7 +59,8 @@ every_command_that_runs = pytest.mark.parametrize("command", MISSING_INPUT)
 
 
 def command_of(name: str) -> click.Command:
-    return import_module(COMMAND_LINES[name]).main
+    module = import_module(MODULES[name])
+    return module.main if hasattr(module, "main") else import_module(f"{MODULES[name]}.cli").main
 
 
 def options_of(name: str) -> list[click.Option]:
@@ -222,7 +223,6 @@ FULL_RUN = {
     "mace-jax-from-torch": ["--torch-model", "model.pt"],
     "mace-create-lammps-model": ["model.pt", "--no-self-test"],
     "mace-jax-train-plot": ["--path", "results"],
-    "mace-jax-inspect": ["data", "results", "model.msgpack", "train.plan.json"],
 }
 
 
@@ -231,6 +231,7 @@ FULL_RUN = {
     [
         *((command, ["--help"]) for command in LIGHT),
         *((command, FULL_RUN[command]) for command in LIGHT if command in FULL_RUN),
+        ("mace-jax-inspect", ["model.msgpack", "data", "data/train", "train.plan.json"]),
     ],
     ids=lambda value: value if isinstance(value, str) else "help" if len(value) == 1 else "full",
 )

@@ -46,7 +46,7 @@ def made(tmp_path):
 
 
 def input_of(out):
-    (file,) = json.loads(out)["files"]
+    (file,) = json.loads(out)["summary"]["files"]
     (item,) = file["inputs"]
     return item
 
@@ -73,7 +73,7 @@ def test_what_the_schema_forbids_is_named(run, made):
     document = json.loads(made.read_text())
     made.write_text(json.dumps({**document, "r_max": -1.0}))
     code, out, _ = run(made, "--json")
-    (file,) = json.loads(out)["files"]
+    (file,) = json.loads(out)["summary"]["files"]
     assert (code, file["valid"]) == (1, False)
     assert "at /r_max: -1.0" in file["problem"]
 

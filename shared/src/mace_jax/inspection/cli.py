@@ -55,7 +55,7 @@ def main(
     paths = _expanded(files)
     search = InputSearch([Path(), *look_in])
     reports = [inspect_file(path, search, quick=quick) for path in paths]
-    return Inspection(paths[0], reports=reports, exit_code=_exit_code(reports, check))
+    return Inspection(files[0], reports=reports, exit_code=_exit_code(reports, check))
 
 
 def _expanded(files: Sequence[Path]) -> list[Path]:

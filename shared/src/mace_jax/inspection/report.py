@@ -164,7 +164,7 @@ def _text(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Inspection(Result):
-    """Reports of several files, printed as text, or as one object ``{files: […]}``."""
+    """Reports of several files, printed as text, or as the ``summary`` of one object."""
 
     reports: Sequence[Report] = ()
 
@@ -173,8 +173,12 @@ class Inspection(Result):
         return "\n\n".join("\n".join(report.lines()) for report in self.reports)
 
     def as_json(self) -> str:
-        """Return ``{files}``: a list of ``{artifact, sha256, summary, …}``."""
-        return json.dumps({"files": [_object(report) for report in self.reports]})
+        """Return ``{artifact, sha256, summary: {files}}``; the digest is that of the report."""
+        first = self.reports[0]
+        digest = first.sha256 if first.artifact == str(self.artifact) else None
+        files = [_object(report) for report in self.reports]
+        summary = {"files": files}
+        return json.dumps({"artifact": str(self.artifact), "sha256": digest, "summary": summary})
 
 
 def _object(report: Report) -> dict[str, Any]:
