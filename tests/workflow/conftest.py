@@ -65,9 +65,9 @@ def start(environment: dict[str, str]) -> Snakemake:
         pytest.skip("snakemake is not installed")
 
     def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+        given = ["--configfile", "config.yaml", "--snakefile", str(EXAMPLE / "Snakefile")]
         return subprocess.Popen(
-            [program, "--snakefile", EXAMPLE / "Snakefile", "--profile", EXAMPLE / "profiles/local"]
-            + ["--configfile", "config.yaml", *arguments],
+            [program, *given, "--profile", str(EXAMPLE / "profiles" / "local"), *arguments],
             cwd=folder,
             env=environment,
             stdout=subprocess.PIPE,

@@ -45,7 +45,7 @@ def main(
     """Say what FILES of the tools are: kind, version, origin, digests of the inputs, content.
 
     A folder stands for the files in it. Inputs are looked for by name beside each file, in the
-    current folder, in those of --look-in, and in the folders directly below these.
+    current folder, in those of --look-in, and in folders one or two below these.
     """
     if upgrade or output or overwrite:
         return _upgraded(files, upgrade, output, overwrite, force)
@@ -92,11 +92,11 @@ def _upgraded(
     from mace_jax.inspection.upgrade import is_newest, write_upgraded
     from mace_jax_schemas import current_version
 
-    if not upgrade or len(files) != 1 or (output is None) == (not overwrite):
-        message = (
-            f"{files[0]}: --upgrade takes one file, expected --output or else --overwrite, "
-            f"found {len(files)} files; give --upgrade and one of these two"
-        )
+    if not upgrade or len(files) > 1:
+        message = "--output and --overwrite need --upgrade, which takes one file; correct the flags"
+        raise ConfigError(message)
+    if (output is None) != overwrite:
+        message = f"{files[0]}: --upgrade needs either --output or --overwrite; give one of them"
         raise ConfigError(message)
     file = read_tagged_file(files[0])
     summary = {"kind": file.kind, "from": file.version, "to": current_version(file.kind)}

@@ -30,7 +30,7 @@ class FoundInput(NamedTuple):
 
 @dataclass
 class InputSearch:
-    """Looks for inputs in folders and the folders directly below them.
+    """Looks for inputs in folders and one or two folders below them.
 
     Attributes:
         folders: where to look, beside the file's own folder.
@@ -54,7 +54,7 @@ class InputSearch:
 
     def _places(self, name: str, own: Path) -> Iterator[Path]:
         for folder in dict.fromkeys([own, *self.folders]):
-            below = sorted(path for path in folder.iterdir() if path.is_dir())
+            below = (path for pattern in ("*/", "*/*/") for path in sorted(folder.glob(pattern)))
             for place in (folder, *below):
                 if name and (place / name).exists():
                     yield place / name

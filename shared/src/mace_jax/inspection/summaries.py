@@ -131,7 +131,6 @@ def _batch_plan(path: Path) -> Summary:
         "empty slots": f"{report.edge_waste:.1%} of edges, {report.node_waste:.1%} of nodes",
         "processes": plan.processes,
         "skipped": len(plan.skipped),
-        "seed": plan.seed,
     }
 
 
