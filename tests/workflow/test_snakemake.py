@@ -13,6 +13,7 @@ import pytest
 from mace_jax.inspection.inputs import InputSearch
 from mace_jax.inspection.report import inspect_file
 
+pytestmark = pytest.mark.slow
 FILES = [
     *("data/index/test.parquet", "data/index/train.parquet", "data/index/val.parquet"),
     *("data/statistics.json", "data/test/Default__0.h5", "data/test/Default__1.h5"),
