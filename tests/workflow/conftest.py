@@ -103,7 +103,10 @@ def digests() -> Callable[[Path], dict[str, str]]:
         return {
             str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted(out.rglob("*"))
-            if path.is_file() and path.parent.name != "log" and path.name[0] != "."
+            if path.is_file()
+            and path.parent.name != "log"
+            and path.name[0] != "."
+            and path.suffix != ".trained"
         }
 
     return digests

@@ -90,7 +90,6 @@ def test_again_nothing_is_done(copy, run, digests):
     [
         ("data/statistics.json", {"preprocess", "merge"}),
         ("data/train", {"preprocess", "merge"}),
-        ("data/index/val.parquet", {"preprocess", "merge"}),
         ("train.plan.json", {"plan"}),
         ("run/tiny_best.msgpack", {"train"}),
         ("run/tiny.metrics", {"train"}),
