@@ -88,11 +88,9 @@ def test_again_nothing_is_done(copy, run, digests):
 @pytest.mark.parametrize(
     ("name", "least"),
     [
-        ("data/statistics.json", {"preprocess", "merge"}),
         ("data/train", {"preprocess", "merge"}),
         ("train.plan.json", {"plan"}),
         ("run/tiny_best.msgpack", {"train"}),
-        ("run/tiny.metrics", {"train"}),
         ("test.npz", {"predict"}),
         ("run/tiny.png", {"report"}),
     ],
