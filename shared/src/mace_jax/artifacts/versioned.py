@@ -142,10 +142,10 @@ def check_part(document: Any, kind: str, version: int, path: Path, *, place: str
 
 
 def _upgraded(document: Any, kind: str, version: int, where: str) -> Document:
-    _validate(document, kind, version, where)
+    validate(document, kind, version, where)
     if version < current_version(kind):
         document = MIGRATIONS[kind, version](document)
-        _validate(document, kind, current_version(kind), where)
+        validate(document, kind, current_version(kind), where)
     return document
 
 
@@ -188,7 +188,12 @@ def _remake(kind: str) -> str:
     return f"create it with {MADE_BY[kind]}"
 
 
-def _validate(document: Document, kind: str, version: int, where: str) -> None:
+def validate(document: Document, kind: str, version: int, where: str) -> None:
+    """Check a document against the schema of ``version``, which may be one no longer read.
+
+    Raises:
+        ArtifactError: the schema forbids something in it.
+    """
     from jsonschema.exceptions import best_match
 
     error = best_match(_validator(kind, version).iter_errors(document))
@@ -232,5 +237,5 @@ def read_json(path: Path) -> Any:
 def write_json(path: Path, document: Document, kind: str) -> None:
     """Validate ``document`` and write it atomically."""
     text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
-    _validate(json.loads(text), kind, current_version(kind), str(path))
+    validate(json.loads(text), kind, current_version(kind), str(path))
     write_bytes(path, text.encode() + b"\n")
