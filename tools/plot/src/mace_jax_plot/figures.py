@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from mace_jax.artifacts.predictions_file import PredictionsBlock, PredictionsFile
@@ -189,7 +190,11 @@ def histograms(columns: dict[str, NDArray[Any]]) -> Figure:
         figure = Figure(figsize=(4.2 * len(columns), 3.0), layout="constrained")
         panels = figure.subplots(1, len(columns), squeeze=False)[0]
         for axes, (label, values) in zip(panels, columns.items(), strict=True):
-            axes.hist(values, bins=min(40, max(len(np.unique(values)), 1)), color="#0072B2")
+            low, high = int(values.min()), int(values.max())
+            width = -(-(high - low + 1) // 40)  # whole numbers: every bin holds as many of them
+            edges = np.arange(low, high + width + 1, width) - 0.5
+            axes.hist(values, edges, color="#0072B2")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
             axes.set_xlabel(label)
             axes.set_ylabel("count")
     return figure

@@ -27,7 +27,7 @@ table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums
 th,td{padding:.28rem .9rem .28rem 0;text-align:left;white-space:nowrap;vertical-align:top}
 th{color:var(--dim);font-weight:500;border-bottom:1px solid var(--line)}
 td.n,th.n{text-align:right}td{border-bottom:1px solid var(--line)}
-img{display:block;width:100%;max-width:56rem;height:auto;background:#fff;border-radius:6px;
+img{display:block;width:100%;height:auto;background:#fff;border-radius:6px;
 padding:.5rem;margin:.8rem 0}.ok{color:var(--ok)}code{font:.85em ui-monospace,monospace}
 details>summary{cursor:pointer;color:var(--dim)}pre{overflow-x:auto;font-size:.8rem}
 """
@@ -85,7 +85,11 @@ class _Html(str):
 
 def _image(figure: Figure, alt: str) -> str:
     data = base64.b64encode(svg(figure).encode()).decode()
-    return f'<img alt="{escape(alt)}" src="data:image/svg+xml;base64,{data}">'
+    width = figure.get_figwidth()
+    return (
+        f'<div class="scroll"><img alt="{escape(alt)}" style="min-width:{3.7 * width:.1f}rem;'
+        f'max-width:{6.5 * width:.1f}rem" src="data:image/svg+xml;base64,{data}"></div>'
+    )
 
 
 def _metrics(artifacts: list[Artifact]) -> str:
