@@ -14,7 +14,7 @@ from mace_jax.artifacts.index import read_index
 from mace_jax.artifacts.metrics import read_metrics
 from mace_jax.artifacts.model_bundle import read_model_bundle
 from mace_jax.artifacts.predictions_file import PredictionsFile
-from mace_jax.artifacts.provenance import file_sha256, joined_sha256
+from mace_jax.artifacts.provenance import file_sha256
 from mace_jax.artifacts.statistics import read_statistics
 from mace_jax.artifacts.train_config import read_train_config
 from mace_jax.errors import ArtifactError
@@ -109,9 +109,3 @@ def _document(path: Path) -> dict[str, Any]:
     if isinstance(document, dict) and "schema" not in document and "atomic_energies" in document:
         return {**document, "schema": {"kind": "statistics", "version": 1}}  # of Torch MACE
     return document
-
-
-def verified(artifacts: list[Artifact]) -> dict[str, str]:
-    """Return digest -> name of everything given, with datasets also by the digest of a plan."""
-    found = {artifact.sha256: artifact.path.name for artifact in artifacts}
-    return found | {joined_sha256([digest]): name for digest, name in found.items()}
