@@ -45,7 +45,7 @@ class ErrorRow(NamedTuple):
 
     quantity: str
     group: str
-    count: int
+    n_values: int
     mae: float
     rmse: float
     unit: str

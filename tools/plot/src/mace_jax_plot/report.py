@@ -131,7 +131,7 @@ def _predictions(artifacts: list[Artifact]) -> str:
             _table(
                 ["quantity", "over", "values", "MAE", "RMSE", "unit"],
                 [
-                    [r.quantity, r.group, _Number(r.count)]
+                    [r.quantity, r.group, _Number(r.n_values)]
                     + [_fixed(error, 1, 2) for error in (r.mae, r.rmse)]
                     + [r.unit]
                     for r in rows
