@@ -16,6 +16,7 @@ from mace_jax.artifacts.predictions import read_predictions
 from mace_jax.artifacts.provenance import file_sha256
 from mace_jax.artifacts.statistics import read_statistics
 from mace_jax.artifacts.train_config import read_train_config
+from mace_jax.artifacts.versioned import MIGRATIONS
 from mace_jax.inspection.cli import main
 from mace_jax.inspection.inputs import InputSearch
 from mace_jax.inspection.report import inspect_file
@@ -29,13 +30,18 @@ archived = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(archived)
 
 STORED = archived.STORED
-TOO_OLD = {("batch_plan", 1), ("train_config", 1), ("train_config", 2)}
 
 
 def kind_and_version(path):
     return path.parents[1].name, int(path.parent.name[1:])
 
 
+# versions that are inspected, but no longer read
+TOO_OLD = {
+    (kind, version)
+    for kind, version in map(kind_and_version, STORED)
+    if version < current_version(kind) and (kind, version) not in MIGRATIONS
+}
 READ = [path for path in STORED if kind_and_version(path) not in TOO_OLD]
 OLD = [path for path in READ if kind_and_version(path)[1] < current_version(path.parents[1].name)]
 NEWEST = [path for path in READ if path not in OLD and path.suffix != ".arrow"]
