@@ -210,7 +210,9 @@ def _is_used(owner: str, last: Mapping[str, Any]) -> bool:
     """Return whether a configurable is a section, or one that is referred to."""
     if owner in REFERRED:
         section = f"{REFERRED[owner]}."
-        return all(last.get(name) is not None for name in _SECTIONS if section.startswith(f"{name}."))
+        return all(
+            last.get(name) is not None for name in _SECTIONS if section.startswith(f"{name}.")
+        )
     if owner in SCHEDULES:
         return bool(last.get("optimizer.scheduler.name", ScheduleConfig.name) == SCHEDULES[owner])
     if owner in ALGORITHM_PARAMETERS:
