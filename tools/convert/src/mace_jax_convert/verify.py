@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 # The couplings inside a float32 file are rounded, as is the prefactor of mace-torch's ZBL.
 TOLERANCE = {"float64": 1e-9, "float32": 1e-5}
 
-Numbers = dict[str, NDArray[np.floating]]
+Numbers = Mapping[str, NDArray[np.floating]]
 
 
 def verified(bundle: ModelBundle, source: str) -> ModelBundle:
