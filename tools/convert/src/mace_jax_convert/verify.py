@@ -180,5 +180,5 @@ def _kept_structure(record: Mapping[str, Any]) -> Structure:
     )
 
 
-def _kept_numbers(record: Mapping[str, Any]) -> Numbers:
+def _kept_numbers(record: Mapping[str, Any]) -> dict[str, NDArray[np.float64]]:
     return {name: np.array(value) for name, value in record["quantities"].items() if name in SHAPES}
