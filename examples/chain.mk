@@ -7,12 +7,13 @@ DATA := examples/aspirin
 N_EDGE := 2048
 
 .PHONY: report
-report: $(OUT)/test.npz $(OUT)/aspirin_small.png
+report: $(OUT)/report.html $(OUT)/aspirin_small.png
 	@echo
+	@echo "report       $(OUT)/report.html"
 	@echo "figure       $(OUT)/aspirin_small.png"
 	@echo "model        $(OUT)/aspirin_small_best.msgpack"
 	@echo "metrics      $(OUT)/aspirin_small.metrics"
-	@echo "predictions  $(OUT)/test.npz"
+	@echo "predictions  $(OUT)/test.h5"
 	@echo "test errors  $(OUT)/test.errors.json"
 
 $(OUT)/data/statistics.json: $(DATA)/train.xyz $(DATA)/valid.xyz $(DATA)/test.xyz
@@ -29,8 +30,13 @@ $(OUT)/aspirin_small_best.msgpack: configs/aspirin_small.gin $(OUT)/train.plan.j
 	  --statistics-file $(OUT)/data/statistics.json --train-plan $(OUT)/train.plan.json \
 	  --valid-plan $(OUT)/val.plan.json --log-dir $(OUT) --seed 0 --force
 
-$(OUT)/test.npz: $(OUT)/aspirin_small_best.msgpack
+$(OUT)/test.h5: $(OUT)/aspirin_small_best.msgpack
 	mace-jax-predict $< $(OUT)/data/test --output $@ --json --force > $(OUT)/test.errors.json
 
 $(OUT)/aspirin_small.png: $(OUT)/aspirin_small_best.msgpack
 	mace-jax-train-plot --path $(OUT) --keys rmse_e_per_atom,rmse_f --output-format png --force
+
+$(OUT)/report.html: $(OUT)/test.h5
+	mace-jax-train-plot --report $@ $(OUT)/aspirin_small.metrics $(OUT)/aspirin_small_best.msgpack \
+	  $< $(OUT)/data/statistics.json $(OUT)/train.plan.json $(OUT)/data/index/train.parquet \
+	  $(OUT)/aspirin_small.config.json --force
