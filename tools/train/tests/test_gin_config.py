@@ -461,6 +461,11 @@ def test_schedules_by_reference(schedule, behind, caplog):
     assert not caplog.records
 
 
+def test_a_constant_rate_after_a_warmup():
+    lines = ["optimizer.scheduler = @constant_schedule", "constant_schedule.warmup_epochs = 3"]
+    assert load(*lines).optimizer.scheduler == ScheduleConfig(warmup_epochs=3.0)
+
+
 def test_parameters_of_what_nothing_refers_to_are_told(caplog):
     lines = [line for parameters, _ in SCHEDULES.values() for line in parameters]
     lines += ["SWAConfig.lr = 1.0", "stage_two_loss.energy_weight = 1.0", "adam.b1 = 0.5"]
