@@ -78,7 +78,7 @@ def children(process: subprocess.Popen) -> list[int]:
     return sorted(int(pid) for pid in path.read_text().split())
 
 
-def test_two_processes_train_as_one_does_on_the_same_groups(start):
+def test_defects_1_and_15_two_processes_train_as_one_does_on_the_same_groups(start):
     """20 steps; one process gets the groups of both by adding up the gradients of two batches."""
     stem = str(start.folder / "two")
     code, out, err = end(start("two", *TOGETHER, "--max-epochs", "10"))

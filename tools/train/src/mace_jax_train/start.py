@@ -159,6 +159,7 @@ def _loaders(
                 cache_bytes=_CACHE_BYTES,
                 shuffle=config.datasets.shuffle,
                 max_batches=max_batches if split == "train" else None,
+                told=builder.inputs,
             )
         )
         for split, dataset in datasets.items()
