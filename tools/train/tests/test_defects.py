@@ -59,7 +59,7 @@ def test_defect_3_the_scale_leaves_e0s_alone_and_is_saved(make_config, prepare, 
         energies = {
             name: predict(
                 replace(bundle, scale={"Default": scale}), str(path), structures, n_edge=40
-            ).energy
+            ).quantities["energy"]
             for name, scale in scales.items()
         }
     e0s = np.array([sum(E0[int(z)] for z in s.atomic_numbers) for s in structures])
