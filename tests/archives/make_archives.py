@@ -29,7 +29,8 @@ from mace_jax.artifacts.model_bundle import (
     ModelConfig,
     write_model_bundle,
 )
-from mace_jax.artifacts.predictions import Predictions, write_predictions
+from mace_jax.artifacts.predictions import Predictions
+from mace_jax.artifacts.predictions_writer import write_predictions
 from mace_jax.artifacts.statistics import write_statistics
 from mace_jax.artifacts.train_config import write_train_config
 from mace_jax.artifacts.train_config_sections import (
@@ -41,6 +42,7 @@ from mace_jax.artifacts.train_config_sections import (
     OptimizerConfig,
     ScheduleConfig,
     SWAConfig,
+    TensorboardConfig,
     TrainConfig,
     TrainSection,
     WandbConfig,
@@ -209,8 +211,7 @@ PLAN_2 = BatchPlan(
     ),
 )
 
-# What the file of version 2 holds; read, it says that plain jax computes.
-TRAIN_CONFIG_3 = TrainConfig(
+_OF_VERSION_3 = TrainConfig(
     DatasetsConfig(
         "train",
         "valid",
@@ -244,28 +245,29 @@ TRAIN_CONFIG_3 = TrainConfig(
     OptimizerConfig("adam", 0.125, max_epochs=7),
     TrainSection(None, 2.5, 2, patience=20),
 )
-TRAIN_CONFIG = replace(
-    TRAIN_CONFIG_3,
-    flags=replace(TRAIN_CONFIG_3.flags, distributed=True, process_count=2, process_index=1),
-    logs=replace(TRAIN_CONFIG_3.logs, level="DEBUG"),
+# What the file of version 4 holds.
+TRAIN_CONFIG_4 = replace(
+    _OF_VERSION_3,
+    flags=replace(_OF_VERSION_3.flags, distributed=True, process_count=2, process_index=1),
+    logs=replace(_OF_VERSION_3.logs, level="DEBUG"),
     datasets=replace(
-        TRAIN_CONFIG_3.datasets,
+        _OF_VERSION_3.datasets,
         virials_key="dft_virials",
         config_type_weights={"surface": 2.5},
         shuffle=False,
         num_workers=2,
     ),
-    model=replace(TRAIN_CONFIG_3.model, foundation_model="small", torch_head="Surface"),
+    model=replace(_OF_VERSION_3.model, foundation_model="small", torch_head="Surface"),
     loss=LossConfig("huber", 1.0, 10.0, 0.5, huber_delta=0.125),
     optimizer=replace(
-        TRAIN_CONFIG_3.optimizer,
+        _OF_VERSION_3.optimizer,
         accumulate=2,
         scheduler=ScheduleConfig(
             "piecewise_constant_schedule", boundaries_and_scales=((2.0, 0.5), (4.0, 0.25))
         ),
     ),
     train=replace(
-        TRAIN_CONFIG_3.train,
+        _OF_VERSION_3.train,
         log_errors="TotalMAE",
         swa_config=SWAConfig(
             5, 1e-3, loss=LossConfig("universal", 1000.0, 100.0, 10.0, huber_delta=0.125)
@@ -274,6 +276,11 @@ TRAIN_CONFIG = replace(
         resume_from="run.checkpoint",
     ),
     wandb_run=WandbConfig(True, "mace", tags=("a", "b"), mode="offline"),
+)
+TRAIN_CONFIG = replace(
+    TRAIN_CONFIG_4,
+    datasets=replace(TRAIN_CONFIG_4.datasets, train_path=("train", "more.xyz")),
+    tensorboard=TensorboardConfig(True, "events"),
 )
 
 # What the files of version 1 hold; read, they say what version 1 took for granted.
@@ -579,6 +586,7 @@ WRITERS = {
     "predictions.npz": ("predictions", _write_predictions),
     "predictions.extxyz": ("predictions", _write_predictions),
     "predictions.parquet": ("predictions", _write_predictions),
+    "predictions.h5": ("predictions", _write_predictions),
 }
 
 

@@ -24,6 +24,7 @@ COMMAND_LINES = {
     "mace-jax-to-torch": "mace_jax_convert.cli_to_torch",
     "mace-create-lammps-model": "mace_jax_export_lammps.cli",
     "mace-jax-train-plot": "mace_jax_plot.cli",
+    "mace-jax-inspect": "mace_jax.inspection.cli",
 }
 FRAMES = {"train": 12, "valid": 5, "test": 4}
 # A network that compiles in a second; everything else is as configs/aspirin_small.gin says.

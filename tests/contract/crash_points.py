@@ -80,7 +80,7 @@ LIGHT = [
 PRELOAD = {
     "mace_jax_preprocess": [*LIGHT, "mace_jax_preprocess.prepare"],
     "mace_jax_plan_batches": [*LIGHT, "mace_jax.batching.plan"],
-    "mace_jax_predict": [*LIGHT, "mace_jax.model.predict", "mace_jax.artifacts.predictions"],
+    "mace_jax_predict": [*LIGHT, "mace_jax_predict.run"],
     "mace_jax_train": [*LIGHT, "mace_jax_train.loop", "mace_jax_train.gin_config"],
     "mace_jax_convert": ["mace_jax.torch_models.from_torch"],
     "mace_jax_export_lammps": ["mace_jax_export_lammps.export", "mace_jax_export_lammps.potential"],

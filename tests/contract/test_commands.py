@@ -26,6 +26,7 @@ MODULES = {  # of ``python -m``
     "mace-jax-to-torch": "mace_jax_convert.cli_to_torch",
     "mace-create-lammps-model": "mace_jax_export_lammps",
     "mace-jax-train-plot": "mace_jax_plot",
+    "mace-jax-inspect": "mace_jax.inspection",
 }
 HAS_TORCH = all(find_spec(name) is not None for name in ("torch", "mace"))
 LIGHT = [command for command in MODULES if command not in ("mace-jax-train", "mace-jax-predict")]
@@ -50,6 +51,7 @@ MISSING_INPUT = {
     "mace-jax-from-torch": (["--torch-model", "no.pt"], 1),
     "mace-create-lammps-model": (["no.msgpack"], 1),
     "mace-jax-train-plot": (["--path", "no.metrics"], 1),
+    "mace-jax-inspect": (["no.msgpack"], 1),
 }
 if HAS_TORCH:
     MISSING_INPUT["mace-jax-to-torch"] = (["no.msgpack"], 1)
@@ -57,8 +59,8 @@ every_command_that_runs = pytest.mark.parametrize("command", MISSING_INPUT)
 
 
 def command_of(name: str) -> click.Command:
-    module = MODULES[name]
-    return import_module(module if "." in module else f"{module}.cli").main
+    module = import_module(MODULES[name])
+    return module.main if hasattr(module, "main") else import_module(f"{MODULES[name]}.cli").main
 
 
 def options_of(name: str) -> list[click.Option]:
@@ -115,7 +117,7 @@ def test_version(shell, command):
     outcome = shell(command, "--version")
     assert (outcome.code, outcome.err) == (0, "")
     assert re.fullmatch(
-        r"mace-jax-\S+ [\d.]+, mace-jax-shared [\d.]+, mace-jax-schemas [\d.]+\n", outcome.out
+        r"(mace-jax-\S+ [\d.]+, )?mace-jax-shared [\d.]+, mace-jax-schemas [\d.]+\n", outcome.out
     )
 
 
@@ -229,6 +231,7 @@ FULL_RUN = {
     [
         *((command, ["--help"]) for command in LIGHT),
         *((command, FULL_RUN[command]) for command in LIGHT if command in FULL_RUN),
+        ("mace-jax-inspect", ["model.msgpack", "data", "data/train", "train.plan.json"]),
     ],
     ids=lambda value: value if isinstance(value, str) else "help" if len(value) == 1 else "full",
 )
@@ -469,6 +472,9 @@ def test_example_in_help_runs(workspace, shell, invoke, tiny, command, example):
         arguments += tiny
     outcome = (shell if command in LIGHT else invoke)(command, *arguments)
     assert outcome.code == 0, outcome.err
+    if command == "mace-jax-inspect" and "--output" not in arguments:
+        assert outcome.out.startswith(arguments[0])  # a report, not a path
+        return
     assert outcome.out.count("\n") == 1
     result = json.loads(outcome.out)["artifact"] if "--json" in arguments else outcome.out.strip()
     assert Path(result).exists()

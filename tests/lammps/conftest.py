@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -189,7 +189,14 @@ def lammps(tmp_path) -> Callable[..., Outcome]:
         pytest.skip("MACE_JAX_LAMMPS names no folder of plugins")
     plugins = Path(PLUGINS)
 
-    def run(path: Path, atoms: Atoms, flavor: str, n_processes: int = 1, **options: Any) -> Outcome:
+    def run(
+        path: Path,
+        atoms: Atoms,
+        flavor: str,
+        n_processes: int = 1,
+        environment: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> Outcome:
         (plugin,) = (plugins / flavor).glob("*.so")
         types = sorted(set(atoms.get_chemical_symbols()), reverse=True)
         job = {
@@ -220,7 +227,7 @@ def lammps(tmp_path) -> Callable[..., Outcome]:
             text=True,
             check=False,
             timeout=SECONDS,
-            env={**os.environ, "JAX_PLATFORMS": "cpu", "PJRT_NPROC": "1"},
+            env={**os.environ, "JAX_PLATFORMS": "cpu", "PJRT_NPROC": "1", **(environment or {})},
         )
         output = job_file.with_suffix(".out")
         found = json.loads(output.read_text()) if output.exists() else {}

@@ -1,5 +1,6 @@
 """Whatever does not fit ends LAMMPS with a clear error before the first step, on all processes."""
 
+import os
 import pickle
 import pickletools
 
@@ -55,11 +56,21 @@ def test_an_element_that_the_model_lacks(lammps, model, structure_of, flavor, n_
     )
 
 
-@pytest.mark.parametrize("symbols", ["Na", "NULL Cl"])
-def test_symbols_that_do_not_cover_the_types(lammps, model, structure_of, symbols):
-    """LAMMPS does not count them: it crashes, right after it was said what is needed."""
-    outcome = lammps(model("vectors").lammps, structure_of("crystal"), "plain", pair_coeff=symbols)
-    assert_ended_before_a_step(outcome, "now pair_coeff * * with one of Na Cl for each atom type")
+def test_fewer_symbols_than_types(lammps, model, structure_of):
+    """LAMMPS does not count them: it crashes, right after it was said why it would."""
+    outcome = lammps(model("vectors").lammps, structure_of("crystal"), "plain", pair_coeff="Na")
+    last = (
+        "now pair_coeff * * with one of Na Cl for each atom type; with fewer symbols than types "
+        "LAMMPS crashes"
+    )
+    assert_ended_before_a_step(outcome, last)
+
+
+def test_a_type_without_an_element(lammps, model, structure_of):
+    outcome = lammps(
+        model("vectors").lammps, structure_of("crystal"), "plain", pair_coeff="NULL Cl"
+    )
+    assert_ended_before_a_step(outcome, "All pair coeffs are not set")
 
 
 def test_symbols_beyond_the_types_change_nothing(lammps, model, structure_of, expected):
@@ -101,6 +112,17 @@ def test_atoms_that_are_very_close(lammps, model, structure_of, flavor, n_proces
     atoms.positions[1] = atoms.positions[0] + 1e-200
     outcome = lammps(model("vectors").lammps, atoms, flavor, n_processes)
     assert_ended_before_a_step(outcome, "are at the same place; move or remove one")
+
+
+@ONE_OR_TWO
+def test_a_python_without_jax(lammps, model, structure_of, tmp_path, flavor, n_processes):
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['jax'] = None\n")
+    path = os.pathsep.join([str(tmp_path), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+    environment = {"PYTHONPATH": path}
+    outcome = lammps(
+        model("vectors").lammps, structure_of("crystal"), flavor, n_processes, environment
+    )
+    assert_ended_before_a_step(outcome, "has no jax; install mace-jax-export-lammps[model] there")
 
 
 def test_a_lammps_without_python(lammps, model, structure_of):

@@ -165,9 +165,11 @@ def test_predictions_are_in_input_order_and_equal_in_all_formats(chain, tmp_path
         found = npz.of_structure(index)
         np.testing.assert_array_equal(atoms.numbers, own.numbers)
         np.testing.assert_allclose(atoms.positions, own.positions, atol=1e-8)
-        np.testing.assert_allclose(atoms.get_potential_energy(), found["energy"], rtol=1e-8)
-        np.testing.assert_allclose(atoms.get_forces(), found["forces"], atol=1e-8)
-        np.testing.assert_allclose(atoms.arrays["node_energy"], found["node_energy"], atol=1e-6)
+        np.testing.assert_allclose(atoms.info["MACE_energy"], found["energy"], rtol=1e-8)
+        np.testing.assert_allclose(atoms.arrays["MACE_forces"], found["forces"], atol=1e-8)
+        np.testing.assert_allclose(
+            atoms.arrays["MACE_node_energy"], found["node_energy"], atol=1e-6
+        )
         assert table["n_node"][index] == npz.n_node[index] == len(own)
         for name, value in found.items():
             np.testing.assert_array_equal(

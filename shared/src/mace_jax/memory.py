@@ -11,15 +11,17 @@ import os
 import sys
 
 # the parameters of mallopt(3), from malloc.h
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _HUGE_PAGE = 1 << 21
 _LARGEST_HEAP = 1 << 34
 
 
 def keep_memory() -> bool:
-    """Let malloc keep what is freed, in huge pages where the system has them.
+    """Let malloc keep what the main thread frees, in huge pages where the system has them.
 
-    A process then shrinks by ``return_memory`` alone, and may grow by about a tenth more. Call it
+    Other threads keep heaps of their own, of 64 MB each: one for all would hand to one core what
+    another has in its cache, so that products on two cores were slower than on one. A process then
+    shrinks by ``return_memory`` alone, and may grow by about a tenth more. Call it
     before arrays are made; a second call does nothing new.
 
     Returns: whether this is possible here: on Linux with glibc.
@@ -27,7 +29,7 @@ def keep_memory() -> bool:
     libc = _glibc()
     if libc is None:
         return False
-    for parameter, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_ARENA_MAX, 1)):
+    for parameter, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1)):
         libc.mallopt(parameter, value)
     _ask_for_huge_pages(libc)
     return True

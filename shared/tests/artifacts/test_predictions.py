@@ -5,6 +5,7 @@ import zipfile
 from pathlib import Path
 
 import ase.io
+import h5py
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -17,17 +18,34 @@ from mace_jax.artifacts.predictions import (
     Predictions,
     read_predictions,
     require_predictions_suffix,
-    write_predictions,
 )
+from mace_jax.artifacts.predictions_file import PredictionsFile
+from mace_jax.artifacts.predictions_writer import write_predictions
 from mace_jax.errors import ArtifactError, ConfigError
+from mace_jax.structures.label_keys import LabelKeys
 from mace_jax.structures.read_structures import read_structures
+from mace_jax.structures.structure import PROPERTY_SHAPES, Structure
 
+# How our reader finds predictions among the labels.
+PREDICTED = LabelKeys({name: f"MACE_{name}" for name in PROPERTY_SHAPES})
+COLUMNS = ("source", "frame", "head", "config_type", "n_node", "atomic_numbers")
 STRESS = np.array([[1.0, 6.0, 5.0], [6.0, 2.0, 4.0], [5.0, 4.0, 3.0]]) / 7
+
+
+def labels_of(structures):
+    known = {name for structure in structures for name in structure.properties}
+    return [f"REF_{name}" for name in PROPERTY_SHAPES if name in known]
 
 
 @pytest.fixture
 def structures(water, crystal):
     return [water, crystal]
+
+
+def hydrogens(n):
+    return Structure(
+        np.ones(n, np.int64), np.zeros((n, 3)), np.zeros((3, 3)), np.zeros(3, dtype=bool)
+    )
 
 
 @pytest.fixture
@@ -44,13 +62,17 @@ def predictions():
     )
 
 
+def row_size(size):
+    return 5 if size == "k" else size
+
+
 def anything(n_node, names, seed=0) -> Predictions:
     """Random numbers for the named quantities; tensors are symmetric."""
     rng = np.random.default_rng(seed)
     quantities = {}
     for name in names:
         length = sum(n_node) if "n" in SHAPES[name] else len(n_node)
-        array = rng.normal(size=(length, *(size for size in SHAPES[name] if size != "n")))
+        array = rng.normal(size=(length, *(row_size(size) for size in SHAPES[name] if size != "n")))
         quantities[name] = array + array.swapaxes(1, 2) if SHAPES[name] == (3, 3) else array
     return Predictions(np.array(n_node), quantities)
 
@@ -100,7 +122,7 @@ def test_npz_round_trip_needs_no_pickle(write, predictions, rich_provenance):
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.sets(st.sampled_from(list(SHAPES))))
 def test_any_quantities_survive_in_npz(n_node, names):
     predictions = anything(n_node, sorted(names))
-    structures = [None] * len(n_node)  # only extxyz writes them
+    structures = [hydrogens(n) for n in n_node]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "p.npz"
         provenance = {"tool": "t", "tool_version": "0", "command": [], "seed": None, "inputs": []}
@@ -112,7 +134,9 @@ def test_any_quantities_survive_in_npz(n_node, names):
         own, expected = found.of_structure(index), predictions.of_structure(index)
         for name, value in own.items():
             np.testing.assert_array_equal(value, expected[name])
-            assert value.shape == tuple(n if size == "n" else size for size in SHAPES[name])
+            assert value.shape == tuple(
+                n if size == "n" else row_size(size) for size in SHAPES[name]
+            )
 
 
 @pytest.fixture
@@ -121,17 +145,17 @@ def everything():
 
 
 def test_every_quantity_in_extxyz(tmp_path, everything, structures, provenance):
-    """By ASE and by our reader; a molecule has neither stress nor virials."""
+    """By ASE and, told the names, by our reader; a molecule has neither stress nor virials."""
     path = tmp_path / "p.extxyz"
     write_predictions(path, everything, structures, "pbe", provenance)
     for index, atoms in enumerate(ase.io.read(path, ":")):
-        found = {**atoms.info, **atoms.arrays, **atoms.calc.results}
+        found = {**atoms.info, **atoms.arrays}
         for name, value in everything.of_structure(index).items():
             if name in ("stress", "virials") and index == 0:
-                assert name not in found
-            elif name != "stress":  # which ASE keeps in Voigt's order
-                np.testing.assert_allclose(found[name], value, atol=1e-8, err_msg=name)
-    read, _ = read_structures(path)
+                assert f"MACE_{name}" not in found
+            else:
+                np.testing.assert_allclose(found[f"MACE_{name}"], value, atol=1e-8, err_msg=name)
+    read, _ = read_structures(path, PREDICTED)
     for index, structure in enumerate(read):
         expected = everything.of_structure(index)
         assert len(structure.properties) == (5 if index == 0 else 7)
@@ -143,7 +167,7 @@ def test_every_quantity_in_parquet(tmp_path, everything, structures, provenance)
     path = tmp_path / "p.parquet"
     write_predictions(path, everything, structures, "pbe", provenance)
     table = pq.read_table(path)
-    assert table.column_names == ["n_node", *SHAPES]
+    assert table.column_names == [*COLUMNS, *SHAPES, *labels_of(structures)]
     for index, row in enumerate(table.to_pylist()):
         for name, value in everything.of_structure(index).items():
             np.testing.assert_array_equal(np.reshape(row[name], value.shape), value)
@@ -156,9 +180,10 @@ def test_a_model_without_energy(tmp_path, structures, provenance, suffix):
     if suffix == "npz":
         assert list(read_predictions(path)[1].quantities) == ["dipole"]
     elif suffix == "parquet":
-        assert pq.read_table(path).column_names == ["n_node", "dipole"]
+        names = [*COLUMNS, "dipole", *labels_of(structures)]
+        assert pq.read_table(path).column_names == names
     else:
-        assert set(read_structures(path)[0][0].properties) == {"dipole"}
+        assert set(read_structures(path, PREDICTED)[0][0].properties) == {"dipole"}
 
 
 def test_an_unknown_quantity_is_not_written(tmp_path, structures, provenance):
@@ -184,14 +209,14 @@ def test_extxyz_is_read_by_ase(write, predictions, structures, rich_provenance, 
         np.testing.assert_allclose(atoms.positions, structure.positions, atol=1e-8)
         np.testing.assert_allclose(atoms.cell[:], structure.cell, atol=1e-12)
         np.testing.assert_array_equal(atoms.pbc, structure.pbc)
-        assert atoms.get_potential_energy() == pytest.approx(predicted["energy"], rel=1e-15)
-        np.testing.assert_allclose(atoms.get_forces(), predicted["forces"], atol=1e-8)
-        np.testing.assert_allclose(atoms.arrays["node_energy"], predicted["node_energy"], atol=1e-8)
-    assert "stress" not in frames[0].calc.results
-    np.testing.assert_allclose(frames[1].get_stress(voigt=False), STRESS, atol=1e-12)
+        assert atoms.info["MACE_energy"] == pytest.approx(predicted["energy"], rel=1e-15)
+        for key in ("forces", "node_energy"):
+            np.testing.assert_allclose(atoms.arrays[f"MACE_{key}"], predicted[key], atol=1e-8)
+    assert "MACE_stress" not in frames[0].info
+    np.testing.assert_allclose(frames[1].info["MACE_stress"], STRESS, atol=1e-12)
     info = frames[0].info
     tags = {name: json.loads(str(text)) for name, text in info.items() if "mace_jax" in name}
-    assert tags["mace_jax_schema"] == {"kind": "predictions", "version": 2}
+    assert tags["mace_jax_schema"] == {"kind": "predictions", "version": 3}
     assert tags["mace_jax_head"] == "pbe"
     assert tags["mace_jax_command"] == rich_provenance["command"]
     assert tags["mace_jax_input_2"] == rich_provenance["inputs"][2]
@@ -205,8 +230,9 @@ def test_extxyz_is_read_by_our_reader_through_the_c_parser(write, predictions):
             cextxyz.read_frame_dicts(handle)
     finally:
         cextxyz.cfclose(handle)
-    found, counts = read_structures(path)
-    assert counts.summary() == "energy 2/2 (energy), forces 2/2 (forces), stress 1/2 (stress)"
+    found, counts = read_structures(path, PREDICTED)
+    summary = "energy 2/2 (MACE_energy), forces 2/2 (MACE_forces), stress 1/2 (MACE_stress)"
+    assert counts.summary() == summary
     for index, structure in enumerate(found):
         predicted = predictions.of_structure(index)
         assert structure.properties["energy"] == pytest.approx(predicted["energy"], rel=1e-15)
@@ -217,7 +243,7 @@ def test_extxyz_is_read_by_our_reader_through_the_c_parser(write, predictions):
 def test_parquet_is_read_by_pyarrow(write, predictions, rich_provenance):
     table = pq.read_table(write("p.parquet"))
     metadata = json.loads(table.schema.metadata[b"mace_jax"])
-    assert metadata["schema"] == {"kind": "predictions", "version": 2}
+    assert metadata["schema"] == {"kind": "predictions", "version": 3}
     assert metadata["provenance"] == rich_provenance
     rows = table.to_pylist()
     assert [row["energy"] for row in rows] == predictions.quantities["energy"].tolist()
@@ -291,11 +317,11 @@ def test_newer_version(write):
 
     def change(arrays):
         metadata = json.loads(str(arrays["metadata"]))
-        metadata["schema"]["version"] = 3
+        metadata["schema"]["version"] = 4
         arrays["metadata"] = np.array(json.dumps(metadata))
 
     rewrite(path, change)
-    with pytest.raises(ArtifactError, match=r"predictions version 3, .*upgrade"):
+    with pytest.raises(ArtifactError, match=r"predictions version 4, .*upgrade"):
         read_predictions(path)
 
 
@@ -316,3 +342,78 @@ def test_other_files_are_refused(tmp_path, form):
         path.write_bytes(pickle.dumps({"a": 1}))
     with pytest.raises(ArtifactError, match=r"p\.npz: not a predictions file"):
         read_predictions(path)
+
+
+# --- HDF5
+
+
+def test_hdf5_holds_predictions_labels_and_what_they_belong_to(write, predictions, structures):
+    for size in (1, 2, 100):
+        with PredictionsFile(write("p.h5")) as file:
+            assert file.metadata["labels"] == [
+                name.removeprefix("REF_") for name in labels_of(structures)
+            ]
+            blocks = list(file.blocks(size))
+        assert sum(len(block.n_node) for block in blocks) == len(structures)
+        for name, expected in predictions.quantities.items():
+            found = np.concatenate([block.predictions[name] for block in blocks])
+            np.testing.assert_array_equal(found, expected)
+        for name in ("energy", "forces", "stress"):
+            present = np.concatenate([block.labels[name].present for block in blocks])
+            assert present.tolist() == [name in one.properties for one in structures]
+            values = np.concatenate([block.labels[name].values.ravel() for block in blocks])
+            own = [one.properties[name].ravel() for one in structures if name in one.properties]
+            np.testing.assert_array_equal(values, np.concatenate(own))
+        numbers = np.concatenate([block.atomic_numbers for block in blocks])
+        expected = np.concatenate([one.atomic_numbers for one in structures])
+        np.testing.assert_array_equal(numbers, expected)
+        assert [head for block in blocks for head in block.heads] == ["pbe", "pbe"]
+        assert [frame for block in blocks for frame in block.frames.tolist()] == [0, 1]
+        volumes = np.concatenate([block.volumes for block in blocks])
+        assert volumes[0] == np.inf
+        assert volumes[1] == pytest.approx(abs(np.linalg.det(structures[1].cell)))
+
+
+def test_equal_content_gives_equal_bytes_in_hdf5(write):
+    first = write("p.h5").read_bytes()
+    assert write("p.h5").read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda file: file.__delitem__("predictions/forces"), "predictions/forces: missing"),
+        (lambda file: file.__delitem__("labels/energy"), "labels/energy/present: missing"),
+        (lambda file: file.__delitem__("names"), "names: "),
+        (lambda file: file.attrs.__delitem__("schema"), "has no schema tag"),
+        (lambda file: file.attrs.__setitem__("n_graph", "3"), "n_node: 2 rows, expected 3"),
+        (lambda file: file.attrs.__setitem__("head", "{"), "root attributes: "),
+        (lambda file: file["n_node"].__setitem__(0, 7), r"atomic_numbers: shape \(5,\)"),
+    ],
+)
+def test_hdf5_that_does_not_fit_is_refused(write, change, message):
+    path = write("p.h5")
+    with h5py.File(path, "r+") as file:
+        change(file)
+    with pytest.raises(ArtifactError, match=rf"p\.h5: {message}"):
+        PredictionsFile(path)
+
+
+def test_what_is_no_hdf5_is_refused(tmp_path):
+    (tmp_path / "p.h5").write_text("nothing of ours")
+    with pytest.raises(ArtifactError, match=r"p\.h5: not a predictions file in HDF5"):
+        PredictionsFile(tmp_path / "p.h5")
+
+
+def test_labels_are_kept_beside_predictions_in_extxyz(write, structures):
+    """By the names that every reader tries first."""
+    found, _ = read_structures(write("p.extxyz"))
+    for structure, expected in zip(found, structures, strict=True):
+        known = expected.properties.keys() - (
+            set() if expected.pbc.any() else {"stress", "virials"}
+        )
+        assert structure.properties.keys() == known
+        for name in known:
+            np.testing.assert_allclose(
+                structure.properties[name], expected.properties[name], atol=1e-8
+            )

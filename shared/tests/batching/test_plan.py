@@ -54,7 +54,7 @@ def sized(lengths, name="a"):
 
 
 def test_the_plan_names_the_data_and_the_cutoff(dataset, tmp_path, provenance):
-    plan = plan_batches(dataset, 1.5, 20, seed=5)
+    plan = plan_batches([dataset], 1.5, 20, seed=5)
     require_plan_fits(plan, tmp_path, [dataset], 1.5)
     assert plan.datasets == (PlannedDataset("train.h5", dataset.sha256(), 12),)
     assert (plan.n_structures, plan.seed, plan.processes, plan.skipped) == (12, 5, 1, ())
@@ -63,7 +63,7 @@ def test_the_plan_names_the_data_and_the_cutoff(dataset, tmp_path, provenance):
 
 
 def test_the_report_by_hand(dataset):
-    plan = plan_batches(dataset, 1.5, 20)
+    plan = plan_batches([dataset], 1.5, 20)
     n_edge = [2 * (n - 1) for n in LENGTHS]
     (caps,), report, n = plan.shapes, plan.report, len(plan.batches)
     assert caps == plan.caps
@@ -104,15 +104,17 @@ def test_the_report_of_two_shapes_by_hand():
 
 
 def test_a_plan_is_a_function_of_data_and_seed(dataset):
-    assert plan_batches(dataset, 1.5, 20, 1) == plan_batches(dataset, 1.5, 20, 1)
-    assert plan_batches(dataset, 1.5, 20, 1).batches != plan_batches(dataset, 1.5, 20, 2).batches
+    assert plan_batches([dataset], 1.5, 20, 1) == plan_batches([dataset], 1.5, 20, 1)
+    assert (
+        plan_batches([dataset], 1.5, 20, 1).batches != plan_batches([dataset], 1.5, 20, 2).batches
+    )
 
 
 def test_structures_without_any_edges_can_be_planned(tmp_path, provenance):
     path = tmp_path / "atoms.h5"
     write_dataset_file(path, [chain(1)] * 3, provenance)
     with Dataset(path) as dataset:
-        plan = plan_batches(dataset, 1.5, 10)
+        plan = plan_batches([dataset], 1.5, 10)
     assert plan.caps.n_edge >= 1
     assert plan.report.n_batches_lower_bound <= len(plan.batches)
     write_batch_plan(tmp_path / "a.plan.json", plan, provenance)
@@ -161,7 +163,7 @@ def test_every_graph_once_within_its_shape_in_full_groups(lengths, wanted):
 
 def test_a_graph_larger_than_the_cap_raises_it_with_a_warning_that_names_it(dataset, caplog):
     with caplog.at_level(logging.WARNING):
-        plan = plan_batches(dataset, 1.5, 5)
+        plan = plan_batches([dataset], 1.5, 5)
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert "train.h5: config_batch_0/config_10: has 12 edges" in record.getMessage()
@@ -172,7 +174,7 @@ def test_a_graph_larger_than_the_cap_raises_it_with_a_warning_that_names_it(data
 
 def test_a_cap_that_is_large_enough_is_not_raised(dataset, caplog):
     with caplog.at_level(logging.WARNING):
-        assert plan_batches(dataset, 1.5, 12).caps.n_edge <= 12
+        assert plan_batches([dataset], 1.5, 12).caps.n_edge <= 12
     assert not caplog.records
 
 

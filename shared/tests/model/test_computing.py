@@ -2,6 +2,7 @@
 
 import errno
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,23 @@ jax.monitoring.register_event_listener(lambda event, **_: events.append(event))
 with computing("float32", compile_cache=sys.argv[1] == "on"):
     print(jax.jit(lambda x: x @ x.T)(jnp.ones((1, 5))).item())
 print(events.count("/jax/compilation_cache/cache_hits"))
+"""
+
+# prints the page faults of each of several calls of a program that computes in 64 MB
+CALLS = """
+from contextlib import nullcontext
+from resource import RUSAGE_SELF, getrusage
+
+import jax, jax.numpy as jnp, numpy as np
+from mace_jax.model.computing import computing
+
+with {context}:
+    program = jax.jit(lambda x: jnp.sort(jnp.outer(x, x), axis=0).sum())
+    x = np.ones(4096, np.float32)
+    for _ in range(4):
+        before = getrusage(RUSAGE_SELF).ru_minflt
+        jax.block_until_ready(program(x))
+        print(getrusage(RUSAGE_SELF).ru_minflt - before)
 """
 
 
@@ -192,3 +210,22 @@ def test_a_folder_on_a_read_only_file_system_is_done_without(tmp_path, monkeypat
     with caplog.at_level("WARNING", "mace_jax"), computing("float32"):
         assert not jax.config.jax_compilation_cache_dir
     assert "cannot be written (Read-only file system)" in caplog.text
+
+
+def page_faults(context: str) -> list[int]:
+    """Return the page faults of calls in this context, once the program is compiled."""
+    done = subprocess.run(
+        [sys.executable, "-c", CALLS.format(context=context)],
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [int(line) for line in done.stdout.split()][1:]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps memory")
+def test_a_program_computes_in_what_its_last_call_freed():
+    usual = min(page_faults("nullcontext()"))
+    assert usual >= 32  # huge pages of 2 MB at most
+    assert max(page_faults("computing('float32', compile_cache=False)")) < usual / 10

@@ -14,7 +14,10 @@ from mace_jax.equivariance.couplings import (
     reduced_couplings,
 )
 from mace_jax.equivariance.irreps import SCALAR, VECTOR, Irrep, Irreps
+from mace_jax.model import symmetric_contraction as module
+from mace_jax.model.backend import DENSE, FROZEN, Backend
 from mace_jax.model.constant import Constant
+from mace_jax.model.split_computation import split_computation
 from mace_jax.model.symmetric_contraction import SymmetricContraction
 
 IRREPS = Irreps.parse("2x0e + 2x1o + 2x2e", "irreps")
@@ -25,7 +28,7 @@ BASES = [
 ]
 
 
-def contraction(use_reduced_cg: bool) -> SymmetricContraction:
+def contraction(use_reduced_cg: bool, backend: Backend = DENSE) -> SymmetricContraction:
     return SymmetricContraction(
         IRREPS,
         TARGETS,
@@ -35,6 +38,7 @@ def contraction(use_reduced_cg: bool) -> SymmetricContraction:
         use_reduced_cg=use_reduced_cg,
         dtype="float64",
         rng=np.random.default_rng(1),
+        backend=backend,
     )
 
 
@@ -56,6 +60,34 @@ def test_is_the_weighted_sum_of_all_couplings(use_reduced_cg, basis, compile_fas
             expected[node, :, channel] += coefficients @ powers @ weights[species[node], :, channel]
         assert np.abs(expected).max() > 0.1
         assert_allclose(found[target], expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("use_reduced_cg", [False, True])
+def test_frozen_it_is_the_same(use_reduced_cg, compile_fast, monkeypatch):
+    species = np.array([2, 0, 1, 2])
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 9, 2)))
+    layers = [contraction(use_reduced_cg, backend) for backend in (DENSE, FROZEN)]
+
+    def values_and_gradient(layer):
+        def total(x):
+            values = layer(x, species)
+            return sum(jnp.sin(y).sum() for y in values.values()), values
+
+        return jax.jit(jax.grad(total, has_aux=True), compiler_options=compile_fast)(x)
+
+    expected, found = map(values_and_gradient, layers)
+    jax.tree.map(lambda a, b: assert_allclose(a, b, atol=1e-12), found, expected)
+    assert "dot_general" in operations_of_rows(layers[0], x, species)
+    assert "dot_general" not in operations_of_rows(layers[1], x, species)
+    monkeypatch.setattr(module, "_MOST_MONOMIALS", 50)
+    assert "dot_general" in operations_of_rows(layers[1], x, species)
+
+
+def operations_of_rows(layer, x, species):
+    """Return what is done with ``x``, as text; what is done with weights alone left out."""
+    graphdef, state = nnx.split(layer)
+    weights = split_computation(lambda state, x: nnx.merge(graphdef, state)(x, species), state, x)
+    return str(jax.make_jaxpr(weights.finish)(weights.prepare(state), x))
 
 
 def test_only_reduced_couplings_are_constants_of_the_network():

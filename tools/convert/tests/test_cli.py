@@ -227,7 +227,7 @@ def test_predict(run, write_stored, tmp_path):
     frames = read(tmp_path / "model-predictions.extxyz", ":", format="extxyz")
     assert summary["path"].endswith("model-predictions.extxyz")
     assert summary["head"] == "Default"
-    energies = [frame.info.get("energy", frame.get_potential_energy()) for frame in frames]
+    energies = [frame.info["MACE_energy"] for frame in frames]
     np.testing.assert_allclose(energies, summary["energy"], rtol=1e-6)
     lines = outcome.err.splitlines()
     assert "model-predictions.extxyz: predictions by head Default" in lines[-3]

@@ -2,83 +2,152 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from mace_jax.artifacts.predictions import Predictions
+from mace_jax.artifacts.predictions import PredictedBlock
 from mace_jax.structures.structure import Structure
-from mace_jax_predict.label_errors import label_errors
+from mace_jax_predict.error_table import error_table
+from mace_jax_predict.label_errors import LabelErrors
 
 
-def structure(n: int, **properties: object) -> Structure:
-    labels = {name: np.asarray(value, dtype=float) for name, value in properties.items()}
+def structure(*numbers: int, config_type: str = "Default", cell: float = 0, **labels: object):
+    n = len(numbers)
     return Structure(
-        np.full(n, 1), np.zeros((n, 3)), np.zeros((3, 3)), np.zeros(3, dtype=bool), labels
+        np.array(numbers),
+        np.zeros((n, 3)),
+        cell * np.eye(3),
+        np.full(3, cell > 0),
+        {name: np.asarray(value, dtype=float) for name, value in labels.items()},
+        config_type=config_type,
     )
 
 
-def zeros(*n_node: int) -> Predictions:
-    n_graph, total = len(n_node), sum(n_node)
-    return Predictions(
-        np.array(n_node),
-        {
-            "energy": np.zeros(n_graph),
-            "node_energy": np.zeros(total),
-            "forces": np.zeros((total, 3)),
-            "stress": np.zeros((n_graph, 3, 3)),
-        },
+def zeros(*structures: Structure, heads: list[str] | None = None) -> PredictedBlock:
+    n_graph, n_atoms = len(structures), sum(map(len, structures))
+    shapes = {"energy": (n_graph,), "forces": (n_atoms, 3), "stress": (n_graph, 3, 3)}
+    shapes |= {"dipole": (n_graph, 3), "charges": (n_atoms,), "virials": (n_graph, 3, 3)}
+    return PredictedBlock(
+        structures,
+        ["a.xyz"] * n_graph,
+        np.arange(n_graph),
+        heads or ["pbe"] * n_graph,
+        {name: np.zeros(shape) for name, shape in shapes.items()},
     )
 
 
-def test_energy_errors_are_per_atom():
-    errors = label_errors(zeros(2, 4), [structure(2, energy=6.0), structure(4, energy=-4.0)])
-    assert errors == {
-        "rmse_e_per_atom": pytest.approx(np.sqrt((3**2 + 1**2) / 2)),
-        "mae_e_per_atom": pytest.approx(2.0),
-    }
+def errors_of(*blocks: PredictedBlock) -> LabelErrors:
+    errors = LabelErrors()
+    for block in blocks:
+        errors.add(block)
+    return errors
 
 
-def test_force_errors_are_over_components_of_labelled_structures():
+def summary_of(*structures: Structure) -> dict:
+    return errors_of(zeros(*structures)).summary()
+
+
+def test_energies_in_all_and_per_atom():
+    found = summary_of(structure(1, 1, energy=6.0), structure(1, 1, 1, 1, energy=-4.0))
+    assert found["rmse_e"] == pytest.approx(np.sqrt((36 + 16) / 2))
+    assert found["mae_e"] == 5.0
+    assert found["rmse_e_per_atom"] == pytest.approx(np.sqrt((9 + 1) / 2))
+    assert found["mae_e_per_atom"] == 2.0
+    assert "rmse_f" not in found
+
+
+def test_a_missing_label_is_no_zero():
     forces = np.array([[3.0, 0.0, 0.0], [0.0, -4.0, 0.0]])
-    errors = label_errors(zeros(2, 3), [structure(2, forces=forces), structure(3)])
-    assert errors == {
-        "rmse_f": pytest.approx(np.sqrt(25 / 6)),
-        "mae_f": pytest.approx(7 / 6),
-        "rel_rmse_f": pytest.approx(100.0),
-    }
+    found = summary_of(structure(1, 1, forces=forces), structure(1, 1, 8))
+    assert found["rmse_f"] == pytest.approx(np.sqrt(25 / 6))
+    assert found["mae_f"] == pytest.approx(7 / 6)
+    assert found["rel_rmse_f"] == pytest.approx(100)
+    assert found["by_config_type"]["Default"]["n_labels"] == {"forces": 1}
+    assert found["by_config_type"]["Default"]["n_graph"] == 2
 
 
-def test_stress_errors():
-    errors = label_errors(zeros(1), [structure(1, stress=np.eye(3))])
-    assert errors == {
-        "rmse_stress": pytest.approx(np.sqrt(3 / 9)),
-        "mae_stress": pytest.approx(3 / 9),
-    }
+def test_forces_by_element():
+    forces = np.array([[3.0, 0.0, 0.0], [0.0, -4.0, 0.0], [0.0, 0.0, 1.0]])
+    found = summary_of(structure(8, 1, 1, forces=forces), structure(8))["by_element"]
+    assert found["O"]["rmse_f"] == pytest.approx(np.sqrt(9 / 3))
+    assert found["H"]["rmse_f"] == pytest.approx(np.sqrt(17 / 6))
+    assert found["H"]["mae_f"] == pytest.approx(5 / 6)
+    assert found["O"]["n_atoms"] == 2
+    assert found["O"]["n_labels"] == {"forces": 1}
 
 
-def test_errors_belong_to_their_own_structure():
-    """The second structure's rows start behind those of the first."""
-    predictions = zeros(2, 1)
-    predictions.quantities["forces"][2] = [1.0, 2.0, 3.0]
-    predictions.quantities["energy"][1] = 5.0
-    labels = [structure(2), structure(1, energy=5.0, forces=[[1.0, 2.0, 3.0]])]
-    errors = label_errors(predictions, labels)
-    assert errors["rmse_f"] == errors["rmse_e_per_atom"] == errors["rel_rmse_f"] == 0
+def test_by_config_type_and_head():
+    block = zeros(
+        structure(1, energy=1.0, config_type="bulk"),
+        structure(1, energy=3.0, config_type="slab"),
+        structure(1, energy=5.0, config_type="bulk"),
+        heads=["pbe", "pbe", "scan"],
+    )
+    found = errors_of(block).summary()
+    assert found["by_config_type"]["bulk"]["mae_e"] == 3.0
+    assert found["by_config_type"]["slab"]["mae_e"] == 3.0
+    assert found["by_head"]["pbe"]["mae_e"] == 2.0
+    assert found["by_head"]["scan"]["mae_e"] == 5.0
+    assert "by_element" not in found
 
 
-def test_no_labels_no_errors():
-    assert label_errors(zeros(2), [structure(2)]) == {}
+def test_stress_and_virials_need_a_cell():
+    labels = {"stress": np.eye(3), "virials": 2 * np.eye(3)}
+    found = summary_of(structure(1, 1, cell=3, **labels), structure(1, 1, **labels))
+    assert found["rmse_stress"] == pytest.approx(np.sqrt(3 / 9))
+    assert found["mae_virials_per_atom"] == pytest.approx(3 / 9)
+    assert found["by_head"]["pbe"]["n_labels"] == {"stress": 1, "virials": 1}
+    assert "rmse_stress" not in summary_of(structure(1, 1, **labels))
 
 
-def test_labels_of_what_the_model_does_not_predict_count_nowhere():
-    labelled = structure(2, energy=6.0, forces=np.ones((2, 3)), stress=np.eye(3))
-    dipoles = Predictions(np.array([2]), {"dipole": np.zeros((1, 3))})
-    assert label_errors(dipoles, [labelled]) == {}
-    energies = Predictions(np.array([2]), {"energy": np.zeros(1)})
-    assert label_errors(energies, [labelled]) == {
-        "rmse_e_per_atom": pytest.approx(3.0),
-        "mae_e_per_atom": pytest.approx(3.0),
-    }
+def test_dipoles_and_charges():
+    found = summary_of(structure(1, 8, dipole=[0, 3, 4], charges=[0.5, -1]))
+    assert found["rmse_mu"] == pytest.approx(5 / np.sqrt(3))
+    assert found["mae_mu_per_atom"] == pytest.approx(7 / 6)
+    assert found["by_element"]["O"]["rmse_charges"] == 1.0
 
 
-def test_zero_force_labels_have_no_relative_error():
-    errors = label_errors(zeros(1), [structure(1, forces=np.zeros((1, 3)))])
-    assert errors == {"rmse_f": 0.0, "mae_f": 0.0}
+def test_no_labels_no_errors_and_no_table():
+    errors = errors_of(zeros(structure(1), structure(8, 1)))
+    assert errors.summary() == {}
+    assert list(error_table(errors)) == []
+
+
+def test_labels_of_what_is_not_predicted_count_nowhere():
+    block = zeros(structure(1, energy=2.0, dipole=[1, 2, 3]))
+    block = block._replace(predictions={"dipole": block.predictions["dipole"]})
+    found = errors_of(block).summary()
+    assert found["mae_mu"] == 2.0
+    assert "rmse_e" not in found
+
+
+def test_zero_labels_have_no_relative_error():
+    found = summary_of(structure(1, forces=np.zeros((1, 3))))
+    assert (found["rmse_f"], "rel_rmse_f" in found) == (0.0, False)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=12), st.integers(1, 5), st.randoms())
+def test_neither_blocks_nor_order_change_a_bit(energies, size, random):
+    several = [structure(1, 8, energy=energy) for energy in energies]
+    whole = errors_of(zeros(*several)).summary()
+    random.shuffle(several)
+    blocks = [zeros(*several[i : i + size]) for i in range(0, len(several), size)]
+    assert errors_of(*blocks).summary() == whole
+
+
+def test_the_table_has_lines_for_groups_and_elements():
+    block = zeros(
+        structure(1, energy=1.0, forces=[[3, 0, 0]], config_type="bulk"),
+        structure(8, energy=3.0, config_type="slab"),
+    )
+    lines = list(error_table(errors_of(block)))
+    assert lines[0].split("  ")[0] == "RMSE / MAE of"
+    assert "e_per_atom, eV" in lines[0]
+    assert [line.split()[:2] for line in lines[1:]] == [
+        ["all", "2"],
+        ["config_type", "bulk"],
+        ["config_type", "slab"],
+        ["element", "H"],
+    ]
+    assert lines[-1].endswith("1.73 / 1")

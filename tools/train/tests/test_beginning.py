@@ -128,7 +128,9 @@ def test_data_that_changed_meanwhile_are_refused(config, interrupted, tmp_path, 
     changed = tmp_path / "changed.xyz"
     changed.write_text(Path(train_xyz).read_text().replace("0.1", "0.2", 1))
     other = replace(config, datasets=replace(config.datasets, train_path=str(changed)))
-    with pytest.raises(IncompatibleError, match=r"changed\.xyz: is not what .*train was converted"):
+    with pytest.raises(
+        IncompatibleError, match=r"changed\.xyz: is not what .*train_0\.h5 was converted"
+    ):
         start(other, interrupted)
 
 

@@ -3,6 +3,7 @@
 import logging
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import get_args
 
 import click
 import pytest
@@ -136,6 +137,8 @@ def sample(flag, name):
     kind, words = without_none(FIELDS[flag.target]), choices(FIELDS[flag.target])
     if words:
         return [words[-1]], words[-1]
+    if tuple[str, ...] in get_args(kind):
+        return ["['a.h5', 'b/*.xyz']"], ("a.h5", "b/*.xyz")
     return {int: (["3"], 3), float: (["0.25"], 0.25), str: (["word"], "word")}[kind]
 
 
@@ -146,6 +149,8 @@ def context_of(flag):
         context.append("--swa")
     if flag.target.startswith("wandb_run."):
         context.append("--wandb")
+    if flag.target.startswith("tensorboard."):
+        context.append("--tensorboard")
     return context
 
 
@@ -220,6 +225,21 @@ def test_any_flag_of_stage_two_turns_it_on(flag):
 def test_any_flag_of_wandb_turns_it_on_unless_it_is_turned_off(arguments):
     assert resolve(*DATA, *arguments)["wandb_run.enabled"]
     assert not resolve(*DATA, *arguments, "--no-wandb")["wandb_run.enabled"]
+
+
+def test_a_folder_for_tensorboard_turns_it_on_unless_it_is_turned_off():
+    assert resolve(*DATA, "--tensorboard-dir", "events")["tensorboard.enabled"]
+    off = resolve(*DATA, "--tensorboard-dir", "events", "--no-tensorboard")
+    assert not off["tensorboard.enabled"]
+
+
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+def test_one_path_or_several(split):
+    name, value = f"--{split}-path", f"datasets.{split}_path"
+    assert resolve(*DATA, name, "a b.h5")[value] == "a b.h5"
+    assert resolve(*DATA, name, "['a b.h5']")[value] == ("a b.h5",)
+    with pytest.raises(click.UsageError, match="not a path or a list of paths"):
+        parse(name, "['a.h5', ")
 
 
 def test_tags_are_given_one_by_one():

@@ -466,6 +466,15 @@ def test_a_constant_rate_after_a_warmup():
     assert load(*lines).optimizer.scheduler == ScheduleConfig(warmup_epochs=3.0)
 
 
+def test_what_a_section_refers_to_goes_with_it(caplog):
+    """``None`` takes stage two away, whatever a file says of its loss."""
+    lines = ["train.swa_config = @SWAConfig", "SWAConfig.loss = @stage_two_loss"]
+    lines += ["stage_two_loss.energy_weight = 1000.0"]
+    assert load(*lines).train.swa_config.loss.energy_weight == 1000
+    assert load(*lines, "train.swa_config = None") == DEFAULT
+    assert "nothing refers to @stage_two_loss" in caplog.text
+
+
 def test_parameters_of_what_nothing_refers_to_are_told(caplog):
     lines = [line for parameters, _ in SCHEDULES.values() for line in parameters]
     lines += ["SWAConfig.lr = 1.0", "stage_two_loss.energy_weight = 1.0", "adam.b1 = 0.5"]
@@ -515,7 +524,9 @@ def test_another_schedule_by_a_flag_leaves_the_parameters_of_the_first(caplog):
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=8)
 NUMBER = st.floats(1e-3, 0.9)
+PATHS = TEXT | st.lists(TEXT, min_size=1, max_size=3).map(tuple)
 VALUES = {
+    **{f"datasets.{split}_path": PATHS for split in ("train", "valid", "test")},
     "datasets.atomic_numbers": st.lists(st.integers(1, 90), min_size=1, max_size=3).map(tuple),
     "datasets.config_type_weights": st.dictionaries(TEXT, NUMBER, max_size=2),
     "model.correlation": st.integers(1, 3) | st.tuples(st.integers(1, 3), st.integers(1, 3)),
@@ -553,7 +564,7 @@ def some_of(draw, section, names=None):
 @st.composite
 def configurations(draw):
     sections = {name: draw(some_of(name)) for name in FIELDS if "." not in name}
-    sections["datasets"] |= {"train_path": draw(TEXT)}
+    sections["datasets"] |= {"train_path": draw(PATHS)}
     optimizer = sections["optimizer"]
     algorithm = draw(st.sampled_from(sorted(ALGORITHM_PARAMETERS)))
     others = {name for names in ALGORITHM_PARAMETERS.values() for name in names}

@@ -78,6 +78,13 @@ def children(process: subprocess.Popen) -> list[int]:
     return sorted(int(pid) for pid in path.read_text().split())
 
 
+def test_the_first_of_two_processes_alone_writes_events(start):
+    pytest.importorskip("tensorboardX")
+    code, _, err = end(start("events", *TOGETHER, "--max-epochs", "1", "--tensorboard"))
+    assert code == 0, err
+    assert len(list((start.folder / "tensorboard" / "events").iterdir())) == 1
+
+
 def test_defects_1_and_15_two_processes_train_as_one_does_on_the_same_groups(start):
     """20 steps; one process gets the groups of both by adding up the gradients of two batches."""
     stem = str(start.folder / "two")

@@ -7,7 +7,8 @@ import pytest
 
 from mace_jax.errors import ConfigError
 from mace_jax_train.gin_config import load_train_config
-from mace_jax_train.wandb_run import report_of, require_wandb, tracker
+from mace_jax_train.reports import report_of
+from mace_jax_train.wandb_run import require_wandb, tracker
 
 TRAIN = {"mode": "train", "head": "Default", "epoch": 2, "loss": 1.5, "rmse_s": None, "time": 2.0}
 VALID = {"mode": "valid", "head": "surface", "epoch": 2, "loss": 0.5, "rmse_f": 0.25, "time": 1.0}

@@ -7,6 +7,7 @@ and the other way round. A missing property is the text ``None`` with weight 0.
 
 from bisect import bisect_right
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import h5py
@@ -15,16 +16,14 @@ from h5py import h5g, h5o
 from numpy.typing import NDArray
 
 from mace_jax.artifacts.hdf5_items import (
+    Hdf5Group,
     Item,
     create_group,
     limit_metadata_cache,
-    read_array,
-    read_if_present,
-    read_item,
-    read_text,
     replace_item,
     write_item,
 )
+from mace_jax.artifacts.hdf5_mapped_items import MappedGroup, MappedItems, UnknownFormError
 from mace_jax.artifacts.versioned import Document
 from mace_jax.errors import ArtifactError
 from mace_jax.structures.structure import PROPERTY_SHAPES, Structure, check_structure
@@ -150,6 +149,7 @@ class MaceFile:
         """
         limit_metadata_cache(file)
         self._name = file.filename
+        self._mapped = MappedItems(Path(file.filename)) if attributes else None
         try:
             self._batches = [_own_batch(file)] if attributes else _listed_batches(file)
         except _UNREADABLE:  # names without numbers, or no groups: not a MACE tree
@@ -198,12 +198,35 @@ class MaceFile:
         batch, config = self._find(number)
         place = f"{self._name}: {batch.name}/{config}"
         try:
-            structure = _read_structure(h5g.open(batch.group, config.encode()), place)
+            structure = self._read_mapped(batch, config, place) or self._read_by_hdf5(
+                batch, config, place
+            )
         except _UNREADABLE as error:
             message = f"{place}: {error}; create the dataset again"
             raise ArtifactError(message) from error
         check_structure(structure)
         return structure
+
+    def _read_by_hdf5(self, batch: _Batch, config: str, place: str) -> Structure:
+        group = h5g.open(batch.group, config.encode())
+        structure = _read_structure(Hdf5Group(group), place)
+        if self._mapped:
+            self._mapped.learn(group, _address(batch, config))
+        return structure
+
+    def _read_mapped(self, batch: _Batch, config: str, place: str) -> Structure | None:
+        """Read a structure like one before; None if there was none."""
+        if not self._mapped:
+            return None
+        try:
+            return _read_structure(self._mapped.group(_address(batch, config)), place)
+        except UnknownFormError:
+            return None
+
+
+def _address(batch: _Batch, config: str) -> int:
+    """Return where the header of a structure's group stands in the file."""
+    return int(batch.group.links.get_info(config.encode()).u)
 
 
 def _own_batch(file: h5py.File) -> _Batch:
@@ -226,48 +249,64 @@ def _number(name: str) -> int:
     return int(name.rpartition("_")[2])
 
 
-def _read_structure(group: h5g.GroupID, place: str) -> Structure:
-    labels, label_weights = h5g.open(group, b"properties"), h5g.open(group, b"property_weights")
+def _read_structure(group: Hdf5Group | MappedGroup, place: str) -> Structure:
+    labels, label_weights = group.group("properties"), group.group("property_weights")
     properties = _read_labels(labels)
     weights = {name: _read_number(label_weights, name) for name in properties}
-    atomic_numbers = read_array(group, "atomic_numbers")
+    atomic_numbers = _read_array(group, "atomic_numbers")
     if atomic_numbers.dtype != np.int64:
         message = f"atomic_numbers of type {atomic_numbers.dtype}, expected integers"
         raise TypeError(message)
-    cell, pbc = read_item(group, "cell"), read_item(group, "pbc")
+    cell, pbc = group.read("cell"), group.read("pbc")
     return Structure(
         atomic_numbers,
-        _real(read_array(group, "positions")),
+        _real(_read_array(group, "positions")),
         np.zeros((3, 3)) if _is_missing(cell) else _real(cell),
         np.zeros(3, bool) if _is_missing(pbc) else np.asarray(pbc, bool),
         properties,
         weights,
         _read_number(group, "weight"),
-        read_text(group, "config_type") or "Default",
+        _read_text(group, "config_type") or "Default",
         _read_head(labels),
         place,
     )
 
 
-def _read_labels(group: h5g.GroupID) -> dict[str, NDArray[np.float64]]:
+def _read_labels(group: Hdf5Group | MappedGroup) -> dict[str, NDArray[np.float64]]:
     properties = {}
     for name in PROPERTY_SHAPES:
-        value = read_if_present(group, name)
+        value = group.read_if_present(name)
         if value is not None and not _is_missing(value):
             properties[name] = symmetric_matrix(value) if name in _MATRICES else _real(value)
     return properties
 
 
-def _read_head(group: h5g.GroupID) -> str:
-    head = read_if_present(group, "head")
+def _read_head(group: Hdf5Group | MappedGroup) -> str:
+    head = group.read_if_present("head")
     if not (head is None or isinstance(head, str)):
         message = "head is no text"
         raise TypeError(message)
     return "Default" if head in (None, "", _MISSING) else head
 
 
-def _read_number(group: h5g.GroupID, name: str) -> float:
-    return float(read_array(group, name).item())
+def _read_array(group: Hdf5Group | MappedGroup, name: str) -> NDArray[Any]:
+    value = group.read(name)
+    if isinstance(value, str):
+        message = f"{name} is the text {value!r}, expected numbers"
+        raise TypeError(message)
+    return value
+
+
+def _read_text(group: Hdf5Group | MappedGroup, name: str) -> str:
+    value = group.read(name)
+    if not isinstance(value, str):
+        message = f"{name} is an array of {value.dtype}, expected a text"
+        raise TypeError(message)
+    return value
+
+
+def _read_number(group: Hdf5Group | MappedGroup, name: str) -> float:
+    return float(_read_array(group, name).item())
 
 
 def _is_missing(value: NDArray[Any] | str) -> bool:

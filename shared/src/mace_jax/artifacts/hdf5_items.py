@@ -83,32 +83,28 @@ def read_item(group: h5g.GroupID, name: str) -> Item:
     raise TypeError(message)
 
 
-def read_array(group: h5g.GroupID, name: str) -> NDArray[Any]:
-    """Read an item that must be an array; errors as of ``read_item``."""
-    value = read_item(group, name)
-    if isinstance(value, str):
-        message = f"{name} is the text {value!r}, expected numbers"
-        raise TypeError(message)
-    return value
+class Hdf5Group:
+    """The items of a group by name, read by HDF5."""
 
+    def __init__(self, group: h5g.GroupID) -> None:
+        self._group = group
 
-def read_text(group: h5g.GroupID, name: str) -> str:
-    """Read an item that must be a text; errors as of ``read_item``."""
-    value = read_item(group, name)
-    if not isinstance(value, str):
-        message = f"{name} is an array of {value.dtype}, expected a text"
-        raise TypeError(message)
-    return value
+    def group(self, name: str) -> "Hdf5Group":
+        """Return a group in this one; errors as of ``read_item``."""
+        return Hdf5Group(h5g.open(self._group, name.encode()))
 
+    def read(self, name: str) -> Item:
+        """Return an item; errors as of ``read_item``."""
+        return read_item(self._group, name)
 
-def read_if_present(group: h5g.GroupID, name: str) -> Item | None:
-    """Read an item, or return None if there is none of that name; errors as of ``read_item``."""
-    try:
-        return read_item(group, name)
-    except KeyError:
-        if name.encode() in group:
-            raise
-        return None
+    def read_if_present(self, name: str) -> Item | None:
+        """Return an item, or None if there is none of that name; errors as of ``read_item``."""
+        try:
+            return read_item(self._group, name)
+        except KeyError:
+            if name.encode() in self._group:
+                raise
+            return None
 
 
 def _read(item: h5d.DatasetID, dtype: np.dtype[Any], kind: h5t.TypeID) -> NDArray[Any]:

@@ -1,20 +1,18 @@
-"""Predictions as ``.npz``, ``.extxyz`` or ``.parquet``, in the order of the input."""
+"""Predictions: what is in a file of them, and the ``.npz`` form."""
 
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mace_jax.artifacts.atomic_write import atomic_file
 from mace_jax.artifacts.versioned import Document, check_document, tag
 from mace_jax.errors import ArtifactError, ConfigError
-from mace_jax.structures.structure import Structure, volume
+from mace_jax.structures.structure import Structure
 
 KIND = "predictions"
 # What numpy and zipfile raise on damaged files.
@@ -27,10 +25,13 @@ _UNREADABLE = (
     NotImplementedError,
     zipfile.BadZipFile,
 )
-SUFFIXES = (".npz", ".extxyz", ".xyz", ".parquet")
+HDF5_SUFFIXES = (".h5", ".hdf5")
+EXTXYZ_SUFFIXES = (".extxyz", ".xyz")
+SUFFIXES = (*HDF5_SUFFIXES, ".npz", *EXTXYZ_SUFFIXES, ".parquet")
+# How files say that each structure was predicted by the readout head that it names.
+OWN_HEADS = "each structure's own"
 
-
-# Shape of each quantity in terms of the number of atoms n.
+# Shape of each quantity in terms of the number of atoms n, and of features k.
 SHAPES: dict[str, tuple[str | int, ...]] = {
     "energy": (),
     "forces": ("n", 3),
@@ -41,7 +42,13 @@ SHAPES: dict[str, tuple[str | int, ...]] = {
     "atomic_dipoles": ("n", 3),
     "charges": ("n",),
     "polarizability": (3, 3),
+    "descriptors": ("n", "k"),
 }
+
+
+def is_per_atom(name: str) -> bool:
+    """Return whether a quantity has a row for each atom, and not one for the structure."""
+    return "n" in SHAPES[name]
 
 
 @dataclass(frozen=True)
@@ -54,20 +61,42 @@ class Predictions:
             ``energy`` (total, eV), ``forces`` (eV/Å), ``stress`` (eV/Å³, zero for a structure
             without a periodic cell), ``virials`` (eV), ``node_energy`` (eV, E0 included),
             ``dipole`` and ``atomic_dipoles`` (Debye; e·Å by AtomicDielectricMACE),
-            ``charges`` (e), ``polarizability``.
+            ``charges`` (e), ``polarizability``, ``descriptors``.
     """
 
     n_node: NDArray[np.int64]
-    quantities: Mapping[str, NDArray[np.float64]]
+    quantities: Mapping[str, NDArray[np.floating]]
 
-    def of_structure(self, index: int) -> dict[str, NDArray[np.float64]]:
+    def of_structure(self, index: int) -> dict[str, NDArray[np.floating]]:
         """Return the arrays of one structure."""
         end = int(self.n_node[: index + 1].sum())
         atoms = slice(end - int(self.n_node[index]), end)
         return {
-            name: array[atoms] if "n" in SHAPES[name] else array[index]
+            name: array[atoms] if is_per_atom(name) else array[index]
             for name, array in self.quantities.items()
         }
+
+
+class PredictedBlock(NamedTuple):
+    """Some structures in succession and what was predicted of them.
+
+    Attributes:
+        structures: with the labels that they came with.
+        sources, frames: the file that each was read from, and its number there, from 0.
+        heads: the readout head that predicted each.
+        predictions: rows of all of them, as in ``Predictions.quantities``.
+    """
+
+    structures: Sequence[Structure]
+    sources: Sequence[str]
+    frames: NDArray[np.int64]
+    heads: Sequence[str]
+    predictions: Mapping[str, NDArray[np.floating]]
+
+    @property
+    def n_node(self) -> NDArray[np.int64]:
+        """Atoms of each structure."""
+        return np.array([len(structure) for structure in self.structures], np.int64)
 
 
 def require_predictions_suffix(path: Path) -> None:
@@ -81,97 +110,37 @@ def require_predictions_suffix(path: Path) -> None:
         raise ConfigError(message)
 
 
-def write_predictions(
+def predictions_metadata(
     path: Path,
-    predictions: Predictions,
-    structures: Sequence[Structure],
-    head: str,
     provenance: dict[str, Any],
-) -> None:
-    """Write predictions atomically in the format of the suffix.
+    *,
+    head: str,
+    quantities: Sequence[str],
+    labels: Sequence[str],
+    n_graph: int,
+    n_skipped: int = 0,
+) -> Document:
+    """Return the checked metadata of a file of predictions.
 
     Args:
-        path: target.
-        predictions: the numbers.
-        structures: what they belong to; written along in extxyz.
-        head: the readout head used.
+        path: of the file, for messages.
         provenance: record of ``make_provenance``.
+        head: the readout head used, or ``OWN_HEADS``.
+        quantities: names of what was predicted.
+        labels: names of the labels that are written along.
+        n_graph: structures.
+        n_skipped: structures of the input that were passed over.
     """
-    require_predictions_suffix(path)
     metadata = {
         "schema": tag(KIND),
         "provenance": provenance,
         "head": head,
-        "quantities": list(predictions.quantities),
-        "n_graph": len(predictions.n_node),
+        "quantities": list(quantities),
+        "labels": list(labels),
+        "n_graph": n_graph,
+        "n_skipped": n_skipped,
     }
-    check_document(metadata, KIND, path)
-    with atomic_file(path) as temporary:
-        if path.suffix == ".npz":
-            _write_npz(temporary, predictions, metadata)
-        elif path.suffix == ".parquet":
-            _write_parquet(temporary, predictions, metadata)
-        else:
-            _write_extxyz(temporary, predictions, structures, metadata)
-
-
-def _write_npz(path: Path, predictions: Predictions, metadata: Document) -> None:
-    with path.open("wb") as file:
-        arrays: dict[str, Any] = {"n_node": predictions.n_node, **predictions.quantities}
-        np.savez(file, **arrays, metadata=np.array(json.dumps(metadata)))
-
-
-def _write_parquet(path: Path, predictions: Predictions, metadata: Document) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    per_atom = np.concatenate([[0], np.cumsum(predictions.n_node)])
-    atoms = [slice(*bounds) for bounds in pairwise(per_atom)]
-    columns: dict[str, Any] = {"n_node": predictions.n_node}
-    for name, array in predictions.quantities.items():
-        if "n" in SHAPES[name]:
-            columns[name] = [array[rows].ravel() for rows in atoms]
-        else:
-            columns[name] = list(array.reshape(len(array), -1)) if SHAPES[name] else array
-    table = pa.table(columns)
-    pq.write_table(table.replace_schema_metadata({"mace_jax": json.dumps(metadata)}), path)
-
-
-def _write_extxyz(
-    path: Path, predictions: Predictions, structures: Sequence[Structure], metadata: Document
-) -> None:
-    from ase import Atoms
-    from ase.io.extxyz import write_extxyz
-
-    with path.open("w", encoding="utf-8") as file:
-        for index, structure in enumerate(structures):
-            atoms = Atoms(
-                numbers=structure.atomic_numbers,
-                positions=structure.positions,
-                cell=structure.cell,
-                pbc=structure.pbc,
-            )
-            if index == 0:
-                atoms.info.update(_flat_metadata(metadata))
-            for name, value in predictions.of_structure(index).items():
-                if name in ("stress", "virials") and not np.isfinite(volume(structure)):
-                    continue
-                if "n" in SHAPES[name]:
-                    atoms.arrays[name] = value
-                else:
-                    atoms.info[name] = value if SHAPES[name] else float(value)
-            write_extxyz(file, [atoms], write_results=False)
-
-
-def _flat_metadata(metadata: Document) -> dict[str, str]:
-    """Return metadata as comment-line entries, one a field: the C parser refuses long ones."""
-    record = {**metadata, **metadata["provenance"]}
-    del record["provenance"]
-    inputs = {f"input_{number}": item for number, item in enumerate(record.pop("inputs"))}
-    return {
-        f"mace_jax_{name}": json.dumps(value, ensure_ascii=False)
-        for name, value in {**record, **inputs}.items()
-    }
+    return check_document(metadata, KIND, path)
 
 
 def read_predictions(path: Path) -> tuple[Document, Predictions]:
@@ -203,8 +172,9 @@ def _check_shapes(predictions: Predictions, quantities: Sequence[str], path: Pat
         raise ArtifactError(message)
     n_graph, n_atoms = predictions.n_node.size, int(predictions.n_node.sum())
     for name, array in predictions.quantities.items():
-        shape = tuple(size for size in SHAPES[name] if size != "n")
-        expected = (n_atoms if "n" in SHAPES[name] else n_graph, *shape)
+        sizes = {"n": n_atoms, "k": array.shape[-1] if array.ndim else 0}
+        shape = tuple(sizes[size] if isinstance(size, str) else size for size in SHAPES[name])
+        expected = shape if is_per_atom(name) else (n_graph, *shape)
         if array.shape != expected:
             message = f"{path}: {name}: shape {array.shape}, expected {expected}; {remedy}"
             raise ArtifactError(message)

@@ -93,10 +93,10 @@ def _torch_statistics_to_v1(document: Document) -> Document:
     return {"schema": schema, "provenance": provenance, **document, **texts}
 
 
-def statistics_training_digest(path: Path) -> str | None:
-    """Return the SHA-256 of the dataset the statistics were computed from; None if not recorded."""
+def statistics_training_digests(path: Path) -> list[str]:
+    """Return the SHA-256 of the datasets the statistics were computed from, if recorded."""
     inputs = read_json(path).get("provenance", {}).get("inputs", [])
-    return next((item["sha256"] for item in inputs if item["role"] == "train"), None)
+    return [item["sha256"] for item in inputs if item["role"] == "train"]
 
 
 def statistics_input(path: Path) -> Input:

@@ -55,7 +55,7 @@ def check_consistency(config: TrainConfig, where: Callable[[str], str]) -> None:
     Raises:
         ConfigError: names the first value that contradicts another.
     """
-    checks = (_optimizer, _schedule, _averaging, _stage_two, _predicted, _run)
+    checks = (_datasets, _optimizer, _schedule, _averaging, _stage_two, _predicted, _run)
     for name, problem in chain.from_iterable(check(config) for check in checks):
         value: Any = config
         for part in name.split("."):
@@ -72,6 +72,12 @@ def _strays(
         if getattr(values, name) != getattr(defaults, name):
             having = " or ".join(other for other, names in parameters.items() if name in names)
             yield f"{prefix}.{name}", f"{chosen} has no such parameter; remove it or take {having}"
+
+
+def _datasets(config: TrainConfig) -> Iterator[Problem]:
+    for split in ("train", "valid", "test"):
+        if getattr(config.datasets, f"{split}_path") in ((), ""):
+            yield f"datasets.{split}_path", "it names no data; give a path, or several"
 
 
 def _optimizer(config: TrainConfig) -> Iterator[Problem]:

@@ -50,10 +50,12 @@ class LogsConfig:
 
 @dataclass(frozen=True)
 class DatasetsConfig:
-    """What the run reads. A path is HDF5 (file, folder, glob) or extxyz.
+    """What the run reads.
 
     Attributes:
-        train_path, valid_path, test_path: the splits.
+        train_path, valid_path, test_path: the splits: a path, or several, whose structures follow
+            each other. Each is HDF5 (a file, folder or glob ``*.h5`` is one dataset), extxyz or
+            anything else that ASE reads, or a glob of such files.
         statistics_file: of preprocess; computed if there is none.
         train_plan, valid_plan, test_plan: of plan-batches; made if there is none.
         r_max: cutoff, Å; the same as ``model.r_max``.
@@ -70,9 +72,9 @@ class DatasetsConfig:
         num_workers: processes that make the batches of each split; 0: this one does.
     """
 
-    train_path: str
-    valid_path: str | None = None
-    test_path: str | None = None
+    train_path: str | tuple[str, ...]
+    valid_path: str | tuple[str, ...] | None = None
+    test_path: str | tuple[str, ...] | None = None
     statistics_file: str | None = None
     train_plan: str | None = None
     valid_plan: str | None = None
@@ -339,6 +341,18 @@ class WandbConfig:
 
 
 @dataclass(frozen=True)
+class TensorboardConfig:
+    """Reports as event files, which TensorBoard shows.
+
+    ``dir`` is the folder in which each run has one of its tag; by default ``tensorboard`` in
+    ``logs.directory``.
+    """
+
+    enabled: bool = False
+    dir: str | None = None
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """All sections of a run's configuration."""
 
@@ -350,6 +364,7 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainSection = field(default_factory=TrainSection)
     wandb_run: WandbConfig = field(default_factory=WandbConfig)
+    tensorboard: TensorboardConfig = field(default_factory=TensorboardConfig)
 
 
 SECTIONS: dict[str, type] = {
@@ -361,4 +376,5 @@ SECTIONS: dict[str, type] = {
     "optimizer": OptimizerConfig,
     "train": TrainSection,
     "wandb_run": WandbConfig,
+    "tensorboard": TensorboardConfig,
 }

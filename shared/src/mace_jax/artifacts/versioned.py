@@ -60,96 +60,14 @@ def _statistics_v1_to_v2(statistics: Document) -> Document:
     return {**_of_version(statistics, 2), "energy_std": None, "heads": {}}
 
 
-# What version 4 of train_config can say and version 3 could not; everything else was as it is now.
-_NOT_IN_VERSION_3: Mapping[str, Document] = {
-    "flags": {
-        "distributed": False,
-        "process_count": None,
-        "process_index": None,
-        "coordinator_address": None,
-        "coordinator_port": None,
-    },
-    "logs": {"level": "INFO"},
-    "datasets": {
-        "virials_key": None,
-        "dipole_key": None,
-        "polarizability_key": None,
-        "charges_key": None,
-        "head_key": None,
-        "config_type_weights": None,
-        "shuffle": True,
-        "max_batches": None,
-        "num_workers": 0,
-    },
-    "model": {
-        "start_from": None,
-        "torch_checkpoint": None,
-        "foundation_model": None,
-        "torch_head": None,
-        "torch_param_dtype": None,
-    },
-    "loss": {
-        "loss_cls": "weighted",
-        "virials_weight": None,
-        "dipole_weight": None,
-        "huber_delta": 0.01,
-    },
-    "optimizer": {
-        "accumulate": 1,
-        "scheduler": {
-            "name": "constant",
-            "decay_rate": 0.9993,
-            "transition_steps": 1.0,
-            "transition_begin": 0.0,
-            "staircase": True,
-            "end_value": 0.0,
-            "boundaries_and_scales": [],
-            "factor": 0.8,
-            "patience": 50,
-            "threshold": 1e-4,
-            "min_lr": 0.0,
-            "warmup_epochs": 0.0,
-        },
-        "schedule_free_b1": 0.95,
-        "schedule_free_weight_lr_power": 2.0,
-    },
-    "train": {
-        "eval_train": False,
-        "eval_test": False,
-        "log_errors": "PerAtomRMSE",
-        "best_metric": "loss",
-        "swa_config": None,
-        "max_skipped_steps": 0,
-        "checkpoint_dir": None,
-        "checkpoint_steps": None,
-        "checkpoint_every": None,
-        "checkpoint_keep": 1,
-        "checkpoint_best": False,
-        "resume_from": None,
-    },
-    "wandb_run": {
-        "enabled": False,
-        "project": None,
-        "entity": None,
-        "group": None,
-        "name": None,
-        "tags": [],
-        "notes": None,
-        "mode": None,
-        "dir": None,
-    },
-}
+def _train_config_v4_to_v5(config: Document) -> Document:
+    """Version 5 reports to TensorBoard, and can read a split from several paths."""
+    return {**_of_version(config, 5), "tensorboard": {"enabled": False, "dir": None}}
 
 
-def _train_config_v3_to_v4(config: Document) -> Document:
-    """Version 4 has more losses, optimizers and schedules, stage two, checkpoints, processes."""
-    sections = {name: {**new, **config.get(name, {})} for name, new in _NOT_IN_VERSION_3.items()}
-    return {**_of_version(config, 4), **sections}
-
-
-def _predictions_v1_to_v2(metadata: Document) -> Document:
-    """Version 2 has more quantities."""
-    return _of_version(metadata, 2)
+def _predictions_v2_to_v3(metadata: Document) -> Document:
+    """Version 3 may hold labels and descriptors, and structures may have been passed over."""
+    return {**_of_version(metadata, 3), "labels": [], "n_skipped": 0}
 
 
 def _metrics_v1_to_v2(line: Document) -> Document:
@@ -189,9 +107,9 @@ MIGRATIONS: Mapping[tuple[str, int], Callable[[Document], Document]] = {
     ("dataset", 1): _dataset_v1_to_v2,
     ("metrics", 1): _metrics_v1_to_v2,
     ("model_bundle", 1): _model_bundle_v1_to_v2,
-    ("predictions", 1): _predictions_v1_to_v2,
+    ("predictions", 2): _predictions_v2_to_v3,
     ("statistics", 1): _statistics_v1_to_v2,
-    ("train_config", 3): _train_config_v3_to_v4,
+    ("train_config", 4): _train_config_v4_to_v5,
 }
 
 
@@ -224,10 +142,10 @@ def check_part(document: Any, kind: str, version: int, path: Path, *, place: str
 
 
 def _upgraded(document: Any, kind: str, version: int, where: str) -> Document:
-    _validate(document, kind, version, where)
+    validate(document, kind, version, where)
     if version < current_version(kind):
         document = MIGRATIONS[kind, version](document)
-        _validate(document, kind, current_version(kind), where)
+        validate(document, kind, current_version(kind), where)
     return document
 
 
@@ -270,7 +188,12 @@ def _remake(kind: str) -> str:
     return f"create it with {MADE_BY[kind]}"
 
 
-def _validate(document: Document, kind: str, version: int, where: str) -> None:
+def validate(document: Document, kind: str, version: int, where: str) -> None:
+    """Check a document against the schema of ``version``, which may be one no longer read.
+
+    Raises:
+        ArtifactError: the schema forbids something in it.
+    """
     from jsonschema.exceptions import best_match
 
     error = best_match(_validator(kind, version).iter_errors(document))
@@ -314,5 +237,5 @@ def read_json(path: Path) -> Any:
 def write_json(path: Path, document: Document, kind: str) -> None:
     """Validate ``document`` and write it atomically."""
     text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
-    _validate(json.loads(text), kind, current_version(kind), str(path))
+    validate(json.loads(text), kind, current_version(kind), str(path))
     write_bytes(path, text.encode() + b"\n")

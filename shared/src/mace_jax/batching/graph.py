@@ -1,6 +1,7 @@
 """Graphs: structures with their pairs of neighbours, as a model reads them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -204,13 +205,27 @@ def assumed_inputs(
     structures: Sequence[Structure], specs: Sequence[EmbeddingSpec]
 ) -> Iterator[str]:
     """Yield a sentence for each input that some structures do not give."""
+    return assumptions(given_inputs(structures, specs), len(structures), specs)
+
+
+def given_inputs(structures: Iterable[Structure], specs: Sequence[EmbeddingSpec]) -> Counter[str]:
+    """Return how many structures give each input, by its source."""
+    return Counter(
+        spec.source
+        for structure in structures
+        for spec in specs
+        if spec.source in structure.inputs or spec.source in structure.properties
+    )
+
+
+def assumptions(
+    given: Mapping[str, int], n_structures: int, specs: Sequence[EmbeddingSpec]
+) -> Iterator[str]:
+    """Yield a sentence for each input that fewer than all ``n_structures`` give."""
     for spec in specs:
-        missing = sum(
-            spec.source not in structure.inputs and spec.source not in structure.properties
-            for structure in structures
-        )
-        if missing and spec.name in DEFAULT_INPUTS:
+        count = given.get(spec.source, 0)
+        if count < n_structures and spec.name in DEFAULT_INPUTS:
             yield (
-                f"{spec.source}: given by {len(structures) - missing} of {len(structures)} "
-                f"structures; {DEFAULT_INPUTS[spec.name]:g} is assumed for the others"
+                f"{spec.source}: given by {count} of {n_structures} structures; "
+                f"{DEFAULT_INPUTS[spec.name]:g} is assumed for the others"
             )

@@ -44,17 +44,17 @@ class PlanSettings:
 
 
 def plan_batches(
-    dataset: Dataset,
+    datasets: Sequence[Dataset],
     r_max: float,
     n_edge: int,
     seed: int = 0,
     track: Track = track_silently,
     processes: int = 1,
 ) -> BatchPlan:
-    """Plan batches of one shape for one dataset.
+    """Plan batches of one shape.
 
     Args:
-        dataset: the data.
+        datasets: the data; graph ids run through them in this order.
         r_max: cutoff, Å.
         n_edge: edge cap of a batch; raised with a warning if one graph alone exceeds it.
         seed: of the order in which graphs are packed.
@@ -62,10 +62,10 @@ def plan_batches(
         processes: batches at a time.
 
     Raises:
-        DataError: the dataset is empty.
+        DataError: a dataset is empty.
     """
     settings = PlanSettings(n_edge, seed=seed, processes=processes)
-    return plan_sized([size_dataset(dataset, r_max, track)], settings)
+    return plan_sized([size_dataset(dataset, r_max, track) for dataset in datasets], settings)
 
 
 def plan_sized(datasets: Sequence[SizedDataset], settings: PlanSettings) -> BatchPlan:

@@ -32,6 +32,11 @@ class Result:
 
     artifact: Path
     summary: dict[str, Any] = field(default_factory=dict)
+    exit_code: int = 0
+
+    def __str__(self) -> str:
+        """Return what is printed without ``--json``."""
+        return str(self.artifact)
 
     def as_json(self) -> str:
         """Return ``{artifact, sha256, summary}``; a folder has no digest of its own."""
@@ -82,7 +87,8 @@ class ToolCommand(click.Command):
                 result = super().main(args, standalone_mode=False)
             code = 0
             if isinstance(result, Result):
-                print(result.as_json() if as_json else result.artifact)
+                print(result.as_json() if as_json else result)
+                code = result.exit_code
         except click.ClickException as error:
             code = error.exit_code
             if as_json:
@@ -203,7 +209,7 @@ class _PlainFormatter(logging.Formatter):
 def _version_printer(tool: str) -> Callable[[click.Context, click.Parameter, bool], None]:
     def print_versions(context: click.Context, _option: click.Parameter, wanted: bool) -> None:
         if wanted and not context.resilient_parsing:
-            names = (tool, "mace-jax-shared", "mace-jax-schemas")
+            names = dict.fromkeys((tool, "mace-jax-shared", "mace-jax-schemas"))
             print(", ".join(f"{name} {version(name)}" for name in names))
             context.exit()
 

@@ -11,13 +11,17 @@ class Backend(NamedTuple):
     Attributes:
         convolution: the messages, gathered, weighted and summed at once.
         products: the symmetric contraction, and the linear map by element.
+        frozen: plain jax for a network that is not trained: the same numbers and derivatives by
+            positions in less time, but none by weights.
     """
 
     convolution: bool = False
     products: bool = False
+    frozen: bool = False
 
 
 DENSE = Backend()
+FROZEN = Backend(frozen=True)
 CUEQ = Backend(convolution=True, products=True)
 BACKENDS: dict[BackendName, Backend] = {"dense": DENSE, "cueq": CUEQ}
 
@@ -30,7 +34,7 @@ def require_backend(backend: Backend) -> str:
     Raises:
         ConfigError: a package is missing.
     """
-    if backend == DENSE:
+    if not (backend.convolution or backend.products):
         return "dense"
     from mace_jax.model.cueq.kernels import require_cueq
 

@@ -4,6 +4,8 @@ JAX's own derivative sums over components, an axis of one to seven inside the ar
 compiler is slow at such sums. Here they are written out.
 """
 
+from functools import reduce
+
 import jax
 from jax import Array
 
@@ -11,16 +13,18 @@ from jax import Array
 @jax.custom_vjp
 def scaled(factors: Array, features: Array) -> Array:
     """Multiply each channel ``[…, channels]`` with its components ``[…, 2l+1, channels]``."""
-    return factors[..., None, :] * features
+    axes = (*range(factors.ndim - 1), factors.ndim)
+    return jax.lax.mul(jax.lax.broadcast_in_dim(factors, features.shape, axes), features)
 
 
 @jax.custom_vjp
 def contracted(a: Array, b: Array) -> Array:
     """Sum products over components, ``[…, 2l+1, channels]`` to ``[…, channels]``."""
-    total = a[..., 0, :] * b[..., 0, :]
-    for m in range(1, a.shape[-2]):
-        total += a[..., m, :] * b[..., m, :]
-    return total
+    products = jax.lax.mul(a, b)
+    components = (
+        jax.lax.index_in_dim(products, m, axis=-2, keepdims=False) for m in range(a.shape[-2])
+    )
+    return reduce(jax.lax.add, components)
 
 
 scaled.defvjp(

@@ -50,8 +50,7 @@ def computing(
     Raises:
         ConfigError: the backend needs a package that is not installed, or the device is not there.
     """
-    keep_memory()
-    _return_what_compiling_leaves()
+    _keep_memory_of_programs()
     if compile_cache:
         _keep_compiled_programs()
     platform = _start(device)
@@ -78,8 +77,13 @@ def _start(device: str) -> str:
 
 
 @cache
-def _return_what_compiling_leaves() -> None:
-    """Return memory after every long compilation: XLA takes more for it than most steps need."""
+def _keep_memory_of_programs() -> None:
+    """Keep what programs compute in, but return what compiling them leaves, which is more.
+
+    What calls a program has to run it on a CPU, too: so its memory is of the caller's heap.
+    """
+    keep_memory()
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
 
     def compiled(event: str, duration_secs: float, **_: str | int) -> None:
         if event == _COMPILED and duration_secs > _LONG_SECONDS:

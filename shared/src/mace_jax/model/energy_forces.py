@@ -13,8 +13,11 @@ from jax import Array
 
 from mace_jax.batching.graph_batch import GraphBatch
 from mace_jax.equivariance.irreps import SCALAR
-from mace_jax.model.mace import MACE
+from mace_jax.model.mace import MACE, DipoleMACE
 from mace_jax.model.neighbors import nodes_from_rows, slots_from_pairs
+
+# Rows of a second derivative that are computed at once.
+_JACOBIAN_ROWS = 16
 
 
 class EnergyForces(NamedTuple):
@@ -102,10 +105,27 @@ def hessian(model: MACE, batch: GraphBatch) -> Array:
     def negative_forces(positions: Array) -> Array:
         return -energy_and_forces(model, batch._replace(positions=positions)).forces
 
-    return jax.jacrev(negative_forces)(batch.positions)
+    return jacobian_by_rows(negative_forces, batch.positions)
 
 
-def descriptors(model: MACE, batch: GraphBatch, *, invariants_only: bool = True) -> Array:
+def jacobian_by_rows(function: Callable[[Array], Array], x: Array) -> Array:
+    """Return the Jacobian of ``function`` at ``x``, which has its shape: ``[*x.shape, *x.shape]``.
+
+    A few rows at a time: all at once would need the network's memory once for each.
+    """
+    _, pull_back = jax.vjp(function, x)
+    rows = jnp.eye(x.size, dtype=x.dtype).reshape(-1, *x.shape)
+    found = jax.lax.map(lambda row: pull_back(row)[0], rows, batch_size=_JACOBIAN_ROWS)
+    return found.reshape(*x.shape, *x.shape)
+
+
+def descriptors(
+    model: MACE | DipoleMACE,
+    batch: GraphBatch,
+    *,
+    invariants_only: bool = True,
+    num_layers: int | None = None,
+) -> Array:
     """Return the features of each node after every layer, joined: ``[n_node, n_features]``.
 
     Args:
@@ -113,12 +133,13 @@ def descriptors(model: MACE, batch: GraphBatch, *, invariants_only: bool = True)
         batch: the graphs.
         invariants_only: leave out what changes when a structure is rotated; otherwise channels
             come before components, as in mace-torch's ``node_feats``.
+        num_layers: the first so many layers; by default all.
     """
     vectors = pair_vectors(batch, model.config.r_max)
     layers = model.layers(model.embed(batch), vectors, batch)
     features = [
         x.swapaxes(1, 2).reshape(len(x), -1)
-        for layer in layers
+        for layer in layers[:num_layers]
         for irrep, x in layer.items()
         if irrep == SCALAR or not invariants_only
     ]

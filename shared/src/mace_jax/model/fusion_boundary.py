@@ -5,7 +5,6 @@ result. Work that is read many times has to be computed apart.
 """
 
 from collections.abc import Callable, Hashable
-from functools import partial
 from typing import TypeVar
 
 import jax
@@ -27,10 +26,9 @@ def computed_apart(
     compiled = jax.jit(function, static_argnums=0)
 
     def call(static: Static, arrays: Arrays) -> Array:
-        def apart(arrays: Arrays) -> Array:
-            with set_xla_metadata(inlineable="false"):
-                return compiled(static, arrays)
-
-        return jax.lax.platform_dependent(arrays, cpu=apart, default=partial(compiled, static))
+        if jax.default_backend() != "cpu":
+            return compiled(static, arrays)
+        with set_xla_metadata(inlineable="false"):
+            return compiled(static, arrays)
 
     return call

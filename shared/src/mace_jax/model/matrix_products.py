@@ -7,7 +7,6 @@ whose left matrix is. So each is written down in the order in which nothing larg
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 
 from mace_jax.model.fusion_boundary import computed_apart
@@ -26,7 +25,9 @@ def products_in_rows(subscripts: str, a: Array, b: Array) -> Array:
         return products_in_rows(f"{of_b},{of_a}->{of_result}", b, a)
     if of_a[1] not in of_result:
         of_a, a = of_a[0] + of_a[:0:-1], _transposed((0, 2, 1), a)
-    return jnp.einsum(f"{of_a},{of_b}->{of_result}", a, b)
+    (shared,) = set(of_a[1:]) & set(of_b[1:])
+    contracted = (of_a.index(shared),), (of_b.index(shared),)
+    return jax.lax.dot_general(a, b, (contracted, ((0,), (0,))))
 
 
 @computed_apart

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from mace_jax.model.fusion_boundary import computed_apart
+from mace_jax.model.gathers import rows_of
 
 _UNROLLED_TERMS = 64  # more per row are summed by a loop, so that they compile in time
 
@@ -134,6 +134,7 @@ def _add_in_loop(total: Array, terms: Terms, n_looped: int, operands: tuple[Arra
     return jax.lax.scan(add_chunk, total, chunks)[0]
 
 
+# Operations of jax.lax, because those of jax.numpy are traced in twice the time.
 def _add(
     total: Array,
     columns: tuple[int, ...],
@@ -142,22 +143,11 @@ def _add(
     operands: tuple[Array, ...],
 ) -> Array:
     for rows, coefficient in zip(factors, coefficients, strict=True):
-        product = jnp.asarray(coefficient, total.dtype)[:, None]
+        product = jax.lax.broadcast_in_dim(coefficient.astype(total.dtype), total.shape, (0,))
         for operand, row in zip(columns, rows, strict=True):
-            product = product * _rows(operands[operand], row)
-        total = total + product
+            product = jax.lax.mul(product, rows_of(operands[operand], row))
+        total = jax.lax.add(total, product)
     return total
-
-
-def _rows(x: Array, index: ArrayLike) -> Array:
-    """Return ``x[index]``, traced in less time."""
-    return jax.lax.gather(
-        x,
-        jnp.asarray(index)[:, None],
-        jax.lax.GatherDimensionNumbers((1,), (0,), (0,)),
-        (1, x.shape[1]),
-        mode=jax.lax.GatherScatterMode.PROMISE_IN_BOUNDS,
-    )
 
 
 def _forward(

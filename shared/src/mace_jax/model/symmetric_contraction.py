@@ -2,8 +2,10 @@
 
 from collections.abc import Iterable, Mapping
 from functools import cache
+from itertools import count
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -23,7 +25,11 @@ from mace_jax.model.constant import constant
 from mace_jax.model.initial_weights import normal
 from mace_jax.model.irreps import Features
 from mace_jax.model.matrix_products import products_in_rows
+from mace_jax.model.polynomials import Polynomial, Term, polynomials
 from mace_jax.model.sums_of_products import Terms, sums_of_products
+
+# More are not written out: they compile for longer than they save.
+_MOST_MONOMIALS = 1000
 
 
 class SymmetricContraction(nnx.Module):
@@ -103,6 +109,8 @@ class SymmetricContraction(nnx.Module):
             return contract(
                 x, species, weights, self.irreps, self.targets, reduced=self.use_reduced_cg
             )
+        if self.backend.frozen and 0 < self._n_monomials(weights) <= _MOST_MONOMIALS:
+            return self._written_out(x, weights, species)
         one_hot = (species[:, None] == jnp.arange(self.n_elements)).astype(x.dtype)
         of_node = {
             order: jnp.einsum("ne,erc->rnc", one_hot, array) for order, array in weights.items()
@@ -130,6 +138,30 @@ class SymmetricContraction(nnx.Module):
             coupled = coupled.reshape(-1, n_node, channels)
             result[target][m] += (weights[target, degree] * coupled).sum(axis=0)
         return {target: jnp.stack(components, axis=1) for target, components in result.items()}
+
+    def _written_out(
+        self, x: Array, weights: Mapping[tuple[Irrep, int], Array], species: Array
+    ) -> Features:
+        """Contract with a coefficient for each monomial, in place of one for each coupling."""
+        sums = _polynomials(self.irreps, self.targets, tuple(weights), self.use_reduced_cg)
+        coefficients = [
+            jnp.einsum("erc,rm->mec", of_element, jnp.asarray(coupling.coefficients, x.dtype))
+            for (target, degree), of_element in weights.items()
+            for coupling in _couplings(self.irreps, target, degree, self.use_reduced_cg)
+        ]
+        components = polynomials(
+            sums, (x,), jax.lax.stop_gradient(jnp.concatenate(coefficients)), species
+        )
+        ends = np.cumsum([target.dim for target in self.targets])[:-1]
+        return dict(zip(self.targets, jnp.split(components, ends, axis=1), strict=True))
+
+    def _n_monomials(self, orders: Iterable[tuple[Irrep, int]]) -> int:
+        """Return how many monomials all components of the targets have."""
+        return sum(
+            coupling.coefficients.shape[1]
+            for target, degree in orders
+            for coupling in _couplings(self.irreps, target, degree, self.use_reduced_cg)
+        )
 
     def _weights(self, target: Irrep, degree: int) -> Array:
         """Return the weights of the independent couplings, ``[n_elements, n_basis, channels]``."""
@@ -178,3 +210,22 @@ def _couplings(
         )
         couplings.append(ComponentCouplings(terms, coefficients[:, used]))
     return couplings
+
+
+@cache
+def _polynomials(
+    irreps: tuple[Irrep, ...],
+    targets: tuple[Irrep, ...],
+    orders: tuple[tuple[Irrep, int], ...],
+    reduced: bool,
+) -> tuple[Polynomial, ...]:
+    """Return each component of the targets, with coefficients numbered as ``orders`` go."""
+    terms: dict[tuple[Irrep, int], list[Term]] = {
+        (target, m): [] for target in targets for m in range(target.dim)
+    }
+    numbers = count()
+    for target, degree in orders:
+        for m, coupling in enumerate(_couplings(irreps, target, degree, reduced)):
+            descending = coupling.monomials.factors[:, ::-1].tolist()
+            terms[target, m] += [Term(tuple(rows), next(numbers)) for rows in descending]
+    return tuple(map(Polynomial, terms.values()))

@@ -1,15 +1,16 @@
 """What is read: files of any kind, as one stream of structures with what was found in them."""
 
 import logging
+import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mace_jax.artifacts.dataset import SUFFIXES, Dataset
 from mace_jax.artifacts.provenance import Input, external_input
 from mace_jax.errors import DataError
 from mace_jax.structures import read_structures
-from mace_jax.structures.input_files import input_name
+from mace_jax.structures.input_files import STANDARD_INPUT, input_name, open_input
 from mace_jax.structures.label_keys import LabelCounts, LabelKeys
 from mace_jax.structures.read_structures import OnBad, Unparsed, parse_frames
 from mace_jax.structures.structure import Structure
@@ -50,6 +51,16 @@ class Source:
             with Dataset(self.path) as dataset:
                 return dataset.as_input(self.split)
         return external_input(self.split, self.path, "extxyz")
+
+
+def with_a_file(source: Source, folder: Path) -> Source:
+    """Copy standard input, unpacked, to a file, which has a name and a digest like any other."""
+    if source.path != STANDARD_INPUT:
+        return source
+    path = folder / "standard input.xyz"
+    with open_input(STANDARD_INPUT) as stream, path.open("wb") as file:
+        shutil.copyfileobj(stream, file)
+    return replace(source, path=path)
 
 
 def stream_source(

@@ -6,7 +6,7 @@ from typing import Any
 
 from mace_jax.architecture import model_inputs
 from mace_jax.artifacts.model_bundle import ModelBundle, model_bundle_input
-from mace_jax.artifacts.predictions import write_predictions
+from mace_jax.artifacts.predictions_writer import write_predictions
 from mace_jax.artifacts.provenance import external_input, make_provenance
 from mace_jax.batching.graph import assumed_inputs
 from mace_jax.cli.progress import track_on_stderr

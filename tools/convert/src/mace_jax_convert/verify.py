@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 # The couplings inside a float32 file are rounded, as is the prefactor of mace-torch's ZBL.
 TOLERANCE = {"float64": 1e-9, "float32": 1e-5}
 
-Numbers = dict[str, NDArray[np.float64]]
+Numbers = Mapping[str, NDArray[np.floating]]
 
 
 def verified(bundle: ModelBundle, source: str) -> ModelBundle:
@@ -180,5 +180,5 @@ def _kept_structure(record: Mapping[str, Any]) -> Structure:
     )
 
 
-def _kept_numbers(record: Mapping[str, Any]) -> Numbers:
+def _kept_numbers(record: Mapping[str, Any]) -> dict[str, NDArray[np.float64]]:
     return {name: np.array(value) for name, value in record["quantities"].items() if name in SHAPES}

@@ -111,28 +111,26 @@ def halo_neighborhood(entries: NeighborEntries, r_max: float, n_layers: int) -> 
     lengths = np.linalg.norm(vectors, axis=1)
     near = np.flatnonzero(lengths < r_max)
     once = near[centers[near] < neighbors[near]]
-    senders, receivers = [centers[once]], [neighbors[once]]
-    ends, starts = [once], [np.full(len(once), -1)]
+    pieces: list[tuple[Integers, Integers]] = [(np.full(len(once), -1), once)]
 
     reach = _Reach(entries, centers, neighbors)
-    frontier: NDArray[np.integer] = near[neighbors[near] >= entries.n_local]
+    frontier: Integers = near[neighbors[near] >= entries.n_local]
     frontier = frontier[np.argsort(lengths[frontier], kind="stable")]  # nearest centre first
     for _ in range(n_layers - 1):
-        frontier = reach.new_receivers(frontier)
-        start, end = reach.entries_around(frontier)
+        start, end = reach.entries_around(reach.new_receivers(frontier))
         close = np.linalg.norm(vectors[end] - vectors[start], axis=1) < r_max
-        start, end = start[close], end[close]
-        senders.append(neighbors[start])
-        receivers.append(neighbors[end])
-        starts.append(start)
-        ends.append(end)
-        frontier = end
-    sender, receiver, end, start = (
-        np.concatenate(pieces) for pieces in (senders, receivers, ends, starts)
+        pieces.append((start[close], end[close]))
+        frontier = end[close]
+    starts = np.concatenate([start for start, _ in pieces])
+    ends = np.concatenate([end for _, end in pieces])
+    senders = np.where(starts < 0, centers[ends], neighbors[starts])
+    receivers = neighbors[ends]
+    # a pair of ghosts that are both receivers was found from either
+    again = reach.is_receiver[senders] & reach.is_receiver[receivers] & (senders > receivers)
+    kept = np.flatnonzero(~again)
+    return _numbered(
+        entries, own, senders[kept], receivers[kept], ends[kept], starts[kept], vectors
     )
-    kept = ~(reach.is_receiver[receiver] & reach.is_receiver[sender] & (sender > receiver))
-    sender, receiver, end, start = (array[kept] for array in (sender, receiver, end, start))
-    return _numbered(entries, own, sender, receiver, end, start, vectors)
 
 
 class _Reach:

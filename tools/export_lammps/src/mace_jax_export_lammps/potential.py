@@ -120,8 +120,11 @@ class MACEPotential:
             f"{config.num_interactions} layers of {config.r_max:g} Å, elements {elements}, "
             f"units metal; {self.mode}: {_MEANING[self.mode]}"
         )
-        # LAMMPS does not count the symbols itself, and may crash where some are missing
-        _say(f"now pair_coeff * * with one of {elements} for each atom type")
+        # It does not count the symbols itself, and what it says last is all that a crash leaves.
+        _say(
+            f"now pair_coeff * * with one of {elements} for each atom type; with fewer symbols "
+            "than types LAMMPS crashes"
+        )
 
     @property
     def cutoff(self) -> float:

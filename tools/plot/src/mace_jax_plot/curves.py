@@ -102,6 +102,13 @@ def draw_curves(path: Path, run: TrainingRun, keys: list[str], *, linear: bool) 
         keys: metrics to show.
         linear: linear instead of logarithmic vertical axes.
     """
+    figure = curves_figure(run, keys, linear=linear)
+    with mpl.rc_context(_STYLE), atomic_file(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:], metadata=_no_date(path))
+
+
+def curves_figure(run: TrainingRun, keys: list[str], *, linear: bool) -> Figure:
+    """Return the figure that ``draw_curves`` writes."""
     with mpl.rc_context(_STYLE):
         panels = ["loss", *keys]
         figure = Figure(figsize=(4.2 * len(panels), 3.6), layout="constrained")
@@ -111,8 +118,7 @@ def draw_curves(path: Path, run: TrainingRun, keys: list[str], *, linear: bool) 
             _draw_panel(axes, run.rows, key, linear=linear)
         unfinished = "" if run.status == "finished" else f" ({run.status})"
         figure.suptitle(run.name + unfinished)
-        with atomic_file(path) as temporary:
-            figure.savefig(temporary, format=path.suffix[1:], metadata=_no_date(path))
+    return figure
 
 
 def _draw_panel(axes: Axes, rows: list[Row], key: str, *, linear: bool) -> None:

@@ -1,8 +1,7 @@
 """The command line of mace-jax-predict."""
 
-import logging
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import click
 
@@ -11,90 +10,125 @@ from mace_jax.cli.options import (
     FilePath,
     backend_option,
     compile_cache_option,
-    force_option,
     reproducible_option,
 )
 
-log = logging.getLogger(__name__)
+_LABELS = ("energy", "forces", "stress", "virials", "dipole", "charges", "polarizability")
+
+
+def _key_options(command: Any) -> Any:
+    for name in reversed(_LABELS):
+        command = click.option(
+            f"--{name}-key", help=f"where {name} is read [default: REF_{name}, then {name}]"
+        )(command)
+    return command
 
 
 @click.command(
     cls=ToolCommand,
     tool="mace-jax-predict",
     examples=(
-        "mace-jax-predict model.msgpack structures.xyz --output predictions.npz",
+        "mace-jax-predict model.msgpack structures.xyz --output predictions.h5",
         "mace-jax-predict model.msgpack structures.xyz --output predictions.extxyz --json",
     ),
 )
 @click.argument("model", type=FilePath)
-@click.argument("structures", type=FilePath)
-@click.option("--output", "-o", type=FilePath, required=True, help=".npz, .extxyz or .parquet")
+@click.argument("structures", type=FilePath, nargs=-1, required=True)
+@click.option("--output", "-o", type=FilePath, required=True, help=".h5, .extxyz, .parquet or .npz")
 @click.option("--head", help="readout head for all structures [default: each one's own]")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float64"]),
+    help="of weights and computation [default: the model's]",
+)
 @click.option("--batch-max-edges", type=click.IntRange(1), default=8192, help="edges per batch")
+@click.option("--plan", type=FilePath, help="batches that mace-jax-plan-batches made for the HDF5")
+@click.option("--descriptors", is_flag=True, help="invariant features of the atoms, too")
+@_key_options
+@click.option("--head-key", default="head", help="where the head of a frame is read")
+@click.option("--info-prefix", default="MACE_", help="of the names of what is predicted in extxyz")
+@click.option(
+    "--skip-bad", type=click.IntRange(0), default=0, help="bad frames to pass over, at most"
+)
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda", "tpu"]), default="auto", help="computes"
+)
 @backend_option
 @compile_cache_option
-@force_option
+@click.option("--force", "--overwrite", is_flag=True, help="replace existing output")
 @reproducible_option
 def main(
     model: Path,
-    structures: Path,
-    output: Path,
     head: str | None,
-    batch_max_edges: int,
-    backend: Literal["dense", "cueq"] | None,
-    compile_cache: bool,
+    dtype: str | None,
+    head_key: str,
     force: bool,
-    reproducible: bool,
+    **flags: Any,
 ) -> Result:
-    """Predict all that MODEL can of STRUCTURES (extxyz or HDF5): energy, forces, stress and so on.
+    """Predict all that MODEL can of STRUCTURES: energy, forces, stress and so on.
 
-    The order is that of the input. Where the input has labels, the errors are shown.
+    STRUCTURES are extended XYZ (also compressed, or - for standard input), HDF5 of either layout,
+    or anything else that ASE reads; several files, folders of HDF5, globs. The order is theirs.
+    Where they have labels, errors are shown.
     """
-    from mace_jax.architecture import model_inputs
     from mace_jax.artifacts.atomic_write import require_absent
-    from mace_jax.artifacts.model_bundle import model_bundle_input, read_model_bundle
-    from mace_jax.artifacts.predictions import require_predictions_suffix, write_predictions
-    from mace_jax.artifacts.provenance import make_provenance
-    from mace_jax.batching.graph import assumed_inputs
-    from mace_jax.cli.progress import track_on_stderr
+    from mace_jax.artifacts.model_bundle import read_model_bundle
+    from mace_jax.artifacts.predictions import require_predictions_suffix
     from mace_jax.errors import ConfigError
-    from mace_jax_predict.inputs import read_input
-    from mace_jax_predict.label_errors import label_errors
+    from mace_jax.structures.label_keys import LabelKeys
+    from mace_jax.torch_models.select_head import select_head
 
+    output = flags["output"]
     require_predictions_suffix(output)
     require_absent(output, force=force)
+    _require_plan_alone(flags)
+    _require_other_prefix(flags["info_prefix"])
     bundle = read_model_bundle(model)
-    if head is not None and head not in bundle.heads:
-        message = f"--head: {head!r}, expected one of {list(bundle.heads)}"
+    if head is not None:
+        if head not in bundle.heads:
+            message = f"--head: {head!r}, expected one of {list(bundle.heads)}"
+            raise ConfigError(message)
+        bundle = select_head(bundle, head)
+    if dtype is not None:
+        bundle = bundle.astype(dtype)
+    given = {name: flags.pop(f"{name}_key") for name in _LABELS}
+    keys = LabelKeys({name: key for name, key in given.items() if key}, head=head_key)
+
+    from mace_jax_predict.run import Options, run
+
+    flags["backend"] = flags["backend"] or "dense"
+    return Result(output, run(Options(model=model, bundle=bundle, head=head, keys=keys, **flags)))
+
+
+def _require_plan_alone(flags: dict[str, Any]) -> None:
+    """Check that a plan's numbering of structures can hold.
+
+    Raises:
+        ConfigError: structures may be passed over, or are not in HDF5.
+    """
+    from mace_jax.artifacts.dataset import SUFFIXES
+    from mace_jax.errors import ConfigError
+
+    if flags["plan"] is None:
+        return
+    if flags["skip_bad"]:
+        message = "--plan and --skip-bad: a plan holds every structure; give one of them"
         raise ConfigError(message)
-    needed = model_inputs(bundle.config)
-    loaded = read_input(structures, [spec.source for spec in needed])
-    for sentence in assumed_inputs(loaded.structures, needed):
-        log.warning("%s: %s", structures, sentence)
+    for path in flags["structures"]:
+        if not (path.is_dir() or path.suffix in SUFFIXES):
+            message = f"--plan: {path} is not HDF5, for which alone there are plans; leave it out"
+            raise ConfigError(message)
 
-    from mace_jax.model.backend import BACKENDS
-    from mace_jax.model.computing import computing
-    from mace_jax.model.predict import predict
 
-    chosen = BACKENDS[backend or "dense"]
-    with computing(bundle.dtype, backend=chosen, compile_cache=compile_cache):
-        predictions = predict(
-            bundle,
-            str(model),
-            loaded.structures,
-            n_edge=batch_max_edges,
-            head=head,
-            backend=chosen,
-            track=track_on_stderr,
-        )
-    provenance = make_provenance(
-        "mace-jax-predict",
-        [model_bundle_input(model), loaded.as_input],
-        reproducible=reproducible,
-    )
-    named_head = head or (bundle.heads[0] if len(bundle.heads) == 1 else "each structure's own")
-    write_predictions(output, predictions, loaded.structures, named_head, provenance)
-    errors = label_errors(predictions, loaded.structures)
-    for name, value in errors.items():
-        log.info("%s %.6g", name, value)
-    return Result(output, {"n_graph": len(loaded.structures), **errors})
+def _require_other_prefix(prefix: str) -> None:
+    """Check that predictions cannot take the place of labels.
+
+    Raises:
+        ConfigError: they could.
+    """
+    from mace_jax.artifacts.predictions_writer import LABEL_PREFIX
+    from mace_jax.errors import ConfigError
+
+    if prefix in ("", LABEL_PREFIX):
+        message = f"--info-prefix: {prefix!r} is that of labels; choose another, such as MACE_"
+        raise ConfigError(message)

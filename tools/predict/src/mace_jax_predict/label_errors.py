@@ -1,40 +1,199 @@
-"""Errors of predictions against the labels the input came with."""
+"""Errors of predictions against the labels the input came with, summed block by block."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mace_jax.artifacts.predictions import Predictions
-from mace_jax.structures.structure import Structure
+from mace_jax.artifacts.predictions import PredictedBlock
+from mace_jax.elements import symbol
+from mace_jax.structures.exact_sum import ExactSum
+from mace_jax.structures.structure import volumes
+from mace_jax.structures.structure_block import StructureBlock, is_per_atom
 
 
-def label_errors(predictions: Predictions, structures: Sequence[Structure]) -> dict[str, float]:
-    """Return RMSE and MAE of energy per atom (eV), forces (eV/Å) and stress (eV/Å³).
+class Quantity(NamedTuple):
+    """What errors are told of.
 
-    Also ``rel_rmse_f``: the force RMSE relative to the labels' root mean square, per cent.
-    A quantity without labels is left out, and so is one that the model does not predict.
+    Attributes:
+        label: its name among predictions and labels.
+        per_atom: whether it is divided by the number of atoms.
+        unit: for people.
     """
-    differences: dict[str, list[np.ndarray]] = {"e_per_atom": [], "f": [], "stress": []}
-    force_labels = []
-    for index, structure in enumerate(structures):
-        predicted, labels = predictions.of_structure(index), structure.properties
-        known = predicted.keys() & labels.keys()
-        if "energy" in known:
-            error = (predicted["energy"] - labels["energy"]) / len(structure)
-            differences["e_per_atom"].append(np.atleast_1d(error))
-        if "forces" in known:
-            differences["f"].append((predicted["forces"] - labels["forces"]).ravel())
-            force_labels.append(labels["forces"].ravel())
-        if "stress" in known:
-            differences["stress"].append((predicted["stress"] - labels["stress"]).ravel())
-    errors = {}
-    for name, parts in differences.items():
-        if parts:
-            all_parts = np.concatenate(parts)
-            errors[f"rmse_{name}"] = float(np.sqrt(np.mean(all_parts**2)))
-            errors[f"mae_{name}"] = float(np.mean(np.abs(all_parts)))
-    if force_labels:
-        size = np.sqrt(np.mean(np.concatenate(force_labels) ** 2))
-        if size > 0:
-            errors["rel_rmse_f"] = float(100 * errors["rmse_f"] / size)
-    return errors
+
+    label: str
+    per_atom: bool
+    unit: str
+
+
+# By their names in metrics files of training, as far as these have them.
+QUANTITIES = {
+    "e": Quantity("energy", per_atom=False, unit="eV"),
+    "e_per_atom": Quantity("energy", per_atom=True, unit="eV"),
+    "f": Quantity("forces", per_atom=False, unit="eV/Å"),
+    "stress": Quantity("stress", per_atom=False, unit="eV/Å³"),
+    "virials": Quantity("virials", per_atom=False, unit="eV"),
+    "virials_per_atom": Quantity("virials", per_atom=True, unit="eV"),
+    "mu": Quantity("dipole", per_atom=False, unit="Debye"),
+    "mu_per_atom": Quantity("dipole", per_atom=True, unit="Debye"),
+    "charges": Quantity("charges", per_atom=False, unit="e"),
+    "polarizability": Quantity("polarizability", per_atom=False, unit=""),
+}
+# Of these, errors relative to the labels' own size are told, too.
+_RELATIVE = ("f", "stress", "mu")
+
+
+@dataclass
+class ErrorSums:
+    """Exact sums over the components of one quantity: of errors, their squares, label squares."""
+
+    n: int = 0
+    absolute: ExactSum = field(default_factory=ExactSum)
+    squared: ExactSum = field(default_factory=ExactSum)
+    label_squared: ExactSum = field(default_factory=ExactSum)
+
+    def add(self, errors: NDArray[np.float64], labels: NDArray[np.float64]) -> None:
+        """Add components."""
+        self.n += errors.size
+        self.absolute.add_all(np.abs(errors))
+        self.squared.add_all(errors * errors)
+        self.label_squared.add_all(labels * labels)
+
+    def metrics(self, name: str) -> Iterator[tuple[str, float]]:
+        """Yield RMSE and MAE, and the relative RMSE in per cent where labels are not all zero."""
+        root = float(np.sqrt(float(self.squared) / self.n))
+        yield f"rmse_{name}", root
+        yield f"mae_{name}", float(self.absolute) / self.n
+        size = float(np.sqrt(float(self.label_squared) / self.n))
+        if name in _RELATIVE and size > 0:
+            yield f"rel_rmse_{name}", 100 * root / size
+
+
+@dataclass
+class Group:
+    """Structures or atoms that errors are told of together.
+
+    Attributes:
+        n: how many there are, with labels or without.
+        n_labels: structures with each label; in groups of atoms, atoms.
+        sums: by the names of quantities.
+    """
+
+    n: int = 0
+    n_labels: Counter[str] = field(default_factory=Counter)
+    sums: dict[str, ErrorSums] = field(default_factory=dict)
+
+    def metrics(self) -> dict[str, float]:
+        """Return the errors of everything that is predicted and has labels."""
+        return {
+            key: value
+            for name in QUANTITIES
+            if name in self.sums
+            for key, value in self.sums[name].metrics(name)
+        }
+
+
+class LabelErrors:
+    """Errors over all structures, by config type, head and element.
+
+    Attributes:
+        all: of everything.
+        groups: ``config_type``, ``head`` and ``element`` -> name -> group.
+    """
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.all = Group()
+        self.groups: dict[str, dict[str, Group]] = {"config_type": {}, "head": {}, "element": {}}
+
+    def add(self, block: PredictedBlock) -> None:
+        """Add structures that were predicted."""
+        structures = StructureBlock.of(block.structures)
+        members = [
+            (self.all, None),
+            *self._members("config_type", structures.config_types),
+            *self._members("head", block.heads),
+        ]
+        elements = self._members("element", [symbol(z) for z in structures.atomic_numbers])
+        for group, own in members:
+            group.n += len(structures) if own is None else int(own.sum())
+        for group, own in elements:
+            group.n += int(own.sum())
+        for name in structures.labels.keys() & block.predictions.keys():
+            _add_label(name, structures, block.predictions[name], members, elements)
+
+    def _members(self, kind: str, names: Sequence[str]) -> list[tuple[Group, NDArray[np.bool_]]]:
+        """Return the groups that occur, and which structures or atoms each has."""
+        found, codes = np.unique(np.array(names, object).astype(str), return_inverse=True)
+        groups = self.groups[kind]
+        return [
+            (groups.setdefault(str(name), Group()), codes == code)
+            for code, name in enumerate(found)
+        ]
+
+    def summary(self) -> dict[str, Any]:
+        """Return the errors of all, and of each group that has some."""
+        by = {
+            f"by_{kind}": {
+                name: {
+                    "n_atoms" if kind == "element" else "n_graph": group.n,
+                    "n_labels": dict(sorted(group.n_labels.items())),
+                    **group.metrics(),
+                }
+                for name, group in sorted(groups.items())
+                if group.sums
+            }
+            for kind, groups in self.groups.items()
+        }
+        return {**self.all.metrics(), **{kind: groups for kind, groups in by.items() if groups}}
+
+
+def _add_label(
+    name: str,
+    structures: StructureBlock,
+    predicted: NDArray[np.floating],
+    members: Sequence[tuple[Group, NDArray[np.bool_] | None]],
+    elements: Sequence[tuple[Group, NDArray[np.bool_]]],
+) -> None:
+    """Add the errors of one label to all groups; elements have those of labels of atoms."""
+    label = structures.label(name)
+    n_atoms, per_atom_label = structures.n_atoms, is_per_atom(name)
+    if name in ("stress", "virials"):  # they mean nothing without a periodic cell
+        with_cell = np.isfinite(volumes(structures.cells, structures.pbc))
+    else:
+        with_cell = np.ones(len(structures), np.bool_)
+    owner = np.repeat(np.arange(len(n_atoms)), n_atoms if per_atom_label else 1)
+    values = label.values[with_cell[owner[label.present[owner]]]]
+    rows = (label.present & with_cell)[owner]
+    owner = owner[rows]
+    if not len(owner):
+        return
+    errors = predicted[rows] - values
+    for group, own in members:
+        kept = slice(None) if own is None else own[owner]
+        group.n_labels[name] += len(np.unique(owner[kept]))
+        _add_quantities(group, name, errors[kept], values[kept], n_atoms[owner[kept]])
+    for group, own in elements if per_atom_label else ():
+        kept = own[rows]
+        group.n_labels[name] += int(kept.sum())
+        _add_quantities(group, name, errors[kept], values[kept], n_atoms[owner[kept]])
+
+
+def _add_quantities(
+    group: Group,
+    label: str,
+    errors: NDArray[np.float64],
+    values: NDArray[np.float64],
+    n_atoms: NDArray[np.int64],
+) -> None:
+    if not len(errors):
+        return
+    divisor = n_atoms.reshape(-1, *[1] * (errors.ndim - 1))
+    for name, quantity in QUANTITIES.items():
+        if quantity.label == label:
+            sums = group.sums.setdefault(name, ErrorSums())
+            by = divisor if quantity.per_atom else 1
+            sums.add(errors / by, values / by)

@@ -8,11 +8,10 @@ from typing import Any
 
 from mace_jax.artifacts.atomic_write import require_absent, write_bytes
 from mace_jax.errors import CheckFailedError
-from mace_jax.preparation.sources import stream_source
+from mace_jax.preparation.sources import stream_source, with_a_file
 from mace_jax.structures.data_check.check import CheckLimits, DataCheck
 from mace_jax.structures.label_keys import LabelCounts
 from mace_jax_preprocess.options import Options
-from mace_jax_preprocess.prepare import with_a_file
 
 log = logging.getLogger(__name__)
 

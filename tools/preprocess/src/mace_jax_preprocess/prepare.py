@@ -1,9 +1,7 @@
 """Read everything, divide it, and write datasets, indices and statistics in one go."""
 
 import logging
-import shutil
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,13 +12,12 @@ from mace_jax.artifacts.training_sums import write_training_sums
 from mace_jax.elements import sorted_elements, symbol
 from mace_jax.preparation.collect import Choice, Collected, collect
 from mace_jax.preparation.processes import Processes
-from mace_jax.preparation.sources import Source, require_energies
+from mace_jax.preparation.skipped import Skipped
+from mace_jax.preparation.sources import Source, require_energies, with_a_file
 from mace_jax.preparation.write_split import Spooled, join_indices, write_split
-from mace_jax.structures.input_files import STANDARD_INPUT, open_input
 from mace_jax.structures.training_sums import TrainingSums
 from mace_jax_preprocess.divide import Split, divide, files_of
 from mace_jax_preprocess.options import TOOL, Options
-from mace_jax_preprocess.skipped import Skipped
 from mace_jax_preprocess.statistics_file import write_statistics_file
 
 log = logging.getLogger(__name__)
@@ -101,16 +98,6 @@ def _require_energies(splits: Sequence[Split], collected: Collected, options: Op
             n_energies = split.spool.labels["energy"]
             counts = {s: c for s, c in collected.counts.items() if s.split == split.role}
             require_energies(n_energies, len(split.spool), counts, options.keys)
-
-
-def with_a_file(source: Source, folder: Path) -> Source:
-    """Copy standard input, unpacked, to a file, which has a name and a digest like any other."""
-    if source.path != STANDARD_INPUT:
-        return source
-    path = folder / "standard input.xyz"
-    with open_input(STANDARD_INPUT) as stream, path.open("wb") as file:
-        shutil.copyfileobj(stream, file)
-    return replace(source, path=path)
 
 
 def _write_split(

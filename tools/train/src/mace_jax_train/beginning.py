@@ -10,16 +10,17 @@ from typing import Any
 import h5py
 
 from mace_jax.artifacts.atomic_write import write_bytes
-from mace_jax.artifacts.dataset import dataset_files
 from mace_jax.artifacts.dataset_attributes import read_attributes
 from mace_jax.artifacts.metrics import read_metrics
 from mace_jax.artifacts.provenance import file_sha256
 from mace_jax.artifacts.train_config import read_train_config, write_train_config
 from mace_jax.artifacts.train_config_sections import TrainConfig
 from mace_jax.errors import ConfigError, IncompatibleError, MaceJaxError
+from mace_jax.preparation.sources import Source
 from mace_jax.tracking import Track
 from mace_jax_train.data_parallel import ONE_DEVICE, Devices
 from mace_jax_train.gin_text import gin_text
+from mace_jax_train.inputs import SPLITS, converted_path, split_sources
 from mace_jax_train.processes import Processes
 from mace_jax_train.run_files import BUNDLES, RunFiles
 from mace_jax_train.run_lock import locked
@@ -148,12 +149,12 @@ def _write_config(run: Run, to: RunFiles, files: RunFiles) -> None:
 def _with_prepared_inputs(config: TrainConfig, files: RunFiles) -> TrainConfig:
     """Have a continued run read what it made when it began, instead of making it again."""
     datasets: dict[str, Any] = {}
-    for split in ("train", "valid", "test"):
-        given = getattr(config.datasets, f"{split}_path")
-        converted, plan = files.path(".data") / split, files.path(f".{split}.plan.json")
-        if given is not None and converted.exists():
-            _require_unchanged(converted, Path(given))
-            datasets[f"{split}_path"] = str(converted)
+    for split in SPLITS:
+        sources = split_sources(config.datasets, split)
+        if sources:
+            paths = [_prepared(source, files, number) for number, source in enumerate(sources)]
+            datasets[f"{split}_path"] = tuple(map(str, paths))
+        plan = files.path(f".{split}.plan.json")
         if getattr(config.datasets, f"{split}_plan") is None and plan.exists():
             datasets[f"{split}_plan"] = str(plan)
     statistics = files.path(".statistics.json")
@@ -162,19 +163,24 @@ def _with_prepared_inputs(config: TrainConfig, files: RunFiles) -> TrainConfig:
     return replace(config, datasets=replace(config.datasets, **datasets))
 
 
-def _require_unchanged(converted: Path, source: Path) -> None:
-    """Check that a dataset was converted from what the source holds now, if it is still there.
+def _prepared(source: Source, files: RunFiles, number: int) -> Path:
+    """Return what a source was converted to when the run began, if it was; or else the source.
 
     Raises:
-        IncompatibleError: it was not.
+        IncompatibleError: the source is still there, but holds something else now.
     """
-    path = dataset_files(converted)[0]
+    path = converted_path(files, source.split, number)
+    if source.is_dataset or not path.exists():
+        return source.path
     with h5py.File(path) as file:
         attributes = read_attributes(file, path)
     inputs = attributes["provenance"]["inputs"] if attributes else []
-    if source.is_file() and file_sha256(source) not in [item["sha256"] for item in inputs]:
+    if source.path.is_file() and file_sha256(source.path) not in [
+        item["sha256"] for item in inputs
+    ]:
         message = (
-            f"{source}: is not what {converted} was converted from when the run began; give that "
+            f"{source.path}: is not what {path} was converted from when the run began; give that "
             "file, or begin the run anew with --force"
         )
         raise IncompatibleError(message)
+    return path

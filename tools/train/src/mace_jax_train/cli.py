@@ -70,11 +70,11 @@ def main(
     from mace_jax_train.launcher import plan_launch
     from mace_jax_train.run_files import run_files
     from mace_jax_train.topology import find_topology
-    from mace_jax_train.wandb_run import require_wandb
+    from mace_jax_train.trackers import require_trackers
 
     config = load_train_config(configs, bindings, *given_flags(ctx))
     set_log_level(config.logs.level)
-    require_wandb(config.wandb_run)
+    require_trackers(config)
     launched = [] if dry_run else plan_launch(launcher, config.flags, os.environ)
     if launched:
         command = [sys.executable, "-P", "-m", "mace_jax_train", *sys.argv[1:]]
@@ -106,6 +106,7 @@ def _dry_run(config: Any, compile_cache: bool) -> Result:
     """Prepare the run in a folder that is thrown away, compile its steps, and describe it."""
     from mace_jax.cli.progress import track_on_stderr
     from mace_jax_train.dry_run import describe_run
+    from mace_jax_train.inputs import split_paths
     from mace_jax_train.run_files import RunFiles
     from mace_jax_train.start import prepare_run
 
@@ -124,7 +125,7 @@ def _dry_run(config: Any, compile_cache: bool) -> Result:
         summary["step_memory_bytes"] / 1e6,
         summary["compile_seconds"],
     )
-    return Result(Path(config.datasets.train_path), summary)
+    return Result(Path(split_paths(config.datasets, "train")[0]), summary)
 
 
 def _train(

@@ -12,7 +12,7 @@ import click
 
 from mace_jax.artifacts.train_config_fields import FIELDS, choices, is_optional, without_none
 from mace_jax.cli.command import ToolCommand
-from mace_jax.cli.options import AtomicNumbers
+from mace_jax.cli.options import AtomicNumbers, Paths
 from mace_jax_train.flags import FLAGS, IGNORED, TITLES, Flag
 
 log = logging.getLogger(__name__)
@@ -49,6 +49,20 @@ class _Literal(click.ParamType):
             return ast.literal_eval(value) if isinstance(value, str) else value
         except (ValueError, SyntaxError):
             self.fail(f"{value!r} is not a literal such as \"{{'Default': 1.0}}\"", param, ctx)
+
+
+class _PathOrPaths(click.ParamType):
+    """A path, or a list literal of paths."""
+
+    name = "path or list"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | tuple[str, ...]:
+        """Parse the path or list."""
+        if not str(value).strip().startswith("["):
+            return str(value)
+        return tuple(map(str, Paths().convert(value, param, ctx)))
 
 
 class _ConfigOption(click.Option):
@@ -93,10 +107,16 @@ def _settings(flag: Flag) -> dict[str, Any]:
         return {"type": click.BOOL, "is_flag": "/" in flag.names}
     if get_origin(kind) is tuple and str in get_args(kind):
         return {"type": click.STRING, "multiple": True}
-    plain: dict[Any, click.ParamType] = {int: click.INT, float: click.FLOAT, str: click.STRING}
-    other = AtomicNumbers() if get_origin(kind) is tuple else _Literal()
-    found = plain.get(kind, other)
+    found = _type(kind)
     return {"type": _OrNone(found) if is_optional(hint) else found}
+
+
+def _type(kind: Any) -> click.ParamType:
+    """Return what parses the value of a flag of this type."""
+    plain: dict[Any, click.ParamType] = {int: click.INT, float: click.FLOAT, str: click.STRING}
+    if tuple[str, ...] in get_args(kind):
+        return _PathOrPaths()
+    return plain.get(kind) or (AtomicNumbers() if get_origin(kind) is tuple else _Literal())
 
 
 def _ignored_option(name: str) -> click.Option:
@@ -137,8 +157,9 @@ def given_flags(ctx: click.Context) -> tuple[dict[str, dict[str, Any]], dict[str
             message = f"{other} and {name} contradict each other; give one of them"
             raise click.UsageError(message, ctx)
         (weak if flag.weak else strong)[flag.target] = name, value
-        if flag.target.startswith("wandb_run."):
-            weak["wandb_run.enabled"] = name, True
+        section = flag.target.partition(".")[0]
+        if section in ("wandb_run", "tensorboard"):
+            weak[f"{section}.enabled"] = name, True
     given = weak | strong
     values = {target: value for target, (_, value) in given.items()}
     return _nested(values), {target: name for target, (name, _) in given.items()}

@@ -75,7 +75,9 @@ FLAGS = (
     Flag("--coordinator-address", "flags.coordinator_address", "host of process 0"),
     Flag("--coordinator-port", "flags.coordinator_port", "where process 0 listens"),
     Flag(
-        "--train-path --train-file", "datasets.train_path", "HDF5 file, folder or glob, or extxyz"
+        "--train-path --train-file",
+        "datasets.train_path",
+        "HDF5 file, folder or glob, or extxyz; several as \"['a.h5', 'b.xyz']\"",
     ),
     Flag("--valid-path --valid-file", "datasets.valid_path", "the same, or None"),
     Flag("--test-path --test-file", "datasets.test_path", "the same, or None"),
@@ -200,6 +202,16 @@ FLAGS = (
     Flag("--wandb-notes", "wandb_run.notes", "text about the run"),
     Flag("--wandb-mode", "wandb_run.mode", "offline: keep the reports for wandb sync"),
     Flag("--wandb-dir", "wandb_run.dir", "folder of its files [default: that of the run]"),
+    Flag(
+        "--tensorboard/--no-tensorboard",
+        "tensorboard.enabled",
+        "write event files; so does the flag below",
+    ),
+    Flag(
+        "--tensorboard-dir",
+        "tensorboard.dir",
+        "folder of them [default: tensorboard in that of the run]",
+    ),
 )
 
 # flag -> words it takes (any number if there are none), what is used anyway, and why
@@ -220,4 +232,5 @@ TITLES = {
     "train": "Loop",
     "train.swa_config": "Stage two",
     "wandb_run": "Weights & Biases",
+    "tensorboard": "TensorBoard",
 }

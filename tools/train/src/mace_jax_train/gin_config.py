@@ -209,7 +209,10 @@ def _outermost_first(setting: _Setting) -> tuple[bool, int]:
 def _is_used(owner: str, last: Mapping[str, Any]) -> bool:
     """Return whether a configurable is a section, or one that is referred to."""
     if owner in REFERRED:
-        return last.get(REFERRED[owner]) is not None
+        section = f"{REFERRED[owner]}."
+        return all(
+            last.get(name) is not None for name in _SECTIONS if section.startswith(f"{name}.")
+        )
     if owner in SCHEDULES:
         return bool(last.get("optimizer.scheduler.name", ScheduleConfig.name) == SCHEDULES[owner])
     if owner in ALGORITHM_PARAMETERS:

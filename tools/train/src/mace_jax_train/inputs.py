@@ -4,12 +4,14 @@ extxyz becomes HDF5 and batches are planned by the same code as in the tools for
 the run.
 """
 
+import glob
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from mace_jax.artifacts.atomic_write import atomic_directory
 from mace_jax.artifacts.batch_plan import (
     BatchPlan,
     batch_plan_input,
@@ -17,7 +19,7 @@ from mace_jax.artifacts.batch_plan import (
     require_plan_fits,
     write_batch_plan,
 )
-from mace_jax.artifacts.dataset import Dataset, DatasetWriter
+from mace_jax.artifacts.dataset import SUFFIXES, Dataset
 from mace_jax.artifacts.model_bundle import EmbeddingSpec
 from mace_jax.artifacts.provenance import Input
 from mace_jax.artifacts.train_config import term_weights
@@ -25,19 +27,25 @@ from mace_jax.artifacts.train_config_sections import DatasetsConfig, TrainConfig
 from mace_jax.batching.plan import plan_batches
 from mace_jax.batching.plan_report import plan_lines
 from mace_jax.errors import ConfigError, DataError, IncompatibleError
-from mace_jax.preparation.sources import Source, require_energies, stream_source
-from mace_jax.structures.isolated_atoms import IsolatedAtoms, is_isolated_atom
-from mace_jax.structures.label_keys import LabelCounts, LabelKeys
+from mace_jax.preparation.collect import Choice, Collected, collect
+from mace_jax.preparation.processes import Processes
+from mace_jax.preparation.sources import Source, require_energies
+from mace_jax.structures.input_files import expand_inputs, require_file
+from mace_jax.structures.isolated_atoms import IsolatedAtoms
+from mace_jax.structures.label_keys import LabelKeys
 from mace_jax.structures.structure import PROPERTY_SHAPES
 from mace_jax.tracking import Track
 from mace_jax_train.run_files import RunFiles
+from mace_jax_train.split_data import SplitData, require_distinct
 
 log = logging.getLogger(__name__)
+
+SPLITS = ("train", "valid", "test")
 
 
 def open_datasets(
     config: TrainConfig, told: Sequence[EmbeddingSpec], files: RunFiles, stack: ExitStack
-) -> tuple[IsolatedAtoms, dict[str, Dataset]]:
+) -> tuple[IsolatedAtoms, dict[str, SplitData]]:
     """Open the splits, converting extxyz to HDF5 in the run's folder first.
 
     Args:
@@ -47,21 +55,41 @@ def open_datasets(
         stack: closes the datasets.
 
     Raises:
-        ArtifactError, DataError: a file is missing or damaged, a frame is wrong, or a file has what
-            HDF5 does not keep.
+        ArtifactError, DataError: a file is missing, damaged or named twice, a frame is wrong, or a
+            file has what HDF5 does not keep.
     """
     isolated = IsolatedAtoms()
-    datasets = {}
-    for split in ("train", "valid", "test"):
-        text = getattr(config.datasets, f"{split}_path")
-        if text is None:
-            continue
-        source = Source(Path(text), split)
-        path = source.path
-        if path.is_file() and not source.is_dataset:
-            path = _convert(source, config, told, isolated, files)
-        datasets[split] = stack.enter_context(Dataset(path))
-    return isolated, datasets
+    splits = {split: split_sources(config.datasets, split) for split in SPLITS}
+    return isolated, {
+        split: _open_split(split, sources, config, told, isolated, files, stack)
+        for split, sources in splits.items()
+        if sources
+    }
+
+
+def split_paths(config: DatasetsConfig, split: str) -> tuple[str, ...]:
+    """Return the paths that a split is read from; none if there is no such split."""
+    given: str | tuple[str, ...] | None = getattr(config, f"{split}_path")
+    return (given,) if isinstance(given, str) else given or ()
+
+
+def split_sources(config: DatasetsConfig, split: str) -> list[Source]:
+    """Return what a split is read from, in order; a glob of HDF5 files is one dataset.
+
+    Raises:
+        DataError: another glob names no file.
+    """
+    sources = []
+    for text in split_paths(config, split):
+        path = Path(text)
+        as_named = path.suffix in SUFFIXES or path.exists() or not glob.has_magic(text)
+        sources += [Source(one, split) for one in ([path] if as_named else expand_inputs([path]))]
+    return sources
+
+
+def converted_path(files: RunFiles, split: str, number: int) -> Path:
+    """Return where what source ``number`` of a split was converted to is kept."""
+    return files.path(".data") / split / f"{split}_{number}.h5"
 
 
 def label_keys(config: DatasetsConfig) -> LabelKeys:
@@ -71,50 +99,89 @@ def label_keys(config: DatasetsConfig) -> LabelKeys:
     return LabelKeys(given, head=config.head_key) if config.head_key else LabelKeys(given)
 
 
-def _convert(
-    source: Source,
+def _open_split(
+    split: str,
+    sources: Sequence[Source],
     config: TrainConfig,
     told: Sequence[EmbeddingSpec],
     isolated: IsolatedAtoms,
     files: RunFiles,
-) -> Path:
-    """Write the dataset of an extxyz file; isolated atoms of the training data go elsewhere."""
-    folder = files.path(".data") / source.split
+    stack: ExitStack,
+) -> SplitData:
+    datasets = []
+    given: list[tuple[Path, str, Sequence[Path]]] = []
+    for number, source in enumerate(sources):
+        if source.is_dataset:
+            dataset = stack.enter_context(Dataset(source.path))
+            datasets.append(dataset)
+            given.append((source.path, dataset.sha256(), dataset.paths))
+            continue
+        require_file(source.path)
+        origin = source.as_input()
+        given.append((source.path, origin.sha256, [source.path]))
+        target = converted_path(files, split, number)
+        if _convert(source, origin, target, config, told, isolated, files):
+            datasets.append(stack.enter_context(Dataset(target)))
+    require_distinct(split, given)
+    if not datasets:
+        names = ", ".join(str(source.path) for source in sources)
+        message = f"{names}: isolated atoms only, expected structures to train on; name their file"
+        raise DataError(message)
+    filled = tuple(dataset for dataset in datasets if len(dataset))
+    return SplitData(split, filled or tuple(datasets))
+
+
+def _convert(
+    source: Source,
+    origin: Input,
+    target: Path,
+    config: TrainConfig,
+    told: Sequence[EmbeddingSpec],
+    isolated: IsolatedAtoms,
+    files: RunFiles,
+) -> bool:
+    """Write the dataset of an extxyz file; isolated atoms of the training data go elsewhere.
+
+    Its bytes follow from those of the file, so that a run of another name that goes on from a
+    checkpoint finds the same data.
+
+    Returns: whether there is anything in it.
+    """
     keys = label_keys(config.datasets)
-    counts, n_energies, n_structures = LabelCounts(), 0, 0
-    with (
-        atomic_directory(folder) as temporary,
-        DatasetWriter(
-            temporary / f"{source.split}_0.h5",
-            files.provenance([source.as_input()]),
-            layout="flat",
-        ) as writer,
-    ):
-        for _, structure in stream_source(source, keys, counts):
-            if source.split == "train" and is_isolated_atom(structure):
-                isolated.add(structure)
-                continue
-            writer.write([structure])
-            n_structures += 1
-            n_energies += "energy" in structure.properties
-        names = {spec.source for spec in told} - PROPERTY_SHAPES.keys()
-        lost = sorted(names & counts.seen_keys.keys())
-        if lost:
-            message = (
-                f"{source.path}: has {', '.join(lost)}, which the model is told but HDF5 does not "
-                "keep, so that it cannot be trained on; begin with a model that does not need it"
-            )
-            raise DataError(message)
-        if source.split != "test" and term_weights(config.loss).get("energy"):
-            require_energies(n_energies, n_structures, {source: counts}, keys)
-    log.info("%s: converted %s to %s", source.split, source.path, folder.parent.name)
-    return folder
+    provenance = replace(files, reproducible=True).provenance([origin])
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=target.parent) as folder, Processes(1) as processes:
+        read = collect([source], Choice(keys), Path(folder), provenance, processes)
+        _require_told(source, read, told)
+        spool = read.spools.get(source.split)
+        if spool is not None:
+            if source.split != "test" and term_weights(config.loss).get("energy"):
+                require_energies(spool.labels["energy"], len(spool), read.counts, keys)
+            spool.path.replace(target)
+            log.info("%s: converted %s to %s", source.split, source.path, target.name)
+    isolated.merge(read.isolated)
+    return spool is not None
+
+
+def _require_told(source: Source, read: Collected, told: Sequence[EmbeddingSpec]) -> None:
+    """Check that nothing is lost that the model is told.
+
+    Raises:
+        DataError: the file has it, but HDF5 does not keep it.
+    """
+    names = {spec.source for spec in told} - PROPERTY_SHAPES.keys()
+    lost = sorted(names & read.counts[source].seen_keys.keys())
+    if lost:
+        message = (
+            f"{source.path}: has {', '.join(lost)}, which the model is told but HDF5 does not "
+            "keep, so that it cannot be trained on; begin with a model that does not need it"
+        )
+        raise DataError(message)
 
 
 def run_plan(
     config: TrainConfig,
-    split: str,
-    dataset: Dataset,
+    data: SplitData,
     r_max: float,
     files: RunFiles,
     inputs: list[Input],
@@ -127,11 +194,12 @@ def run_plan(
         ConfigError: there is none, and nothing says how large batches are.
         IncompatibleError: it is a plan for other data, another cutoff or other processes.
     """
+    split = data.name
     text = getattr(config.datasets, f"{split}_plan")
     if text:
         path = Path(text)
         plan = read_batch_plan(path)
-        require_plan_fits(plan, path, [dataset], r_max)
+        require_plan_fits(plan, path, data.datasets, r_max)
         if n_devices not in (1, plan.processes):
             message = (
                 f"{path}: made for {plan.processes} processes, but {n_devices} devices train "
@@ -147,9 +215,8 @@ def run_plan(
             raise ConfigError(message)
         path = files.path(f".{split}.plan.json")
         n_edge, seed = config.datasets.n_edge, config.flags.seed
-        plan = plan_batches(dataset, r_max, n_edge, seed, track, n_devices)
-        provenance = files.provenance([dataset.as_input("dataset")], seed)
-        write_batch_plan(path, plan, provenance)
+        plan = plan_batches(data.datasets, r_max, n_edge, seed, track, n_devices)
+        write_batch_plan(path, plan, files.provenance(data.inputs("dataset"), seed))
     inputs.append(batch_plan_input(f"{split}_plan", path))
     for line in plan_lines(plan):
         log.info("%s: %s", split, line)

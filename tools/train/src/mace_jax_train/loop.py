@@ -14,7 +14,6 @@ from flax import nnx
 
 from mace_jax.artifacts.metrics import TIMES, MetricsLog, without_times
 from mace_jax.artifacts.model_bundle import write_model_bundle
-from mace_jax.artifacts.train_config_sections import WandbConfig
 from mace_jax.batching.graph_batch import GraphBatch
 from mace_jax.errors import ConfigError, DivergedError
 from mace_jax.model.load import parameter_table, split_trainable
@@ -24,9 +23,10 @@ from mace_jax_train.evaluate import ahead, evaluate, log_rows
 from mace_jax_train.interruption import StopSignals
 from mace_jax_train.method import Method, StepReport, make_method
 from mace_jax_train.progress import BatchSize, Best, EpochTotals, Progress, Row
+from mace_jax_train.reports import Report
 from mace_jax_train.run_files import TOOL, RunFiles
 from mace_jax_train.start import HEAD, Run, parameter_count
-from mace_jax_train.wandb_run import Report, tracker
+from mace_jax_train.trackers import trackers
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def train(run: Run, files: RunFiles, show: Show, checkpoint: Path | None = None)
     with (
         StopSignals() as signals,
         _journal(run, files, provenance, progress.rows) as journal,
-        _tracker(run, files) as report,
+        _trackers(run, files, progress) as report,
         show("training", n_steps * run.config.optimizer.max_epochs, n_done) as advance,
     ):
         training = _Training(
@@ -99,12 +99,12 @@ def _journal(
     return MetricsLog(path, provenance, rows)
 
 
-def _tracker(run: Run, files: RunFiles) -> AbstractContextManager[Report]:
-    """Return reports to Weights & Biases, which process 0 sends."""
-    config, n_parameters = run.config, parameter_count(run)
+def _trackers(run: Run, files: RunFiles, progress: Progress) -> AbstractContextManager[Report]:
+    """Return reports beside the metrics file, which process 0 makes."""
     if not run.devices.processes.is_first:
-        config = replace(config, wandb_run=WandbConfig())
-    return tracker(config, files.tag, {"parameters": n_parameters})
+        return nullcontext(lambda _rows: None)
+    facts = {"parameters": parameter_count(run)}
+    return trackers(run.config, files.tag, facts, progress.rows, progress.epoch)
 
 
 class _Training:

@@ -9,7 +9,6 @@ from flax import nnx
 
 from mace_jax.architecture import architecture, model_inputs
 from mace_jax.artifacts.batch_plan import BatchPlan, Caps
-from mace_jax.artifacts.dataset import Dataset
 from mace_jax.artifacts.model_bundle import ModelBundle
 from mace_jax.artifacts.provenance import Input
 from mace_jax.artifacts.train_config_sections import FlagsConfig, TrainConfig
@@ -22,6 +21,7 @@ from mace_jax.tracking import Track
 from mace_jax_train.data_parallel import ONE_DEVICE, Devices
 from mace_jax_train.inputs import open_datasets, run_plan
 from mace_jax_train.run_files import RunFiles
+from mace_jax_train.split_data import SplitData
 from mace_jax_train.starting_energies import continued_bundle
 from mace_jax_train.starting_model import HEAD, read_starting_model
 from mace_jax_train.survey import survey_splits
@@ -84,17 +84,17 @@ def prepare_run(
     architecture(network)  # what is impossible is said before data are read
     told, backend = model_inputs(network), chosen_backend(config.flags)
     with ExitStack() as stack:
-        isolated, datasets = open_datasets(config, told, files, stack)
+        isolated, splits = open_datasets(config, told, files, stack)
         inputs = [starting.source.as_input()] if starting else []
-        inputs += [dataset.as_input(split) for split, dataset in datasets.items()]
-        given = given_statistics(config.datasets, datasets["train"], inputs)
+        inputs += [item for split, data in splits.items() for item in data.inputs(split)]
+        given = given_statistics(config.datasets, splits["train"], inputs)
         r_max = run_r_max(config, given, network.r_max if starting else None)
-        train = survey_splits(config, datasets, starting, given, told, r_max)
+        train = survey_splits(config, splits, starting, given, told, r_max)
         train.sums.isolated_atoms.merge(isolated)
         planned: list[Input] = []
         plans = {
-            split: run_plan(config, split, dataset, r_max, files, planned, track, devices.n_batch)
-            for split, dataset in datasets.items()
+            split: run_plan(config, data, r_max, files, planned, track, devices.n_batch)
+            for split, data in splits.items()
         }
         if starting:
             bundle = continued_bundle(
@@ -106,7 +106,7 @@ def prepare_run(
             bundle = untrained_bundle(config, network, train, files, inputs)
             model = _fresh_network(bundle, config.flags.seed, backend)
             bundle = replace(bundle, parameters=model_parameters(model))
-        loaders = _loaders(config, bundle, datasets, plans, files, devices, stack)
+        loaders = _loaders(config, bundle, splits, plans, files, devices, stack)
         read = (*inputs, *planned)  # in this order, whether the run begins or goes on
         return Run(config, model, bundle, loaders, read, stack.pop_all(), devices)
 
@@ -133,7 +133,7 @@ def _fresh_network(bundle: ModelBundle, seed: int, backend: Backend) -> MACE | D
 def _loaders(
     config: TrainConfig,
     bundle: ModelBundle,
-    datasets: dict[str, Dataset],
+    splits: dict[str, SplitData],
     plans: dict[str, BatchPlan],
     files: RunFiles,
     devices: Devices,
@@ -142,7 +142,7 @@ def _loaders(
     """Return the batches of each split; all that is only evaluated has one shape."""
     weights = config.datasets.config_type_weights or {}
     builder = graph_builder(bundle)._replace(config_type_weights=weights)
-    evaluated = [plans[split].caps for split in datasets if split != "train"]
+    evaluated = [plans[split].caps for split in splits if split != "train"]
     caps = Caps.covering(evaluated) if evaluated else None  # so that it is compiled once
     max_batches = config.datasets.max_batches
     if max_batches is not None:
@@ -150,7 +150,9 @@ def _loaders(
     return {
         split: stack.enter_context(
             PlannedLoader(
-                DatasetGraphs([dataset], builder, [files.final(dataset.path)]),
+                DatasetGraphs(
+                    data.datasets, builder, [files.final(one.path) for one in data.datasets]
+                ),
                 plans[split],
                 config.flags.dtype,
                 None if split == "train" else caps,
@@ -162,7 +164,7 @@ def _loaders(
                 told=builder.inputs,
             )
         )
-        for split, dataset in datasets.items()
+        for split, data in splits.items()
     }
 
 

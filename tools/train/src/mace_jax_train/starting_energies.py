@@ -66,7 +66,7 @@ def continued_bundle(
         return bundle
 
     def errors() -> CompositionRows:
-        graphs = DatasetGraphs([train.dataset], graph_builder(bundle))
+        graphs = DatasetGraphs(train.data.datasets, graph_builder(bundle))
         return prediction_errors(
             bundle, graphs, plan, source=starting.name, backend=backend, track=track
         )

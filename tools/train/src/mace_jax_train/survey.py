@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mace_jax.artifacts.dataset import Dataset
 from mace_jax.artifacts.model_bundle import EmbeddingSpec
 from mace_jax.artifacts.train_config_sections import TrainConfig
 from mace_jax.batching.graph import DEFAULT_INPUTS, model_input
@@ -18,6 +17,7 @@ from mace_jax.structures.neighbor_list import count_neighbors, neighbor_pairs
 from mace_jax.structures.statistics import Statistics
 from mace_jax.structures.structure import Structure
 from mace_jax.structures.training_sums import TrainingSums
+from mace_jax_train.split_data import SplitData
 from mace_jax_train.starting_model import StartingModel
 from mace_jax_train.usable_labels import UsableLabels
 
@@ -28,13 +28,13 @@ class TrainingData(NamedTuple):
     """What a run learns from.
 
     Attributes:
-        dataset: its structures.
+        data: its structures.
         sums: over them; the neighbours are counted only where there is no statistics file.
         elements: atomic numbers that the run's model knows, ascending.
         given: the statistics file, if there is one.
     """
 
-    dataset: Dataset
+    data: SplitData
     sums: TrainingSums
     elements: tuple[int, ...]
     given: Statistics | None
@@ -42,7 +42,7 @@ class TrainingData(NamedTuple):
 
 def survey_splits(
     config: TrainConfig,
-    datasets: Mapping[str, Dataset],
+    splits: Mapping[str, SplitData],
     starting: StartingModel | None,
     given: Statistics | None,
     told: Sequence[EmbeddingSpec],
@@ -55,7 +55,7 @@ def survey_splits(
 
     Args:
         config: of the run.
-        datasets: the splits, the training data first.
+        splits: their data, those of training first.
         starting: the model that training begins with.
         given: the statistics file.
         told: what the model is told of a structure beside atoms and positions.
@@ -69,19 +69,19 @@ def survey_splits(
     elements = config.datasets.atomic_numbers or (given.atomic_numbers if given else ())
     known = sorted_elements(elements)
     sums: list[TrainingSums] = []
-    for split, dataset in datasets.items():
+    for split, data in splits.items():
         require = partial(_require_elements, starting, known)
-        labels = UsableLabels(config.datasets.config_type_weights or {})
+        labels = [UsableLabels(config.datasets.config_type_weights or {}) for _ in data.datasets]
         edges = split == "train" and given is None
-        sums.append(_survey(split, dataset, require, told, labels, r_max, count_edges=edges))
-        log.info("%s: %s", split, labels.summary())
+        sums.append(_survey(data, require, told, labels, r_max, count_edges=edges))
+        for dataset, found in zip(data.datasets, labels, strict=True):
+            log.info("%s: %s: %s", split, dataset.path, found.summary())
         if split == "train":
-            labels.require(config, str(dataset.path))
+            _require_labels(config, data, labels)
+            _require_one_head(data, labels)
         if not known and not starting:
             known = _elements_of(sums)
-    train = TrainingData(datasets["train"], sums[0], known or _elements_of(sums), given)
-    _require_one_head(train)
-    return train
+    return TrainingData(splits["train"], sums[0], known or _elements_of(sums), given)
 
 
 def _require_elements(
@@ -94,32 +94,36 @@ def _require_elements(
 
 
 def _survey(
-    split: str,
-    dataset: Dataset,
+    data: SplitData,
     require: Callable[[Structure], None],
     told: Sequence[EmbeddingSpec],
-    labels: UsableLabels,
+    labels: Sequence[UsableLabels],
     r_max: float,
     *,
     count_edges: bool,
 ) -> TrainingSums:
-    """Read every structure of a split and sum up what they hold."""
+    """Read every structure of a split and sum up what they hold; the labels by dataset."""
     sums = TrainingSums(r_max)
     assumed: Counter[EmbeddingSpec] = Counter()
-    for structure in dataset:
-        require(structure)
-        for spec in told:
-            model_input(structure, spec)
-            assumed[spec] += spec.source not in {**structure.inputs, **structure.properties}
-        n_neighbors = np.zeros(len(structure), np.int64)
-        if count_edges:
-            n_neighbors = count_neighbors(neighbor_pairs(structure, r_max), len(structure))
-        sums.add(structure, n_neighbors)
-        labels.add(structure)
-    n = len(dataset)
+    for dataset, found in zip(data.datasets, labels, strict=True):
+        if dataset.r_max not in (None, r_max):
+            text = "%s: stores the neighbours at %g Å, not at r_max %g Å: they are searched again"
+            log.warning(text, dataset.path, dataset.r_max, r_max)
+        for structure in dataset:
+            require(structure)
+            for spec in told:
+                model_input(structure, spec)
+                assumed[spec] += spec.source not in {**structure.inputs, **structure.properties}
+            n_neighbors = np.zeros(len(structure), np.int64)
+            if count_edges:
+                n_neighbors = count_neighbors(neighbor_pairs(structure, r_max), len(structure))
+            sums.add(structure, n_neighbors)
+            found.add(structure)
+    n = len(data)
     for spec in +assumed:
         text = "%s: %s: given by %d of %d structures; %g is assumed for the others"
-        log.warning(text, split, spec.source, n - assumed[spec], n, DEFAULT_INPUTS[spec.name])
+        default = DEFAULT_INPUTS[spec.name]
+        log.warning(text, data.name, spec.source, n - assumed[spec], n, default)
     return sums
 
 
@@ -129,14 +133,33 @@ def _elements_of(parts: Sequence[TrainingSums]) -> tuple[int, ...]:
     )
 
 
-def _require_one_head(train: TrainingData) -> None:
+def _require_labels(config: TrainConfig, data: SplitData, labels: Sequence[UsableLabels]) -> None:
+    """Check that there is something to learn from, and warn of datasets without a part of it.
+
+    Raises:
+        ConfigError, DataError: as of ``UsableLabels.require``.
+    """
+    total = UsableLabels(config.datasets.config_type_weights or {})
+    for found in labels:
+        total.merge(found)
+    total.require(config, str(data))
+    for dataset, found in zip(data.datasets, labels, strict=True):
+        if missing := found.missing(config):
+            text = "%s: no %s in any structure: other data alone teach it"
+            log.warning(text, dataset.path, " and no ".join(missing))
+
+
+def _require_one_head(data: SplitData, labels: Sequence[UsableLabels]) -> None:
     """Check that the training data are of one head.
 
     Raises:
         DataError: they are of several, whose energies cannot be told apart yet.
     """
-    heads = ", ".join(sorted(train.sums.heads))
-    if len(train.sums.heads) != 1:
-        what = f"structures of heads {heads}" if heads else "no structures"
-        message = f"{train.dataset.path}: {what}, expected those of one head; train on such data"
+    if len({head for found in labels for head in found.heads}) != 1:
+        heads = [", ".join(sorted(found.heads)) for found in labels]
+        what = "; ".join(
+            f"{dataset.path}: {f'structures of heads {names}' if names else 'no structures'}"
+            for dataset, names in zip(data.datasets, heads, strict=True)
+        )
+        message = f"{what}, expected those of one head; train on such data"
         raise DataError(message)

@@ -4,12 +4,11 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-from mace_jax.artifacts.dataset import Dataset
 from mace_jax.artifacts.provenance import Input
 from mace_jax.artifacts.statistics import (
     read_statistics,
     statistics_input,
-    statistics_training_digest,
+    statistics_training_digests,
     write_statistics,
 )
 from mace_jax.artifacts.train_config_sections import DatasetsConfig, TrainConfig
@@ -24,6 +23,7 @@ from mace_jax.structures.model_energies import ESTIMATED
 from mace_jax.structures.statistics import Statistics
 from mace_jax.structures.training_sums import compute_statistics
 from mace_jax_train.run_files import RunFiles
+from mace_jax_train.split_data import SplitData
 from mace_jax_train.survey import TrainingData
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ FOUNDATION = "foundation"
 
 
 def given_statistics(
-    config: DatasetsConfig, train: Dataset, inputs: list[Input]
+    config: DatasetsConfig, train: SplitData, inputs: list[Input]
 ) -> Statistics | None:
     """Read the statistics file; None without one.
 
@@ -45,8 +45,9 @@ def given_statistics(
     path = Path(config.statistics_file)
     statistics = read_statistics(path)
     inputs.append(statistics_input(path))
-    if statistics_training_digest(path) not in (None, train.sha256()):
-        log.warning("%s: was computed from other data than %s", path, train.path)
+    digests = statistics_training_digests(path)
+    if digests and sorted(digests) != sorted(dataset.sha256() for dataset in train.datasets):
+        log.warning("%s: was computed from other data than %s", path, train)
     return statistics
 
 
@@ -107,7 +108,7 @@ def keep_statistics(
     log_table(table)
     statistics = train.sums.statistics(train.elements, table.by_head())
     path = files.path(".statistics.json")
-    write_statistics(path, statistics, files.provenance([train.dataset.as_input("train")]))
+    write_statistics(path, statistics, files.provenance(train.data.inputs("train")))
     inputs.append(statistics_input(path))
     log.info("statistics: computed from the training data, saved to %s", path.name)
     return statistics
@@ -134,5 +135,5 @@ def _with_given_energies(
         energies = require_atomic_energies(given.atomic_energies, train.elements, source)
     if energies != given.atomic_energies:
         # mean is taken relative to the E0s, so other E0s need another mean
-        return compute_statistics(train.dataset, train.elements, energies, given.r_max)
+        return compute_statistics(train.data, train.elements, energies, given.r_max)
     return replace(given, atomic_numbers=train.elements, atomic_energies=energies)

@@ -19,24 +19,42 @@ class UsableLabels:
         n_structures: all of them.
         found: structures by label.
         config_types: structures by config type.
+        heads: structures by head.
     """
 
     config_type_weights: Mapping[str, float]
     n_structures: int = 0
     found: Counter[str] = field(default_factory=Counter)
     config_types: Counter[str] = field(default_factory=Counter)
+    heads: Counter[str] = field(default_factory=Counter)
 
     def add(self, structure: Structure) -> None:
         """Count one structure."""
         weighted = weighted_by_config_type(structure, self.config_type_weights)
         self.n_structures += 1
         self.config_types[structure.config_type] += 1
+        self.heads[structure.head] += 1
         self.found.update(name for name in structure.properties if weighted.label_weight(name))
+
+    def merge(self, other: "UsableLabels") -> None:
+        """Count the structures of ``other``, too."""
+        self.n_structures += other.n_structures
+        for own, counts in (
+            (self.found, other.found),
+            (self.config_types, other.config_types),
+            (self.heads, other.heads),
+        ):
+            own.update(counts)
 
     def summary(self) -> str:
         """Return one line such as ``energy 12/12, forces 10/12``."""
         parts = [f"{name} {count}/{self.n_structures}" for name, count in self.found.items()]
         return ", ".join(parts) or f"no labels in {self.n_structures} structures"
+
+    def missing(self, config: TrainConfig) -> list[str]:
+        """Return the terms of the losses for which no structure has a label that counts."""
+        terms = dict.fromkeys(term for _, term, _ in _terms(config))
+        return [term for term in terms if not self.found[term]]
 
     def require(self, config: TrainConfig, place: str) -> None:
         """Check that every term of the losses, and every given weight, has something to act on.

@@ -5,7 +5,7 @@ server cannot be reached when the run starts, its reports are kept for ``wandb s
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -16,15 +16,11 @@ from typing import Any
 
 from mace_jax.artifacts.train_config_sections import TrainConfig, WandbConfig
 from mace_jax.errors import ConfigError
+from mace_jax_train.reports import Report, Row, in_one_line, report_of
 
 log = logging.getLogger(__name__)
 
-Row = Mapping[str, Any]
-Report = Callable[[Sequence[Row]], None]
-
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
-# What says which row it is, and what it took; the others are metrics.
-_NOT_METRICS = ("mode", "head", "epoch", "interval", "time")
 
 
 def require_wandb(config: WandbConfig) -> None:
@@ -43,7 +39,7 @@ def require_wandb(config: WandbConfig) -> None:
 
 @contextmanager
 def tracker(config: TrainConfig, tag: str, facts: Mapping[str, Any] = _NOTHING) -> Iterator[Report]:
-    """Report while a run goes on; of several processes the first does.
+    """Report while a run goes on.
 
     Args:
         config: of the run; all of it is reported.
@@ -80,10 +76,10 @@ def _started(config: TrainConfig, tag: str, facts: Mapping[str, Any]) -> Any:
     try:
         return start(**settings)
     except wandb.errors.CommError as error:
-        log.warning("wandb: %s; the reports are kept in %s", _line(error), settings["dir"])
+        log.warning("wandb: %s; the reports are kept in %s", in_one_line(error), settings["dir"])
         return start(**{**settings, "mode": "offline"})
     except wandb.errors.Error as error:
-        message = f"wandb: {_line(error)}; run wandb login, or give --wandb-mode offline"
+        message = f"wandb: {in_one_line(error)}; run wandb login, or give --wandb-mode offline"
         raise ConfigError(message) from error
 
 
@@ -91,29 +87,4 @@ def _report(run: Any, rows: Sequence[Row]) -> None:
     try:
         run.log(report_of(rows), step=rows[0]["epoch"])
     except Exception as error:  # noqa: BLE001 - no report is worth a run
-        log.warning("wandb: %s; this report is lost, the run goes on", _line(error))
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".")
-
-
-def report_of(rows: Sequence[Row]) -> dict[str, float]:
-    """Return what is reported of the rows of one epoch.
-
-    Every metric is ``mode/metric``, or ``mode:head/metric`` of a head that has a name;
-    ``timing/train_seconds`` and ``timing/eval_seconds`` add up to ``timing/interval_seconds``.
-    """
-    seconds = {"train": 0.0, "eval": 0.0}
-    report: dict[str, float] = {"epoch": rows[0]["epoch"], "interval": rows[0]["epoch"]}
-    for row in rows:
-        head = row.get("head")
-        name = row["mode"] if head in (None, "Default") else f"{row['mode']}:{head}"
-        seconds["train" if row["mode"] == "train" else "eval"] += row.get("time") or 0.0
-        report |= {
-            f"{name}/{key}": value
-            for key, value in row.items()
-            if key not in _NOT_METRICS and isinstance(value, (int, float))
-        }
-    report |= {f"timing/{kind}_seconds": value for kind, value in seconds.items()}
-    return report | {"timing/interval_seconds": sum(seconds.values())}
+        log.warning("wandb: %s; this report is lost, the run goes on", in_one_line(error))

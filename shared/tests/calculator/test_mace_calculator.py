@@ -13,22 +13,17 @@ from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
 from numpy.testing import assert_allclose, assert_array_equal
 
-from mace_jax.architecture import predicts_energy
 from mace_jax.artifacts.model_bundle import (
     EmbeddingSpec,
-    ModelBundle,
     ModelConfig,
-    write_model_bundle,
 )
 from mace_jax.calculator import MACECalculator
 from mace_jax.errors import ArtifactError, ConfigError, DataError
-from mace_jax.model.load import build_model, model_parameters
 from mace_jax.model.predict import predict
 from mace_jax.structures.structure import Structure
 from mace_jax.units import DEBYE
 
 R_MAX = 3.2
-SCALE = 10.0  # eV; makes the forces of random weights count
 SCALARS = ModelConfig(
     model="ScaleShiftMACE",
     r_max=R_MAX,
@@ -82,49 +77,8 @@ DIELECTRIC = replace(
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compile_fast():
-    """Compiling is most of the time."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
-def random_bundle(config, dtype="float64", heads=("Default",)):
-    scale, shift = [SCALE] * len(heads), [0.1] * len(heads)
-    with jax.enable_x64(dtype == "float64"):
-        rng = np.random.default_rng(1)
-        model = build_model(config, scale=scale, shift=shift, dtype=dtype, rng=rng)
-        parameters = model_parameters(model)
-    with_energy = heads if predicts_energy(config) else ()
-    energies = {1: -1.6, 6: -2.4, 8: -4.8}
-    return ModelBundle(
-        config=config,
-        dtype=dtype,
-        heads=heads,
-        atomic_energies=dict.fromkeys(with_energy, energies),
-        scale=dict.fromkeys(with_energy, SCALE),
-        shift=dict.fromkeys(with_energy, 0.1),
-        parameters=parameters,
-    )
-
-
 @pytest.fixture(scope="module")
-def write(tmp_path_factory):
-    """Return a function that writes a bundle and returns its path."""
-    provenance = {"tool": "t", "tool_version": "0", "command": [], "seed": 3, "inputs": []}
-
-    def to_file(bundle):
-        path = tmp_path_factory.mktemp("bundle") / "model.msgpack"
-        write_model_bundle(path, bundle, provenance)
-        return path
-
-    return to_file
-
-
-@pytest.fixture(scope="module")
-def bundle():
+def bundle(random_bundle):
     return random_bundle(SCALARS)
 
 
@@ -163,26 +117,6 @@ def at_once(model):
         }
 
     return evaluate
-
-
-@pytest.fixture
-def molecule():
-    positions = [
-        [0.047, -0.012, 0.021],
-        [1.187, 0.071, -0.055],
-        [-0.561, 0.923, 0.118],
-        [-0.532, -0.951, -0.087],
-        [2.113, 1.804, 0.766],
-    ]
-    return Atoms("COHHO", positions)
-
-
-@pytest.fixture
-def crystal():
-    """Triclinic; atoms also see their own images."""
-    cell = np.array([[3.1, 0.2, -0.1], [1.0, 3.3, 0.3], [-0.7, 0.9, 3.7]])
-    fractions = [[0.05, 0.11, 0.08], [0.46, 0.57, 0.31], [0.27, 0.18, 0.72]]
-    return Atoms("COH", scaled_positions=fractions, cell=cell, pbc=True)
 
 
 def gas(n, length, seed=0):
@@ -224,7 +158,7 @@ def test_says_what_predict_says(name, request, calculator, bundle):
 
 
 @pytest.mark.parametrize("config", OTHER_BLOCKS.values(), ids=OTHER_BLOCKS)
-def test_pairs_beyond_the_cutoff_say_nothing(config, write):
+def test_pairs_beyond_the_cutoff_say_nothing(config, write, random_bundle):
     bundle = random_bundle(config)
     atoms = gas(27, 2.2 * config.r_max)
     distances = atoms.get_all_distances(mic=True)
@@ -368,7 +302,7 @@ def test_cells_relax(calculator):
 def test_one_evaluation_gives_everything(calculator, crystal):
     crystal.calc = calculator
     crystal.get_potential_energy()
-    wanted = ["energy", "free_energy", "energies", "forces", "stress"]
+    wanted = ["energy", "free_energy", "energies", "node_energy", "forces", "stress"]
     assert calculator.implemented_properties == wanted
     assert not calculator.calculation_required(crystal, wanted)
     assert_allclose(calculator.get_property("stress"), crystal.get_stress())
@@ -394,7 +328,7 @@ def test_float32_and_float64_stand_side_by_side(model, calculator, crystal):
     assert jax.config.jax_enable_x64 == before
 
 
-def test_inputs_come_from_info_and_arrays(write, molecule):
+def test_inputs_come_from_info_and_arrays(write, molecule, random_bundle):
     bundle = random_bundle(CHARGED)
     spins = np.linspace(-1, 1, 5)
     molecule.calc = MACECalculator(write(bundle))
@@ -408,6 +342,13 @@ def test_inputs_come_from_info_and_arrays(write, molecule):
     assert len(np.unique(energies)) == 3
     del molecule.info["total_charge"]
     assert molecule.get_potential_energy() == energies[0]
+    for key in ("charge", "REF_total_charge"):  # the first is mace-torch's
+        molecule.info[key] = 1
+        assert molecule.get_potential_energy() == energies[1]
+    molecule.info["charge"] = -1
+    with pytest.raises(DataError, match="atoms: REF_total_charge and charge differ, expected one"):
+        molecule.get_forces()
+    del molecule.info["charge"], molecule.info["REF_total_charge"]
     molecule.info["total_charge"] = "much"
     with pytest.raises(DataError, match="atoms: total_charge cannot be used"):
         molecule.get_forces()
@@ -419,7 +360,7 @@ def test_inputs_come_from_info_and_arrays(write, molecule):
         molecule.get_forces()
 
 
-def test_dipoles_are_in_ase_units(write, molecule):
+def test_dipoles_are_in_ase_units(write, molecule, random_bundle):
     bundle = random_bundle(DIPOLES)
     molecule.calc = MACECalculator(write(bundle))
     charges = np.linspace(-0.2, 0.2, 5)
@@ -429,18 +370,20 @@ def test_dipoles_are_in_ase_units(write, molecule):
     assert_allclose(molecule.get_forces(), expected["forces"], atol=1e-12)
 
 
-def test_a_model_without_energy_has_dipole_and_charges_alone(write, molecule):
+def test_a_model_without_energy_has_dipole_and_charges_alone(write, molecule, random_bundle):
     bundle = random_bundle(DIELECTRIC)
     molecule.calc = MACECalculator(write(bundle))
     expected = predicted(bundle, molecule)
-    assert molecule.calc.implemented_properties == ["dipole", "charges"]
+    assert molecule.calc.implemented_properties == ["dipole", "charges", "polarizability"]
     assert_allclose(molecule.get_dipole_moment(), expected["dipole"], rtol=1e-11)
     assert_allclose(molecule.get_charges(), expected["charges"], atol=1e-12)
+    found = molecule.calc.get_property("polarizability", molecule)
+    assert_allclose(found, expected["polarizability"], atol=1e-12)
     with pytest.raises(PropertyNotImplementedError):
         molecule.get_forces()
 
 
-def test_heads_are_chosen_by_argument_or_by_atoms(write, molecule):
+def test_heads_are_chosen_by_argument_or_by_atoms(write, molecule, random_bundle):
     path = write(random_bundle(SCALARS, heads=("pbe", "scan")))
     given, free = MACECalculator(path, head="scan"), MACECalculator(path)
     molecule.calc = free

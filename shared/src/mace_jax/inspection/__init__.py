@@ -1,0 +1,1 @@
+"""What a file of the contract is, where it comes from, and the same file at the newest version."""

@@ -1,0 +1,168 @@
+"""What is read from the mapped file is what HDF5 reads, and what is unlike it is left to HDF5."""
+
+import contextlib
+import dataclasses
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+from h5py import h5g
+
+from mace_jax.artifacts.dataset import Dataset, write_dataset_file
+from mace_jax.artifacts.hdf5_items import read_item
+from mace_jax.artifacts.hdf5_mapped_items import MappedItems, UnknownFormError
+from mace_jax.structures.structure import Structure
+
+BATCH = "config_batch_0"
+
+
+def random_structures(n, seed=0):
+    rng = np.random.default_rng(seed)
+    found = []
+    for number in range(n):
+        n_atoms = int(rng.integers(1, 5))
+        properties = {
+            "energy": rng.normal(size=()),
+            "forces": rng.normal(size=(n_atoms, 3)),
+            "stress": np.eye(3) * rng.normal(),
+            "dipole": rng.normal(size=3),
+        }
+        kept = {name: value for name, value in properties.items() if rng.random() < 0.7}
+        periodic = bool(rng.random() < 0.5)
+        found.append(
+            Structure(
+                rng.integers(1, 90, n_atoms),
+                rng.normal(size=(n_atoms, 3)),
+                np.eye(3) * (5 if periodic else 0),
+                np.full(3, periodic),
+                kept,
+                {name: float(rng.random()) for name in kept},
+                float(rng.random()),
+                config_type=f"type {'Ü' * (number % 40)}",
+                head=f"head {number % 3}",
+            )
+        )
+    return found
+
+
+@pytest.fixture
+def path(tmp_path, provenance):
+    path = tmp_path / "a.h5"
+    write_dataset_file(path, random_structures(200), provenance)
+    return path
+
+
+def read_by_hdf5(path):
+    """Return the structures of a copy that does not say that it is ours."""
+    copy = path.with_name("copy.h5")
+    shutil.copy(path, copy)
+    with h5py.File(copy, "a") as file:
+        for name in list(file.attrs):
+            del file.attrs[name]
+    with Dataset(copy) as dataset:
+        return list(dataset)
+
+
+def assert_equal(found, expected):
+    for field in dataclasses.fields(expected):
+        if field.name != "place":
+            one, other = getattr(found, field.name), getattr(expected, field.name)
+            np.testing.assert_equal(one, other)
+            assert getattr(one, "dtype", None) == getattr(other, "dtype", None)
+
+
+def test_every_structure_is_what_hdf5_reads(path):
+    expected = read_by_hdf5(path)
+    with Dataset(path) as dataset:
+        for order in (range(200), np.random.default_rng(1).permutation(200)):
+            for number, found in zip(order, dataset.read(order), strict=True):
+                assert_equal(found, expected[number])
+                found.positions[:] = 0.0  # it is the caller's own
+
+
+def group_and_address(file, number):
+    batch = h5g.open(file.id, BATCH.encode())
+    name = f"config_{number}".encode()
+    return h5g.open(batch, name), batch.links.get_info(name).u
+
+
+@pytest.fixture
+def alike(tmp_path, provenance):
+    """A file of structures of one kind."""
+    path = tmp_path / "alike.h5"
+    (one,) = random_structures(1)
+    structures = [dataclasses.replace(one, weight=float(number)) for number in range(5)]
+    write_dataset_file(path, structures, provenance)
+    return path
+
+
+def test_one_of_a_kind_is_enough_to_read_the_others(alike):
+    items = MappedItems(alike)
+    with h5py.File(alike) as file:
+        (first, at_first), (other, at_other) = (group_and_address(file, n) for n in (2, 3))
+        with pytest.raises(UnknownFormError):
+            items.group(at_other)
+        items.learn(first, at_first)
+        found = items.group(at_other)
+        assert found.read("weight") == 3.0
+        assert found.read_if_present("absent") is None
+        with pytest.raises(UnknownFormError):
+            found.read("absent")
+        with pytest.raises(UnknownFormError):
+            found.read("properties")
+        for folder in ("properties", "property_weights"):
+            for name in file[f"{BATCH}/config_3/{folder}"]:
+                expected = read_item(h5g.open(other, folder.encode()), name)
+                np.testing.assert_array_equal(found.group(folder).read(name), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("properties/energy", np.float32(-0.5)),
+        ("properties/energy", np.array(-0.5, ">f8")),
+        ("atomic_numbers", np.array([1, 6, 8], np.int32)),
+        ("atomic_numbers", np.array([1, 6, 8], ">i8")),
+        ("pbc", np.array([0, 1, 0])),
+        ("config_type", np.bytes_(b"slab")),
+        ("weight", 0.125),
+        ("properties/head", "of another length"),
+    ],
+)
+def test_an_item_that_was_replaced_is_read_as_what_it_is(tmp_path, provenance, name, value):
+    path = tmp_path / "a.h5"
+    (one,) = [s for s in random_structures(50) if len(s) == 3 and "energy" in s.properties][:1]
+    one = dataclasses.replace(one, pbc=np.zeros(3, bool))
+    write_dataset_file(path, [one] * 6, provenance)
+    with h5py.File(path, "a") as file:
+        del file[f"{BATCH}/config_4/{name}"]
+        file[f"{BATCH}/config_4/{name}"] = value
+    expected = read_by_hdf5(path)
+    with Dataset(path) as dataset:
+        for number in (1, 2, 3, 4, 5, 4):
+            assert_equal(dataset[number], expected[number])
+
+
+def read_everything(group):
+    for name in ("atomic_numbers", "positions", "cell", "pbc", "weight", "config_type"):
+        group.read(name)
+    for folder in ("properties", "property_weights"):
+        for name in ("energy", "forces", "stress", "dipole", "head"):
+            group.group(folder).read(name)
+
+
+def test_flipped_bytes_are_unknown_or_another_value_and_never_a_crash(alike):
+    """They are flipped behind the back of HDF5, which may read a damaged heap for ever."""
+    content, rng = alike.read_bytes(), np.random.default_rng(0)
+    with h5py.File(alike) as file, alike.open("r+b", buffering=0) as damaged:
+        (first, at_first), (_, at_other) = (group_and_address(file, number) for number in (2, 3))
+        for position in rng.integers(512, len(content), 500).tolist():
+            items = MappedItems(alike)
+            items.learn(first, at_first)
+            damaged.seek(position)
+            damaged.write(bytes([content[position] ^ int(rng.integers(1, 256))]))
+            with contextlib.suppress(UnknownFormError, ValueError):
+                read_everything(items.group(at_other))
+            damaged.seek(position)
+            damaged.write(content[position : position + 1])

@@ -1,0 +1,143 @@
+"""The page that mace-jax-train-plot writes about the files of a run."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mace_jax.artifacts.predictions_file import PredictionsBlock
+from mace_jax.artifacts.provenance import Input, file_sha256, make_provenance
+from mace_jax.artifacts.statistics import write_statistics
+from mace_jax.artifacts.versioned import tag
+from mace_jax.errors import ArtifactError
+from mace_jax.structures.statistics import Statistics
+from mace_jax.structures.structure_block import Label
+from mace_jax_plot.cli import main
+from mace_jax_plot.figures import block_values
+from mace_jax_plot.report import write_report
+
+CHROMIUM = shutil.which("chromium")
+
+
+@pytest.fixture
+def statistics(tmp_path: Path) -> Path:
+    path = tmp_path / "statistics.json"
+    provenance = make_provenance("mace-jax-plot", [], reproducible=True)
+    found = Statistics((1, 8), {1: -13.5, 8: -432.25}, 12.5, 0.0, 1.125, 5.0, None, {})
+    write_statistics(path, found, provenance)
+    return path
+
+
+@pytest.fixture
+def metrics(tmp_path: Path, statistics: Path) -> Path:
+    used = Input("statistics", statistics, "statistics", 2, file_sha256(statistics))
+    provenance = make_provenance("mace-jax-plot", [used], reproducible=True)
+    header = {"schema": tag("metrics"), "provenance": provenance, "status": "finished"}
+    common = {"mode": "valid", "interval": 1, "lr": 0.01, "time": 1.0, "loss": 2.5}
+    rows = [
+        {**common, "epoch": epoch, "head": "<b>pbe</b>", "rmse_f": 0.05 / epoch, "mae_f": 0.02}
+        for epoch in (1, 2)
+    ]
+    path = tmp_path / "run.metrics"
+    path.write_text("\n".join(map(json.dumps, [header, *rows])) + "\n")
+    return path
+
+
+@pytest.fixture
+def page(tmp_path: Path, metrics: Path, statistics: Path) -> Path:
+    path = tmp_path / "report.html"
+    write_report(path, [metrics, statistics])
+    return path
+
+
+def test_numbers_are_in_their_units(page):
+    text = re.sub("<[^>]+>", " ", page.read_text())
+    assert "RMSE, meV/Å" in text
+    assert re.search(r"2\s+2\.50000\s+20\.00\s+25\.00", text)
+    assert "-432.250000" in text
+
+
+def test_input_is_verified_only_if_its_bytes_are_given(page, tmp_path, metrics):
+    assert page.read_text().count(">verified<") == 1
+    write_report(tmp_path / "less.html", [metrics])
+    text = (tmp_path / "less.html").read_text()
+    assert ">verified<" not in text
+    assert "not given" in text
+    assert "Statistics" not in text
+
+
+def test_page_needs_no_network_and_escapes_names(page):
+    text = page.read_text()
+    assert set(re.findall(r'(?:src|href)="(\w+):', text)) == {"data"}
+    assert not re.search(r"<script|<link rel=.stylesheet|@import|url\(", text)
+    assert "<b>pbe" not in text
+    assert "&lt;b&gt;pbe" in text
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"schema": {"kind": "batch_plan"}}', b"\x89HDF"])
+def test_damaged_file_is_named(tmp_path, metrics, content):
+    bad = tmp_path / "bad.json"
+    bad.write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"bad\.json"):
+        write_report(tmp_path / "report.html", [metrics, bad])
+    assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize("arguments", [[], ["--report", "r.html"], ["--path", "a", "b.h5"]])
+def test_usage(arguments, capfd):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert "report" in capfd.readouterr().err
+
+
+def test_values_of_a_block_leave_out_what_has_no_label():
+    block = PredictionsBlock(
+        n_node=np.array([2, 1]),
+        atomic_numbers=np.array([1, 8, 6]),
+        volumes=np.array([np.inf, 8.0]),
+        sources=["a", "a"],
+        frames=np.array([0, 1]),
+        heads=["h", "h"],
+        config_types=["x", "y"],
+        predictions={
+            "energy": np.array([2.0, 5.0]),
+            "forces": np.arange(9.0).reshape(3, 3),
+            "stress": np.ones((2, 3, 3)),
+        },
+        labels={
+            "energy": Label(np.array([True, True]), np.array([4.0, 6.0])),
+            "forces": Label(np.array([False, True]), np.zeros((1, 3))),
+            "stress": Label(np.array([True, True]), np.zeros((2, 3, 3))),
+        },
+    )
+    energy = block_values(block, "energy")
+    assert list(energy.labels) == [2.0, 6.0]  # by atom
+    assert list(energy.predictions) == [1.0, 5.0]
+    forces = block_values(block, "forces")
+    assert list(forces.predictions) == [6.0, 7.0, 8.0]
+    assert list(forces.elements) == [6, 6, 6]
+    assert list(forces.config_types) == ["y", "y", "y"]
+    assert block_values(block, "stress").labels.size == 9  # without a cell it means nothing
+    assert block_values(block, "dipole") is None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (Debian: apt-get install chromium)")
+def test_chromium_shows_the_page_without_complaints(page, tmp_path):
+    target = tmp_path / "page.png"
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
+    size = ["--window-size=390,2000", f"--screenshot={target}"]
+    done = subprocess.run(
+        [CHROMIUM, *flags, *size, page.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert target.read_bytes().startswith(b"\x89PNG")
+    assert "CONSOLE" not in done.stderr
