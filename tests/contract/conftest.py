@@ -159,6 +159,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory, shell: Invoke) -> Path:
         *("--statistics-file", "data/statistics.json"),
     )
     shutil.copy(folder / "results" / "aspirin_small_best.msgpack", folder / "model.msgpack")
+    run("mace-jax-predict", "model.msgpack", "structures.xyz", "--output", "test.h5")
     return folder
 
 

@@ -17,6 +17,7 @@ from mace_jax.artifacts.index import read_index
 from mace_jax.artifacts.metrics import read_metrics
 from mace_jax.artifacts.model_bundle import ModelBundle, read_model_bundle, unpack_model_bundle
 from mace_jax.artifacts.predictions import read_predictions
+from mace_jax.artifacts.predictions_file import PredictionsFile
 from mace_jax.artifacts.statistics import read_statistics
 from mace_jax.artifacts.train_config import read_train_config, term_weights
 from mace_jax.artifacts.training_sums import read_training_sums
@@ -209,6 +210,9 @@ def _predictions(file: TaggedFile) -> Summary:
     if file.container == "npz":
         metadata, found = read_predictions(file.path)
         atoms: Summary = {"atoms": int(found.n_node.sum())}
+    elif file.container == "hdf5":
+        with PredictionsFile(file.path) as predictions:
+            metadata, atoms = predictions.metadata, {}
     else:
         metadata, atoms = check_document(file.document, "predictions", file.path), {}
     return {

@@ -104,8 +104,12 @@ def _hdf5(path: Path) -> Document | None:
         attributes: Mapping[str, Any] = dict(file.attrs)
     if "schema" not in attributes:
         return None
+    tag = json.loads(attributes["schema"])
+    if tag["kind"] == "predictions":
+        return {name: json.loads(text) for name, text in attributes.items()}
     return {
-        **{name: json.loads(attributes[name]) for name in ("schema", "provenance")},
+        "schema": tag,
+        "provenance": json.loads(attributes["provenance"]),
         **{name: _plain(attributes[name]) for name in _ATTRIBUTES if name in attributes},
     }
 
@@ -166,8 +170,8 @@ def _extxyz(path: Path) -> Document:
         entries = comment_entries(file.readline())
     numbers = sorted(int(name[6:]) for name in entries if name.startswith("input_"))
     inputs = [entries.pop(f"input_{number}") for number in numbers]
-    top = ("schema", "head", "quantities", "n_graph")
-    document = {name: entries.pop(name) for name in top}
+    top = ("schema", "head", "quantities", "labels", "n_graph", "n_skipped")
+    document = {name: entries.pop(name) for name in top if name in entries}
     return {**document, "provenance": {**entries, "inputs": inputs}}
 
 

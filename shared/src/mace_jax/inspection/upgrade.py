@@ -4,7 +4,6 @@ Who made the file stays as it is; the file before is added to its inputs, as ``u
 """
 
 import json
-import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -48,9 +47,15 @@ def write_upgraded(file: TaggedFile, target: Path) -> None:
     """Write the newest version of a file atomically; ``target`` may be the file itself.
 
     Raises:
-        ArtifactError: it is damaged, or too old.
+        ArtifactError: it is damaged or too old, or its structures would have to change as well.
     """
     document = check_document(file.document, file.kind, file.path)
+    if file.container == "extxyz":
+        message = (
+            f"{file.path}: extxyz of version {file.version}, whose predictions have other names "
+            f"than those of version {current_version(file.kind)}; create it with mace-jax-predict"
+        )
+        raise ArtifactError(message)
     before = Input(ROLE, file.path, file.kind, file.version, file_sha256(file.path)).to_json()
     provenance = document["provenance"]
     inputs = [*provenance["inputs"], before]
@@ -101,27 +106,6 @@ def _parquet(file: TaggedFile, document: Document, target: Path) -> None:
         pq.write_table(table, temporary)
 
 
-def _extxyz(file: TaggedFile, document: Document, target: Path) -> None:
-    """Change two entries of the first comment line; everything else stays as it is."""
-    number = len(document["provenance"]["inputs"]) - 1
-    added = {"schema": document["schema"], f"input_{number}": document["provenance"]["inputs"][-1]}
-    entries = " ".join(f"mace_jax_{name}={_quoted(value)}" for name, value in added.items())
-    with (
-        file.path.open(encoding="utf-8", newline="") as old,
-        atomic_file(target) as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as new,
-    ):
-        new.write(old.readline())
-        comment = re.sub(r' mace_jax_schema="(?:[^"\\]|\\.)*"', "", old.readline())
-        new.write(f"{comment.rstrip()} {entries}\n")
-        shutil.copyfileobj(old, new)
-
-
-def _quoted(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False).replace('"', '\\"')
-    return f'"{text}"'
-
-
 _WRITERS: Mapping[str, Callable[[TaggedFile, Document, Path], None]] = {
     "json": _json,
     "json_lines": _json_lines,
@@ -129,5 +113,4 @@ _WRITERS: Mapping[str, Callable[[TaggedFile, Document, Path], None]] = {
     "hdf5": _hdf5,
     "npz": _npz,
     "parquet": _parquet,
-    "extxyz": _extxyz,
 }
