@@ -277,6 +277,8 @@ def test_dry_run_tells_shapes_and_memory_and_leaves_nothing(chain, frames, tmp_p
     assert summary["shapes"]["train"] == [vars(caps) for caps in plan.shapes]
     assert summary["steps_per_epoch"] == len(plan.batches)
     assert summary["structures"] == {"train": N_TRAIN, "valid": N_VALID}
+    assert summary["labels"]["train"].items() >= {"energy": N_TRAIN, "forces": N_TRAIN}.items()
+    assert summary["devices"] == 1
     assert summary["step_memory_bytes"] > 10_000
     assert summary["parameters"] == sum(
         array.size

@@ -23,7 +23,7 @@ def told(structure, **values):
     return dataclasses.replace(structure, inputs=inputs, place="frame 3")
 
 
-def test_an_unknown_element_is_refused(water):
+def test_defect_11_an_unknown_element_is_refused(water):
     with pytest.raises(DataError, match=r"frame 3: unknown element H \(1\)"):
         BUILDER._replace(elements=(6, 8)).build(dataclasses.replace(water, place="frame 3"))
 

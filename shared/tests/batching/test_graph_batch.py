@@ -202,3 +202,8 @@ def test_inputs_in_a_batch(water, crystal, dtype):
     assert batch.inputs["charges"][:, 0].tolist() == [1, 2, 3, 4, 5, 0, 0, 0, 0]
     assert {array.dtype for array in batch.inputs.values()} == {np.dtype(dtype)}
     assert pad_batch([BUILDER.build(water)], caps, dtype).inputs == {}
+    nothing = pad_batch([], caps, dtype, builder.inputs)
+    assert nothing.inputs.keys() == batch.inputs.keys()
+    for name, array in nothing.inputs.items():
+        assert (array.shape, array.dtype) == (batch.inputs[name].shape, np.dtype(dtype))
+        assert not array.any()

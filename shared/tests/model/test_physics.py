@@ -92,7 +92,7 @@ def test_forces_are_minus_the_gradient(any_network, structure):
 
 
 @pytest.mark.parametrize("periodic", ["crystal", "slab"])
-def test_stress_is_the_strain_derivative(any_network, periodic, request):
+def test_defect_16_stress_is_the_strain_derivative(any_network, periodic, request):
     structure = request.getfixturevalue(periodic)
     assert structure.pbc[:2].all()
     expected = np.zeros((3, 3))

@@ -77,7 +77,7 @@ def test_all_that_a_model_predicts_in_input_order(dipole_network, structures):
             assert_allclose(own[name], alone[name], atol=1e-11, err_msg=name)
 
 
-def test_every_structure_by_its_own_head_and_inputs(network_of, structures):
+def test_defect_12_every_structure_by_its_own_head_and_inputs(network_of, structures):
     network = network_of("embeddings")
     bundle = network.bundle
     mixed = [

@@ -176,7 +176,7 @@ def test_avg_num_neighbors(convert_edited, module_of):
 # E0s, scale and shift
 
 
-def test_e0_scale_and_shift_of_each_head(convert):
+def test_defect_12_e0_scale_and_shift_of_each_head(convert):
     bundle = convert("unsorted_elements_l1_zbl")
     assert bundle.scale == {"rough": 0.83, "fine": 0.83 + 0.31}
     assert bundle.shift == {"rough": -0.27, "fine": -0.27 + 0.46}

@@ -45,16 +45,24 @@ def test_aspirin():
 
 
 def test_mace_mp_0b3():
+    """Source: mace_mp_0b3/mace-mp0-b3.sh of ACEsuit/mace-foundations, and mace_run_train."""
     config = load("mace_mp_0b3")
-    assert config.flags.dtype == "float64"
-    assert config.model.interaction_cls == "RealAgnosticDensityResidualInteractionBlock"
-    assert config.model.interaction_cls_first == "RealAgnosticDensityInteractionBlock"
-    assert config.model.distance_transform == "Agnesi"
-    assert config.model.pair_repulsion
-    assert config.loss.loss_cls == "universal"
-    assert term_weights(config.loss) == {"energy": 1.0, "forces": 10.0, "stress": 100.0}
-    scheduler = config.optimizer.scheduler
+    model, optimizer, training = config.model, config.optimizer, config.train
+    assert (config.flags.dtype, model.model) == ("float64", "MACE")
+    assert (model.r_max, model.num_bessel, model.num_polynomial_cutoff) == (6.0, 10, 5)
+    assert (model.hidden_irreps, model.max_ell, model.correlation) == ("128x0e + 128x1o", 3, 3)
+    assert (model.MLP_irreps, model.num_interactions) == ("16x0e", 2)
+    assert model.interaction_cls == "RealAgnosticDensityResidualInteractionBlock"
+    assert model.interaction_cls_first == "RealAgnosticDensityInteractionBlock"
+    assert (model.distance_transform, model.pair_repulsion) == ("Agnesi", True)
+    assert model.scaling == "rms_forces_scaling"
+    assert (config.loss.loss_cls, config.loss.huber_delta) == ("universal", 0.01)
+    assert term_weights(config.loss) == {"energy": 1.0, "forces": 10.0, "stress": 10.0}
+    assert (optimizer.algorithm, optimizer.lr, optimizer.weight_decay) == ("amsgrad", 0.005, 1e-8)
+    assert optimizer.max_epochs == 100
+    scheduler = optimizer.scheduler
     assert (scheduler.name, scheduler.factor, scheduler.patience) == ("reduce_on_plateau", 0.8, 5)
+    assert (training.ema_decay, training.max_grad_norm, training.patience) == (0.99999, 100.0, 40)
 
 
 def test_finetune_says_nothing_of_the_network():

@@ -138,7 +138,7 @@ def test_sums_of_batches_are_added_leaf_by_leaf():
     assert metrics([added]) == pytest.approx(metrics(parts), rel=1e-12)
 
 
-def test_what_was_not_predicted_has_no_error():
+def test_defect_10_what_was_not_predicted_has_no_error():
     """It was compared with itself: the error was 0."""
     batch = padded(BATCHES["all labels"])
     predicted = predict_anything(batch)

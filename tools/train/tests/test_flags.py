@@ -67,7 +67,6 @@ WITH = {
     "--lr-factor": PLATEAU,
     "--scheduler-patience": PLATEAU,
     "--scheduler-threshold": PLATEAU,
-    "--warmup-epochs": ["--scheduler", "cosine"],
     "--swa-virials-weight": ["--swa", "--loss", "virials"],
     "--swa-dipole-weight": [
         *("--swa", "--loss", "energy_forces_dipole", "-b", "model.model=@EnergyDipolesMACE")

@@ -461,6 +461,11 @@ def test_schedules_by_reference(schedule, behind, caplog):
     assert not caplog.records
 
 
+def test_a_constant_rate_after_a_warmup():
+    lines = ["optimizer.scheduler = @constant_schedule", "constant_schedule.warmup_epochs = 3"]
+    assert load(*lines).optimizer.scheduler == ScheduleConfig(warmup_epochs=3.0)
+
+
 def test_what_a_section_refers_to_goes_with_it(caplog):
     """``None`` takes stage two away, whatever a file says of its loss."""
     lines = ["train.swa_config = @SWAConfig", "SWAConfig.loss = @stage_two_loss"]

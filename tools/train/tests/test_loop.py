@@ -199,7 +199,7 @@ def test_the_best_bundle_holds_the_average_of_the_best_epoch(first, by_hand):
             np.testing.assert_array_equal(parameters[name], value)
 
 
-def test_the_best_bundle_has_the_loss_it_claims(first, by_hand):
+def test_defect_4_the_best_bundle_has_the_loss_it_claims(first, by_hand):
     _, outcome, _ = first
     run, *_ = by_hand
     bundle = read_model_bundle(outcome.best)
@@ -302,7 +302,7 @@ def spoiled(make_config, prepare):
     return make
 
 
-def test_a_step_that_is_not_finite_stops_the_run_and_keeps_the_best(spoiled):
+def test_defect_14_a_step_that_is_not_finite_stops_the_run_and_keeps_the_best(spoiled):
     run, files, index = spoiled()
     place = rf"^epoch 2: batch {index}: loss nan.*structures 0(, \d+)* of train\.h5"
     with pytest.raises(DivergedError, match=place + r".*optimizer\.lr"):
@@ -450,7 +450,7 @@ def test_a_metric_that_is_not_found_cannot_be_the_best(make_config, prepare, met
 
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf])
-def test_what_is_not_a_number_is_never_the_best(value):
+def test_defect_14_what_is_not_a_number_is_never_the_best(value):
     progress = Progress(state=None)
     assert not progress.judge({"loss": value}, "loss", {})
     assert progress.judge({"loss": 2.0}, "loss", {})

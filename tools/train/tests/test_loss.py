@@ -293,7 +293,7 @@ def test_what_the_model_does_not_predict_is_named():
 
 @pytest.mark.parametrize("name", ["huber", "universal"])
 @pytest.mark.parametrize("delta", [0.01, 1.0])
-def test_huber_is_continuous_at_delta(name, delta):
+def test_defect_7_huber_is_continuous_at_delta(name, delta):
     """Its inner branch was divided by delta: the loss fell a hundredfold at 0.01."""
     batch = padded([structure(1, ["stress"])])
     loss = make_loss(LossConfig(name, stress_weight=1.0, huber_delta=delta))
@@ -310,7 +310,7 @@ def test_huber_is_continuous_at_delta(name, delta):
 @pytest.mark.parametrize(
     "name", [name for name in LOSS_TERMS if "forces" in LOSS_TERMS[name] and name != "forces_only"]
 )
-def test_missing_forces_are_not_learned_as_zeros(name):
+def test_defect_8_missing_forces_are_not_learned_as_zeros(name):
     """They were, by ``l1l2`` and the plain squares."""
     structures = [structure(3, [term for term in TERMS if term != "forces"]), structure(2)]
     batch = padded(structures)
@@ -323,7 +323,7 @@ def test_missing_forces_are_not_learned_as_zeros(name):
     assert np.asarray(compiled(name)(predicted, padded(filled_in))[1]["forces"])[:3].all()
 
 
-def test_universal_multiplies_prediction_and_label_by_the_weight_once():
+def test_defect_9_universal_multiplies_prediction_and_label_by_the_weight_once():
     """The prediction alone was, and the loss once more."""
     item = structure(2, ["forces"], property_weights={"forces": 3.0})
     batch = padded([item])
@@ -360,7 +360,7 @@ DIPOLES = {"AtomicDipolesMACE": "2x1o", "EnergyDipolesMACE": "2x0e + 2x1o"}
         ("energy_forces_dipole", "EnergyDipolesMACE", "dipole"),
     ],
 )
-def test_every_term_is_fed_by_the_model(name, model, term):
+def test_defect_13_every_term_is_fed_by_the_model(name, model, term):
     """Virials and dipoles were never predicted, their terms silently 0."""
     config = replace(NETWORK, model=model, MLP_irreps=DIPOLES.get(model, "2x0e"))
     network, parameters = split_trainable(

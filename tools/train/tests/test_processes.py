@@ -64,7 +64,7 @@ def two() -> list[tuple[int, str, str]]:
 
 
 @pytest.mark.parametrize("index", [0, 1])
-def test_two_processes_take_the_steps_of_one_with_all_graphs(two, index):
+def test_defect_1_two_processes_take_the_steps_of_one_with_all_graphs(two, index):
     """Mean gradients over graphs, not over batches; an empty batch counts nothing."""
     code, stdout, stderr = two[index]
     assert code == 0, stderr

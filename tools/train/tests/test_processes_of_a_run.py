@@ -85,7 +85,7 @@ def test_the_first_of_two_processes_alone_writes_events(start):
     assert len(list((start.folder / "tensorboard" / "events").iterdir())) == 1
 
 
-def test_two_processes_train_as_one_does_on_the_same_groups(start):
+def test_defects_1_and_15_two_processes_train_as_one_does_on_the_same_groups(start):
     """20 steps; one process gets the groups of both by adding up the gradients of two batches."""
     stem = str(start.folder / "two")
     code, out, err = end(start("two", *TOGETHER, "--max-epochs", "10"))

@@ -90,6 +90,17 @@ def test_warmup_may_take_the_whole_run():
     )
 
 
+@pytest.mark.parametrize("name", ["constant", "reduce_on_plateau"])
+def test_warmup_to_a_constant_rate(name):
+    found = rates(2, name=name, warmup_epochs=2)
+    assert_allclose(found, [0.2, 0.4, 0.6, 0.8, 0.8, 0.8, 0.8, 0.8], rtol=1e-14)
+
+
+def test_warmup_of_a_rate_that_falls_meanwhile():
+    found = rates(2, name="exponential_decay", decay_rate=0.5, warmup_epochs=1.5)
+    assert_allclose(found[:4], [0.8 / 3, 1.6 / 3, 0.4, 0.4], rtol=1e-14)
+
+
 def factors(losses, **settings) -> list[float]:
     config = OptimizerConfig(
         lr=0.8, scheduler=ScheduleConfig("reduce_on_plateau", factor=0.5, **settings)

@@ -117,6 +117,23 @@ def test_a_term_of_either_stage_without_labels(make_config, prepare, sections, f
         prepare(make_config(**sections))
 
 
+def test_more_batches_for_an_update_than_an_epoch_has(make_config, prepare):
+    run, _ = prepare(make_config(optimizer={"accumulate": 4}))
+    assert run.n_steps == 4
+    message = r"^optimizer\.accumulate = 5, but an epoch has only 4 steps"
+    with pytest.raises(ConfigError, match=message):
+        prepare(make_config(optimizer={"accumulate": 5}))
+
+
+def test_labels_are_counted_in_each_split(make_config, prepare, train_path):
+    def change(index, structure):
+        return with_dipole(index, structure) if index < 3 else structure
+
+    run, _ = prepare(make_config(datasets={"train_path": train_path(change)}))
+    assert run.labels["train"] == {"energy": 12, "forces": 12, "dipole": 3}
+    assert run.labels["valid"] == {"energy": 5, "forces": 5}
+
+
 def test_an_impossible_network_is_said_before_data_are_read(make_config, prepare):
     config = make_config(
         model={"hidden_irreps": "4x0e + 8x1o"}, datasets={"train_path": "absent.h5"}

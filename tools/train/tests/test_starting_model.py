@@ -18,13 +18,21 @@ from mace_jax.artifacts.model_bundle import read_model_bundle, write_model_bundl
 from mace_jax.artifacts.provenance import file_sha256, make_provenance
 from mace_jax.artifacts.statistics import read_statistics
 from mace_jax.artifacts.train_config_sections import TrainConfig
-from mace_jax.errors import ArtifactError, ConfigError, DataError, IncompatibleError
+from mace_jax.errors import (
+    ArtifactError,
+    ConfigError,
+    DataError,
+    IncompatibleError,
+    StoppedError,
+)
 from mace_jax.model.predict import predict, properties
 from mace_jax.structures.structure import Structure
 from mace_jax.torch_models.from_torch import convert_torch_model
 from mace_jax.torch_models.select_head import select_head
 from mace_jax.tracking import show_nothing, track_silently
 from mace_jax_train.loop import train
+from mace_jax_train.run_files import RunFiles
+from mace_jax_train.start import prepare_run
 from mace_jax_train.starting_model import HEAD, read_starting_model
 
 STORED = Path(__file__).parents[3] / "tests" / "parity" / "data"
@@ -479,6 +487,29 @@ def test_training_goes_on_from_each_source(
     changed = [n for n, a in run.bundle.parameters.items() if (best.parameters[n] != a).any()]
     assert len(changed) > len(run.bundle.parameters) / 2
     assert best.license == {"start_from": "ASL", "foundation_model": "ASL"}.get(source)
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_goes_on_to_the_same_bytes(starting, bundle_file, tmp_path, signalled):
+    config = starting(
+        {"start_from": bundle_file},
+        datasets={"E0s": "estimated", "test_path": None},
+        optimizer={"max_epochs": 2, "lr": 1e-3},
+    )
+    whole, stopped = (
+        RunFiles(tmp_path / name, "run", reproducible=True) for name in ("whole", "stopped")
+    )
+
+    def start(files, show, checkpoint=None):
+        with closing(prepare_run(config, files, track_silently)) as run:
+            train(run, files, show, checkpoint)
+
+    start(whole, show_nothing)
+    with pytest.raises(StoppedError):
+        start(stopped, signalled("SIGTERM"))
+    start(stopped, show_nothing, stopped.checkpoint())
+    for suffix in (".metrics", "_best.msgpack", "_last.msgpack"):
+        assert stopped.path(suffix).read_bytes() == whole.path(suffix).read_bytes()
 
 
 def test_the_files_of_the_run_say_what_it_began_with(starting, bundle_file, prepare):

@@ -24,8 +24,9 @@ SCHEDULE_PARAMETERS: Mapping[str, tuple[str, ...]] = {
     ),
     "piecewise_constant_schedule": ("boundaries_and_scales",),
     "reduce_on_plateau": ("factor", "patience", "threshold", "min_lr"),
-    "warmup_cosine_decay": ("warmup_epochs", "end_value"),
+    "warmup_cosine_decay": ("end_value",),
 }
+WARMUP = "warmup_epochs"  # every schedule has it
 ALGORITHM_PARAMETERS: Mapping[str, tuple[str, ...]] = {
     "adam": ("b1", "b2", "eps"),
     "adamw": ("b1", "b2", "eps"),

@@ -194,8 +194,8 @@ class ScheduleConfig:
         factor, patience, threshold, min_lr: ``reduce_on_plateau``: times ``factor`` when more than
             ``patience`` evaluations in a row were no better by ``threshold``, relative to the best
             loss.
-        warmup_epochs: ``warmup_cosine_decay``: up from 0 in these, then down a half cosine to
-            ``end_value`` at the last epoch.
+        warmup_epochs: of every one: the rate rises from 0 to the whole in these; then
+            ``warmup_cosine_decay`` falls along a half cosine to ``end_value`` at the last epoch.
     """
 
     name: Literal[

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mace_jax.artifacts.batch_plan import Caps
+from mace_jax.artifacts.model_bundle import EmbeddingSpec
 from mace_jax.batching.graph import Graph
 from mace_jax.batching.neighbor_table import NeighborTable, fill_table, join_pairs
 from mace_jax.structures.structure import PROPERTY_SHAPES, Structure, property_shape, volumes
@@ -74,13 +75,16 @@ class GraphBatch(NamedTuple):
     inputs: Mapping[str, Array]
 
 
-def pad_batch(graphs: Sequence[Graph], caps: Caps, dtype: str) -> GraphBatch:
+def pad_batch(
+    graphs: Sequence[Graph], caps: Caps, dtype: str, told: Sequence[EmbeddingSpec] = ()
+) -> GraphBatch:
     """Join graphs and pad them to ``caps``.
 
     Args:
-        graphs: at most ``caps.n_graph - 1`` of them; none give a batch of padding, without inputs.
+        graphs: at most ``caps.n_graph - 1`` of them; none give a batch of padding.
         caps: padded sizes; at least one node and one graph remain padding.
         dtype: of the floating-point arrays.
+        told: what the model is told, for a batch of padding; graphs have it with them.
     """
     structures = [graph.structure for graph in graphs]
     n_graph = len(graphs)
@@ -130,15 +134,27 @@ def pad_batch(graphs: Sequence[Graph], caps: Caps, dtype: str) -> GraphBatch:
         stress_weight=weights("stress"),
         virials_weight=weights("virials"),
         dipole_weight=weights("dipole"),
-        inputs={
-            name: per_graph(np.concatenate([graph.graph_inputs[name] for graph in graphs]))
-            for name in (graphs[0].graph_inputs if graphs else ())
-        }
-        | {
-            name: per_node(np.concatenate([graph.node_inputs[name] for graph in graphs]))
-            for name in (graphs[0].node_inputs if graphs else ())
-        },
+        inputs=_inputs(graphs, caps, dtype) if graphs else _no_inputs(told, caps, dtype),
     )
+
+
+def _inputs(graphs: Sequence[Graph], caps: Caps, dtype: str) -> dict[str, NDArray[Any]]:
+    per_graph = {
+        name: np.concatenate([graph.graph_inputs[name] for graph in graphs])
+        for name in graphs[0].graph_inputs
+    }
+    per_node = {
+        name: np.concatenate([graph.node_inputs[name] for graph in graphs])
+        for name in graphs[0].node_inputs
+    }
+    return {name: _pad(rows, caps.n_graph, dtype) for name, rows in per_graph.items()} | {
+        name: _pad(rows, caps.n_node, dtype) for name, rows in per_node.items()
+    }
+
+
+def _no_inputs(told: Sequence[EmbeddingSpec], caps: Caps, dtype: str) -> dict[str, NDArray[Any]]:
+    length = {"graph": caps.n_graph, "atom": caps.n_node}
+    return {spec.name: np.zeros((length[spec.per], spec.in_dim), dtype) for spec in told}
 
 
 def batch_bytes(batch: GraphBatch) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mace_jax.artifacts.batch_plan import BatchPlan, Caps
+from mace_jax.artifacts.model_bundle import EmbeddingSpec
 from mace_jax.batching.cursor import Cursor, plan_digest, require_cursor_fits
 from mace_jax.batching.graph import Graph
 from mace_jax.batching.graph_batch import GraphBatch, batch_bytes, pad_batch
@@ -44,6 +45,7 @@ class PlannedLoader:
         cache_bytes: int = 0,
         shuffle: bool = True,
         max_batches: int | None = None,
+        told: Sequence[EmbeddingSpec] = (),
     ) -> None:
         """Read nothing yet.
 
@@ -59,6 +61,7 @@ class PlannedLoader:
             cache_bytes: how much memory may be used to keep batches for later epochs.
             shuffle: whether each epoch has an order of its own; else all have the plan's.
             max_batches: of an epoch; the next one goes on where it ended.
+            told: what the model is told beside atoms, of which an empty batch has none.
         """
         self.graphs = graphs
         self.plan = plan
@@ -68,7 +71,7 @@ class PlannedLoader:
         self._cache: dict[int, GraphBatch] = {}
         self._room = cache_bytes
         self._shuffle, self._max_batches = shuffle, max_batches
-        self._workers = Workers(_BatchMaker(graphs, dtype), n_workers)
+        self._workers = Workers(_BatchMaker(graphs, dtype, tuple(told)), n_workers)
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch."""
@@ -208,7 +211,11 @@ class _BatchMaker:
 
     graphs: GraphSource
     dtype: str
+    told: tuple[EmbeddingSpec, ...] = ()
 
     def __call__(self, task: _Task) -> list[GraphBatch]:
         graphs = iter(self.graphs(np.concatenate([ids for ids, _ in task])))
-        return [pad_batch(list(islice(graphs, len(ids))), caps, self.dtype) for ids, caps in task]
+        return [
+            pad_batch(list(islice(graphs, len(ids))), caps, self.dtype, self.told)
+            for ids, caps in task
+        ]

@@ -105,8 +105,10 @@ def _computing(flags: Any, compile_cache: bool) -> AbstractContextManager[None]:
 def _dry_run(config: Any, compile_cache: bool) -> Result:
     """Prepare the run in a folder that is thrown away, compile its steps, and describe it."""
     from mace_jax.cli.progress import track_on_stderr
+    from mace_jax_train.data_parallel import all_devices
     from mace_jax_train.dry_run import describe_run
     from mace_jax_train.inputs import split_paths
+    from mace_jax_train.processes import Processes
     from mace_jax_train.run_files import RunFiles
     from mace_jax_train.start import prepare_run
 
@@ -114,15 +116,17 @@ def _dry_run(config: Any, compile_cache: bool) -> Result:
         tempfile.TemporaryDirectory() as folder,
         _computing(config.flags, compile_cache),
     ):
-        run = prepare_run(config, RunFiles(Path(folder), "dry_run"), track_on_stderr)
+        files, devices = RunFiles(Path(folder), "dry_run"), all_devices(Processes())
+        run = prepare_run(config, files, track_on_stderr, devices)
         with closing(run):
             summary = describe_run(run)
     log.info(
-        "dry run: %d parameters, %d steps an epoch, about %.0f MB for a step, compiled in %.1f s; "
-        "nothing was trained",
+        "dry run: %d parameters, %d steps an epoch, about %.0f MB for a step on each of %d "
+        "devices, compiled in %.1f s; nothing was trained",
         summary["parameters"],
         summary["steps_per_epoch"],
         summary["step_memory_bytes"] / 1e6,
+        summary["devices"],
         summary["compile_seconds"],
     )
     return Result(Path(split_paths(config.datasets, "train")[0]), summary)

@@ -1,8 +1,10 @@
 """What a run would do: its shapes, and what XLA makes of its steps."""
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
+from mace_jax.batching.graph_batch import GraphBatch
 from mace_jax.model.load import split_trainable
 from mace_jax_train.method import make_method
 from mace_jax_train.start import Run, parameter_count
@@ -13,34 +15,44 @@ def describe_run(run: Run) -> dict[str, Any]:
 
     With the compile cache on, the run itself finds them there.
 
-    Returns: parameters, steps per epoch, padded shapes, the largest training step's memory in bytes
-        (arguments, outputs and temporaries together), and the seconds that compiling took.
+    Returns: parameters, devices that train together, steps per epoch, padded shapes, structures and
+        those that have each label by split, the largest training step's memory in bytes of each
+        device (arguments, outputs and temporaries together), and the seconds that compiling took.
     """
+    devices = run.devices
     network, parameters = split_trainable(run.model)
-    method = make_method(run.config, network, len(run.loaders["train"]))
+    method = make_method(run.config, network, run.n_steps, devices)
     state = method.initial_state(parameters)
     evaluated = method.evaluated(state)
     started = time.perf_counter()
     compiled = [
         stage.train_step.lower(state, batch).compile()
         for stage in method.stages
-        for batch in run.loaders["train"].one_of_each_shape()
+        for batch in _one_group_of_each_shape(run, "train")
     ]
-    for loader in run.loaders.values():
-        for batch in loader.one_of_each_shape():
+    for split in run.loaders:
+        for batch in _one_group_of_each_shape(run, split):
             for stage in method.stages:
                 stage.eval_step.lower(evaluated, batch).compile()
     seconds = time.perf_counter() - started
     return {
         "parameters": parameter_count(run),
-        "steps_per_epoch": len(run.loaders["train"]),
+        "devices": devices.n_batch,
+        "steps_per_epoch": run.n_steps,
         "shapes": {
             split: [vars(caps) for caps in loader.shapes] for split, loader in run.loaders.items()
         },
         "structures": {split: loader.plan.n_structures for split, loader in run.loaders.items()},
+        "labels": {split: dict(found) for split, found in run.labels.items()},
         "step_memory_bytes": max(map(_memory, compiled)),
         "compile_seconds": seconds,
     }
+
+
+def _one_group_of_each_shape(run: Run, split: str) -> Iterator[GraphBatch]:
+    """Yield what each step of a split is compiled for, on its devices."""
+    for batch in run.loaders[split].one_of_each_shape():
+        yield run.devices.put([batch] * len(run.devices.own))
 
 
 def _memory(compiled: Any) -> int:

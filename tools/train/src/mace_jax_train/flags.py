@@ -150,7 +150,7 @@ FLAGS = (
         "optimizer.scheduler.threshold",
         "of plateau: how much lower, relative to the best, is better",
     ),
-    Flag("--warmup-epochs", "optimizer.scheduler.warmup_epochs", "of cosine: from 0 to lr"),
+    Flag("--warmup-epochs", "optimizer.scheduler.warmup_epochs", "from 0 to the whole rate"),
     Flag("--clip-grad", "train.max_grad_norm", "largest norm of the gradient"),
     Flag("--ema", "train.ema_decay", "the same as --ema-decay 0.99", value=0.99, weak=True),
     Flag("--ema-decay", "train.ema_decay", "of the moving average of the weights, or None"),

@@ -7,7 +7,11 @@ Every name is ``configurable.parameter``; modules before it, as in
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mace_jax.artifacts.train_config_consistency import ALGORITHM_PARAMETERS, SCHEDULE_PARAMETERS
+from mace_jax.artifacts.train_config_consistency import (
+    ALGORITHM_PARAMETERS,
+    SCHEDULE_PARAMETERS,
+    WARMUP,
+)
 from mace_jax.artifacts.train_config_fields import FIELDS, choices, is_section
 from mace_jax.artifacts.train_config_sections import SECTIONS
 
@@ -150,7 +154,7 @@ def _parameters() -> dict[str, str]:
     scheduled = {
         f"{configurable}.{parameter}": f"optimizer.scheduler.{parameter}"
         for configurable, name in SCHEDULES.items()
-        for parameter in SCHEDULE_PARAMETERS[name]
+        for parameter in (*SCHEDULE_PARAMETERS[name], WARMUP)
     }
     algorithms = {
         f"{algorithm}.{parameter}": f"optimizer.{parameter}"

@@ -19,9 +19,21 @@ def make_schedule(config: OptimizerConfig, updates_per_epoch: int) -> Schedule:
     """Return the learning rate of an update, given how many were before it.
 
     Epochs become updates here, so that a rate which changes between epochs does so exactly there.
+    The first rate of a warm-up is not 0, and the last is the whole: each update is of use.
     """
     schedule = _schedule(config, updates_per_epoch)
-    return lambda n_before: schedule(n_before.astype(float))  # an int32 over an int is a float32
+    rising = _rising(config, updates_per_epoch)
+
+    def warmed_up(n_before: Array) -> Array:
+        n_before = n_before.astype(float)  # an int32 over an int is a float32
+        return jnp.minimum(1, (n_before + 1) / rising) * schedule(n_before)
+
+    return warmed_up
+
+
+def _rising(config: OptimizerConfig, updates_per_epoch: int) -> int:
+    """Return the updates of the warm-up; the first has the whole rate where there is none."""
+    return max(1, round(config.scheduler.warmup_epochs * updates_per_epoch))
 
 
 def _schedule(config: OptimizerConfig, updates_per_epoch: int) -> Schedule:
@@ -31,7 +43,7 @@ def _schedule(config: OptimizerConfig, updates_per_epoch: int) -> Schedule:
         case "piecewise_constant_schedule":
             return _piecewise(config, updates_per_epoch)
         case "warmup_cosine_decay":
-            return _warmup_cosine(config, updates_per_epoch)
+            return _cosine(config, updates_per_epoch)
         case _:
             return lambda _: jnp.asarray(config.lr)
 
@@ -60,19 +72,15 @@ def _piecewise(config: OptimizerConfig, updates_per_epoch: int) -> Schedule:
     return schedule
 
 
-def _warmup_cosine(config: OptimizerConfig, updates_per_epoch: int) -> Schedule:
-    """Rise to the whole rate at the last update of the warm-up, and fall after it.
-
-    The first rate is not 0, nor is the last before ``end_value``: each update is of use.
-    """
-    rising = max(1, round(config.scheduler.warmup_epochs * updates_per_epoch))
+def _cosine(config: OptimizerConfig, updates_per_epoch: int) -> Schedule:
+    """Fall after the warm-up; the last rate is not yet ``end_value``."""
+    rising = _rising(config, updates_per_epoch)
     falling = max(1, config.max_epochs * updates_per_epoch - rising)
     end = config.scheduler.end_value
 
     def schedule(n_before: Array) -> Array:
-        risen = jnp.minimum(1, (n_before + 1) / rising)
         angle = jnp.pi * jnp.clip((n_before - rising) / falling, 0, 1)
-        return risen * (end + (config.lr - end) * (1 + jnp.cos(angle)) / 2)
+        return end + (config.lr - end) * (1 + jnp.cos(angle)) / 2
 
     return schedule
 

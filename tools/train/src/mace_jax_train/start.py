@@ -1,7 +1,8 @@
 """From a configuration to everything a run needs: data, plans, energies, network."""
 
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ from mace_jax.artifacts.provenance import Input
 from mace_jax.artifacts.train_config_sections import FlagsConfig, TrainConfig
 from mace_jax.batching.graph_source import DatasetGraphs
 from mace_jax.batching.loader import PlannedLoader
+from mace_jax.errors import ConfigError
 from mace_jax.model.backend import DENSE, Backend
 from mace_jax.model.load import build_model, graph_builder, load_model, model_parameters
 from mace_jax.model.mace import MACE, DipoleMACE
@@ -45,6 +47,7 @@ class Run:
         inputs: what was read.
         resources: the open files and the workers that they read from.
         devices: that train together.
+        labels: split -> label -> structures that have it with a weight above 0.
     """
 
     config: TrainConfig
@@ -54,6 +57,7 @@ class Run:
     inputs: tuple[Input, ...]
     resources: ExitStack
     devices: Devices = ONE_DEVICE
+    labels: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @property
     def n_steps(self) -> int:
@@ -108,7 +112,24 @@ def prepare_run(
             bundle = replace(bundle, parameters=model_parameters(model))
         loaders = _loaders(config, bundle, splits, plans, files, devices, stack)
         read = (*inputs, *planned)  # in this order, whether the run begins or goes on
-        return Run(config, model, bundle, loaders, read, stack.pop_all(), devices)
+        run = Run(config, model, bundle, loaders, read, stack, devices, train.labels)
+        _require_enough_batches(run)
+        return replace(run, resources=stack.pop_all())
+
+
+def _require_enough_batches(run: Run) -> None:
+    """Check that an epoch has the batches of one update.
+
+    Raises:
+        ConfigError: it has fewer.
+    """
+    accumulate = run.config.optimizer.accumulate
+    if accumulate > run.n_steps:
+        message = (
+            f"optimizer.accumulate = {accumulate}, but an epoch has only {run.n_steps} steps to "
+            "accumulate; lower it, or plan smaller batches"
+        )
+        raise ConfigError(message)
 
 
 def chosen_backend(flags: FlagsConfig) -> Backend:
@@ -161,6 +182,7 @@ def _loaders(
                 cache_bytes=_CACHE_BYTES,
                 shuffle=config.datasets.shuffle,
                 max_batches=max_batches if split == "train" else None,
+                told=builder.inputs,
             )
         )
         for split, data in splits.items()

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from mace_jax.architecture import predicts_energy
+from mace_jax.architecture import model_inputs, predicts_energy
 from mace_jax.artifacts.batch_plan import BatchPlan
 from mace_jax.artifacts.model_bundle import ModelBundle
 from mace_jax.artifacts.provenance import Input
@@ -141,7 +141,9 @@ def prediction_errors(
     planned = list(zip(plan.batches, plan.shape.tolist(), strict=True))
     for ids, shape in track(planned, "estimating E0s", len(planned)):
         batch = graphs(ids) if len(ids) else []
-        predicted = energies(state, pad_batch(batch, plan.shapes[shape], bundle.dtype))
+        predicted = energies(
+            state, pad_batch(batch, plan.shapes[shape], bundle.dtype, model_inputs(bundle.config))
+        )
         for graph, energy in zip(batch, np.asarray(predicted, np.float64), strict=False):
             structure = graph.structure
             if not np.isfinite(energy):

@@ -32,12 +32,14 @@ class TrainingData(NamedTuple):
         sums: over them; the neighbours are counted only where there is no statistics file.
         elements: atomic numbers that the run's model knows, ascending.
         given: the statistics file, if there is one.
+        labels: split -> label -> structures that have it with a weight above 0, of all splits.
     """
 
     data: SplitData
     sums: TrainingSums
     elements: tuple[int, ...]
     given: Statistics | None
+    labels: Mapping[str, Mapping[str, int]]
 
 
 def survey_splits(
@@ -69,6 +71,7 @@ def survey_splits(
     elements = config.datasets.atomic_numbers or (given.atomic_numbers if given else ())
     known = sorted_elements(elements)
     sums: list[TrainingSums] = []
+    counts: dict[str, Mapping[str, int]] = {}
     for split, data in splits.items():
         require = partial(_require_elements, starting, known)
         labels = [UsableLabels(config.datasets.config_type_weights or {}) for _ in data.datasets]
@@ -76,12 +79,13 @@ def survey_splits(
         sums.append(_survey(data, require, told, labels, r_max, count_edges=edges))
         for dataset, found in zip(data.datasets, labels, strict=True):
             log.info("%s: %s: %s", split, dataset.path, found.summary())
+        counts[split] = sum((found.found for found in labels), Counter())
         if split == "train":
             _require_labels(config, data, labels)
             _require_one_head(data, labels)
         if not known and not starting:
             known = _elements_of(sums)
-    return TrainingData(splits["train"], sums[0], known or _elements_of(sums), given)
+    return TrainingData(splits["train"], sums[0], known or _elements_of(sums), given, counts)
 
 
 def _require_elements(
