@@ -124,7 +124,7 @@ def collect(
             for read in _read_source(source, choice, processes, on_bad):
                 counts[source].merge(read.counts)
                 for atom in read.isolated:
-                    _add_isolated(isolated, atom, on_bad)
+                    isolated.add(atom)
                 for split, (block, frames) in read.blocks.items():
                     if split not in spools:
                         spool = Spool(folder / f"{split}.h5", provenance)
@@ -132,15 +132,6 @@ def collect(
                     spools[split].add(block, number, frames)
             report_source(source, choice.keys, counts[source])
     return Collected(spools, isolated, counts)
-
-
-def _add_isolated(isolated: IsolatedAtoms, atom: Structure, on_bad: OnBad | None) -> None:
-    try:
-        isolated.add(atom)
-    except DataError as error:
-        if on_bad is None:
-            raise
-        on_bad(error)
 
 
 def _read_source(

@@ -23,7 +23,7 @@ PROPERTY_SHAPES: dict[str, tuple[str | int, ...]] = {
     "polarizability": (3, 3),
 }
 
-# In Å, eV, e or any unit of theirs no quantity is larger; squares and sums of such numbers are finite.
+# No quantity in Å, eV, e or units made of them is larger; sums of its square are finite.
 LARGEST = 1e12
 # Å; images of an atom are never nearer, and a search for neighbours would find millions of them.
 _SMALLEST_SPACING = 0.1
