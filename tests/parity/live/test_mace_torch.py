@@ -119,6 +119,7 @@ def test_their_training_reads_our_files_and_we_read_their_model(
         np.testing.assert_allclose(ours["energy"], frame.info["MACE_energy"], rtol=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore")  # of importing mace-torch
 @pytest.mark.parametrize("n_writers", [1, 4])
 def test_their_training_sees_every_structure_of_our_files(folder: Path, n_writers: int) -> None:
     """Eleven structures, so that the files of four writers are not equally long."""
@@ -190,6 +191,7 @@ def test_we_read_their_files_of_any_length_and_with_labels_missing(tmp_path: Pat
     np.testing.assert_array_equal(found[5].properties["forces"], np.full((3, 3), 2.5))
 
 
+@pytest.mark.filterwarnings("ignore")  # of importing mace-torch
 def test_a_short_last_batch_that_they_miscount_we_read_whole(folder: Path) -> None:
     """Two batches of 3 and 1 in one file: to mace-torch's reader they are 3 and 3."""
     file = folder / "batches.h5"
