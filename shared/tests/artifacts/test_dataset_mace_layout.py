@@ -1,6 +1,7 @@
 """Files as Torch MACE writes them, and as people change them."""
 
 import dataclasses
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -248,6 +249,29 @@ def test_a_structure_takes_nothing_over_from_others_of_its_kind(
         with h5py.File(tmp_path / "a.h5") as file, h5py.File(tmp_path / "alone.h5") as other:
             group, single = file[f"config_batch_0/config_{number}"], other[FIRST]
             assert items_of(group) == items_of(single)
+
+
+ARCHIVE = Path(__file__).parents[3] / "tests" / "archives" / "dataset" / "v1" / "train.h5"
+
+
+def test_a_file_of_the_first_version_written_again_is_the_same(tmp_path, provenance):
+    """But for who wrote it, the version, and that arrays lie in their headers now: compact."""
+    with Dataset(ARCHIVE) as dataset:
+        structures = list(dataset)
+    write_dataset_file(tmp_path / "again.h5", structures, provenance)
+    with h5py.File(ARCHIVE) as archive, h5py.File(tmp_path / "again.h5") as again:
+        assert items_of(again).keys() == items_of(archive).keys()
+        for name, item in items_of(again).items():
+            before, now = archive[name], again[name]
+            assert type(now) is type(before)
+            if item != "group":
+                assert now.id.get_type() == before.id.get_type(), name
+                assert (now.shape, now.chunks, now.compression) == (before.shape, None, None)
+                np.testing.assert_array_equal(now[()], before[()], strict=True)
+        assert again.attrs.keys() == archive.attrs.keys()
+        for name in archive.attrs.keys() - {"schema", "provenance"}:
+            assert type(again.attrs[name]) is type(archive.attrs[name])
+            assert again.attrs[name] == archive.attrs[name]
 
 
 def items_of(group):

@@ -107,6 +107,11 @@ BROKEN = {
     "no atoms": {"atomic_numbers": np.zeros(0, int), "positions": np.zeros((0, 3))},
     "no number": {"positions": np.full((2, 3), np.nan)},
     "a label that is none": {"properties": {"energy": np.array(np.inf)}},
+    "a number out of range": {"positions": np.full((2, 3), -1e13)},
+    "a weight out of range": {"weight": 1e13},
+    "images in one another": {"pbc": np.ones(3, bool), "cell": np.diag([5.0, 5, 3e-5])},
+    "images too near in a plane": {"pbc": np.array([1, 1, 0], bool), "cell": np.eye(3) * 0.09},
+    "images too near on a line": {"pbc": np.array([0, 1, 0], bool), "cell": np.eye(3) * 0.09},
     "no element": {"atomic_numbers": np.array([1, 119])},
     "a weight below zero": {"weight": -1.0},
     "a label's weight": {
@@ -134,6 +139,14 @@ def test_the_one_that_is_wrong_is_found_and_named(changes):
     with pytest.raises(DataError) as of_block:
         check_block(StructureBlock.of([good, *DATA, broken, good]))
     assert str(of_block.value) == str(one.value)
+
+
+@pytest.mark.parametrize("pbc", [[1, 1, 1], [1, 1, 0], [1, 0, 0]])
+def test_images_may_be_as_near_as_any_atoms_are(pbc):
+    cell = np.eye(3) * 0.11
+    structure = Structure(np.array([1]), np.full((1, 3), 1e12), cell, np.array(pbc, bool))
+    check_structure(structure)
+    assert is_sound(StructureBlock.of([structure]))
 
 
 @pytest.mark.parametrize("pbc", [[1, 1, 0], [0, 1, 0], [1, 0, 1]])

@@ -14,6 +14,7 @@ from mace_jax.preparation.processes import Processes
 from mace_jax.preparation.sources import Source, report_source, unparsed_frames
 from mace_jax.preparation.splits import SplitName
 from mace_jax.preparation.spool import Spool
+from mace_jax.structures.block_neighbors import block_pairs
 from mace_jax.structures.extxyz_frames import NothingFollowsError, RawFrame
 from mace_jax.structures.isolated_atoms import IsolatedAtoms, is_isolated_atom
 from mace_jax.structures.label_keys import LabelCounts, LabelKeys
@@ -21,6 +22,8 @@ from mace_jax.structures.read_structures import OnBad, Unparsed, parse_structure
 from mace_jax.structures.structure import Structure
 from mace_jax.structures.structure_block import StructureBlock, check_block
 
+# Å; neighbours up to here are enough to tell that two atoms are at one place.
+_NEAR = 0.1
 # Frames, and bytes of them, that are read at a time.
 _FRAMES, _BYTES = 256, 1 << 22
 
@@ -34,12 +37,15 @@ class Choice:
         split_of: split of a structure of the training data; all are ``train`` without it.
         adapt: changes structures, or raises if one can't be used.
         part: (i, n): only frames i, i + n, … of every source.
+        apart: whether two atoms at one place make a frame wrong already here, where it can be
+            passed over, and not only when neighbours are searched for writing.
     """
 
     keys: LabelKeys
     split_of: Callable[[Structure], SplitName] | None = None
     adapt: Callable[[StructureBlock], StructureBlock] | None = None
     part: tuple[int, int] = (0, 1)
+    apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -209,6 +215,8 @@ def _parsed(portion: _Portion) -> tuple[list[Structure], StructureBlock, LabelCo
         counts.add(head, dict(labels), keys, n_structures)
     block = StructureBlock.of(structures)
     check_block(block)
+    if portion.choice.apart:
+        block_pairs(block, _NEAR)
     return structures, block, counts
 
 

@@ -37,6 +37,16 @@ class Skipped:
         self.messages.append(str(error))
         log.warning("passed over: %s", error)
 
+    def require_none(self) -> None:
+        """Check that nothing was passed over, where nothing is left.
+
+        Raises:
+            DataError: something was; says what was wrong with the first.
+        """
+        if self.messages:
+            message = f"{self.messages[0]}; it is passed over, but no structure is left to train on"
+            raise DataError(message)
+
     def write(self, path: Path) -> None:
         """Write the list, if there is anything in it."""
         if self.messages:

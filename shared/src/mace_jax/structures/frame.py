@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mace_jax.errors import DataError
 from mace_jax.structures.label_keys import LabelKeys, find_label
-from mace_jax.structures.structure import Structure, property_shape
+from mace_jax.structures.structure import LARGEST, Structure, property_shape
 from mace_jax.units import symmetric_matrix
 
 _SYMMETRIC = ("stress", "virials", "polarizability")
@@ -160,7 +160,7 @@ def _weight(info: Mapping[str, Any], key: str, place: str) -> float:
         weight = float(_real_numbers(info[key]))
     except (TypeError, ValueError):
         weight = np.nan
-    if not (np.isfinite(weight) and weight >= 0):
+    if not 0 <= weight <= LARGEST:
         message = f"{place}: weight {key} is {shown(info[key])}, expected a number ≥ 0; correct it"
         raise DataError(message)
     return weight

@@ -23,6 +23,10 @@ PROPERTY_SHAPES: dict[str, tuple[str | int, ...]] = {
     "polarizability": (3, 3),
 }
 
+# No quantity in Å, eV, e or units made of them is larger; sums of its square are finite.
+LARGEST = 1e12
+# Å; images of an atom are never nearer, and a search for neighbours would find millions of them.
+_SMALLEST_SPACING = 0.1
 # Of unit vectors: the square of the volume they span. Rounding leaves 1e-16 of none.
 _SMALLEST_GRAM_DETERMINANT = 1e-12
 
@@ -112,7 +116,7 @@ def property_shape(name: str, n_atoms: int) -> tuple[int, ...]:
 
 
 def check_structure(structure: Structure) -> None:
-    """Check that shapes agree, every number is finite, and a periodic cell has a volume.
+    """Check that shapes agree, every number is possible, and a periodic cell has a volume.
 
     Raises:
         DataError: names the place, the quantity, and the first atom that is wrong.
@@ -126,7 +130,7 @@ def check_structure(structure: Structure) -> None:
     _check_array(structure.pbc, (3,), place, "pbc")
     check_cell(structure)
     for name, weight in {"structure": structure.weight, **structure.property_weights}.items():
-        if not (np.isfinite(weight) and weight >= 0):
+        if not 0 <= weight <= LARGEST:
             message = f"{place}: weight {weight} of {name}, expected a number ≥ 0; correct it"
             raise DataError(message)
     numbers = structure.atomic_numbers
@@ -149,7 +153,7 @@ def check_cell(structure: Structure) -> None:
     """Check that the cell vectors along which the structure is periodic are independent.
 
     Raises:
-        DataError: one is zero, or they lie in a plane or on a line.
+        DataError: one is zero, they lie in a plane or on a line, or are too short.
     """
     if not structure.pbc.any():
         return
@@ -161,25 +165,37 @@ def check_cell(structure: Structure) -> None:
         message = f"{structure.place}: periodic along {along} with {what}, expected independent "
         raise DataError(message + "cell vectors; correct the lattice or pbc")
     directions = vectors / lengths[:, None]
-    if np.linalg.det(directions @ directions.T) < _SMALLEST_GRAM_DETERMINANT:
+    gram = np.linalg.det(directions @ directions.T)
+    if gram < _SMALLEST_GRAM_DETERMINANT:
         message = (
             f"{structure.place}: periodic along {along} with cell vectors in one plane or on one "
             "line, expected independent cell vectors; correct the lattice or pbc"
         )
         raise DataError(message)
+    if lengths.prod() * np.sqrt(gram) < _SMALLEST_SPACING ** len(vectors):
+        message = (
+            f"{structure.place}: periodic along {along} with images of an atom nearer than "
+            f"{_SMALLEST_SPACING} Å, expected cell vectors in Å; correct the lattice or pbc"
+        )
+        raise DataError(message)
 
 
-def independent_vectors(cells: NDArray[np.float64], pbc: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def possible_cells(cells: NDArray[np.float64], pbc: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return which cells ``[n, 3, 3]`` pass ``check_cell``, ``[n]``."""
     passed = np.ones(len(cells), np.bool_)
     periodic = pbc.any(axis=1)
     along = pbc[periodic]
     vectors = np.where(along[:, :, None], cells[periodic], 0.0)
     lengths = np.sqrt((vectors * vectors).sum(axis=2))
-    directions = vectors / np.where(lengths > 0, lengths, 1.0)[:, :, None]
+    lengths = np.where(lengths > 0, lengths, 1.0)
+    directions = vectors / lengths[:, :, None]
     # the open directions are as good as perpendicular to all others
     gram = directions @ directions.transpose(0, 2, 1) + (~along)[:, :, None] * np.eye(3)
-    passed[periodic] = np.linalg.det(gram) >= _SMALLEST_GRAM_DETERMINANT
+    squares = np.linalg.det(gram)
+    spanned = lengths.prod(axis=1) * np.sqrt(np.maximum(squares, 0))
+    passed[periodic] = (squares >= _SMALLEST_GRAM_DETERMINANT) & (
+        spanned >= _SMALLEST_SPACING ** along.sum(axis=1)
+    )
     return passed
 
 
@@ -196,12 +212,13 @@ def _check_array(
             f"{place}: {name}: shape {value.shape}, expected {shape}; correct or remove the label"
         )
         raise DataError(message)
-    finite = np.isfinite(value)
-    if not finite.all():
-        index = tuple(int(i) for i in np.argwhere(~finite)[0])
+    possible = np.abs(value) <= LARGEST
+    if not possible.all():
+        index = tuple(int(i) for i in np.argwhere(~possible)[0])
         where = f" of atom {index[0]}" if per_atom else ""
+        wanted = f"one up to {LARGEST:g}" if np.isfinite(value[index]) else "a finite number"
         message = (
-            f"{place}: {name}{where} is {value[index]}, expected a finite number; "
+            f"{place}: {name}{where} is {value[index]}, expected {wanted}; "
             "correct the structure or remove it"
         )
         raise DataError(message)

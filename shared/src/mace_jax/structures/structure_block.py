@@ -17,10 +17,11 @@ from mace_jax.structures.neighbor_list import PairList
 from mace_jax.structures.pair_block import PairBlock
 from mace_jax.structures.ragged import offsets_of, rows_of
 from mace_jax.structures.structure import (
+    LARGEST,
     PROPERTY_SHAPES,
     Structure,
     check_structure,
-    independent_vectors,
+    possible_cells,
 )
 
 _COLUMN = {name: column for column, name in enumerate(PROPERTY_SHAPES)}
@@ -258,10 +259,10 @@ def is_sound(block: StructureBlock) -> bool:
     weights = (block.weights, block.property_weights)
     return (
         bool((block.n_atoms > 0).all())
-        and all(bool(np.isfinite(array).all()) for array in reals)
-        and all(bool((np.isfinite(array) & (array >= 0)).all()) for array in weights)
+        and all(bool((np.abs(array) <= LARGEST).all()) for array in reals)
+        and all(bool(((array >= 0) & (array <= LARGEST)).all()) for array in weights)
         and bool(((block.atomic_numbers > 0) & (block.atomic_numbers <= MAX_ATOMIC_NUMBER)).all())
-        and bool(independent_vectors(block.cells, block.pbc).all())
+        and bool(possible_cells(block.cells, block.pbc).all())
     )
 
 

@@ -55,6 +55,7 @@ def prepare(options: Options) -> dict[str, Any]:
             options.split_of(),
             options.adapted,
             options.part or (0, 1),
+            apart=bool(options.skip_bad),
         )
         collected = collect(
             sources,
@@ -64,6 +65,8 @@ def prepare(options: Options) -> dict[str, Any]:
             processes,
             skipped.add if options.skip_bad else None,
         )
+        if "train" not in collected.spools:
+            skipped.require_none()
         splits = divide(collected.spools, options)
         if not options.part:
             _require_energies(splits, collected, options)
