@@ -41,14 +41,14 @@ def test_killed_and_restarted_it_ends_the_same(make, write_inputs, digests, tmp_
         folder.mkdir()
         write_inputs(folder)
     text, _ = make(whole, "-j", "2").communicate()
-    assert (whole / "out" / "test.npz").exists(), text
+    assert (whole / "out" / "test.h5").exists(), text
     process = make(killed)
     while not (killed / "out" / "run" / "tiny.checkpoint").exists():
         assert process.poll() is None, "ended before there was a checkpoint"
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    assert not (killed / "out" / "test.npz").exists()
+    assert not (killed / "out" / "test.h5").exists()
     text, _ = make(killed).communicate()
     assert "was interrupted and goes on" in text
     assert "mace-jax-preprocess" not in text  # what was complete stays

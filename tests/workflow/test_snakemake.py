@@ -18,9 +18,15 @@ FILES = [
     *("data/index/test.parquet", "data/index/train.parquet", "data/index/val.parquet"),
     *("data/statistics.json", "data/test/Default__0.h5", "data/test/Default__1.h5"),
     *("data/train/train_0.h5", "data/train/train_1.h5", "data/val/val_0.h5", "data/val/val_1.h5"),
-    *("run/tiny.checkpoint", "run/tiny.config.json", "run/tiny.gin", "run/tiny.metrics"),
-    *("run/tiny.png", "run/tiny_best.msgpack", "run/tiny_last.msgpack"),
-    *("test.npz", "train.plan.json", "val.plan.json"),
+    *(
+        "report.html",
+        "run/tiny.checkpoint",
+        "run/tiny.config.json",
+        "run/tiny.gin",
+        "run/tiny.metrics",
+    ),
+    *("run/tiny_best.msgpack", "run/tiny_last.msgpack"),
+    *("test.h5", "train.plan.json", "val.plan.json"),
 ]
 
 
@@ -72,7 +78,7 @@ def test_files_name_each_other(finished):
     """What each was made of is here and has the digest that it names."""
     out = finished[0] / "out"
     search = InputSearch([out, finished[0]])
-    for name in ("train.plan.json", "run/tiny_best.msgpack", "test.npz"):
+    for name in ("train.plan.json", "run/tiny_best.msgpack", "test.h5"):
         report = inspect_file(out / name, search, quick=False)
         assert report.problem is None
         assert report.inputs
@@ -91,8 +97,8 @@ def test_again_nothing_is_done(copy, run, digests):
         ("data/train", {"preprocess", "merge"}),
         ("train.plan.json", {"plan"}),
         ("run/tiny_best.msgpack", {"train"}),
-        ("test.npz", {"predict"}),
-        ("run/tiny.png", {"report"}),
+        ("test.h5", {"predict"}),
+        ("report.html", {"report"}),
     ],
 )
 def test_deleted_file_is_made_again_the_same(copy, run, digests, name, least):
@@ -122,7 +128,7 @@ def test_killed_and_restarted_it_ends_the_same(
     wait_until(process, folder / "out" / name)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    assert not (folder / "out" / "test.npz").exists()
+    assert not (folder / "out" / "test.h5").exists()
     start(folder, "--unlock").communicate()
     rules = run(folder)
     if name == "run/tiny.checkpoint":

@@ -54,6 +54,13 @@ def page(tmp_path: Path, metrics: Path, statistics: Path) -> Path:
     return path
 
 
+def test_same_files_make_the_same_page(page, metrics, statistics):
+    before = page.read_bytes()
+    assert b"data:image/svg" in before
+    write_report(page, [metrics, statistics])
+    assert page.read_bytes() == before
+
+
 def test_numbers_are_in_their_units(page):
     text = re.sub("<[^>]+>", " ", page.read_text())
     assert "RMSE, meV/Å" in text

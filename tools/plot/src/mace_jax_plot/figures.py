@@ -53,7 +53,7 @@ class ErrorRow(NamedTuple):
 
 def svg(figure: Figure) -> str:
     """Return a figure as SVG text that is the same each time."""
-    with io.StringIO() as file:
+    with mpl.rc_context(_STYLE), io.StringIO() as file:
         figure.savefig(file, format="svg", metadata={"Date": None})
         return file.getvalue()
 
