@@ -497,7 +497,7 @@ CASES = [
     predict(
         "input that the model needs missing",
         "",
-        "arrays/joint_embedding.*: missing",
+        r"structures\.xyz: frame 0: has no field, which the model needs",
         prepare=in_bundle(embedding_specs=(EmbeddingSpec("field", "continuous", "graph", 2),)),
     ),
     predict("unknown suffix", "--output out/new.csv", r"\.csv.*\.npz, \.extxyz", code=2),

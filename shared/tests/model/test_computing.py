@@ -42,7 +42,7 @@ import jax, jax.numpy as jnp, numpy as np
 from mace_jax.model.computing import computing
 
 with {context}:
-    program = jax.jit(lambda x: jnp.sort(jnp.outer(x, x), axis=0).sum())
+    program = jax.jit(lambda x: jnp.outer(x, x) @ x)
     x = np.ones(4096, np.float32)
     for _ in range(4):
         before = getrusage(RUSAGE_SELF).ru_minflt
@@ -227,5 +227,5 @@ def page_faults(context: str) -> list[int]:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps memory")
 def test_a_program_computes_in_what_its_last_call_freed():
     usual = min(page_faults("nullcontext()"))
-    assert usual >= 32  # huge pages of 2 MB at most
+    assert usual >= 32  # huge pages of 2 MB at most; malloc itself keeps up to 32 MB
     assert max(page_faults("computing('float32', compile_cache=False)")) < usual / 10

@@ -301,8 +301,8 @@ def from_hdf5(bundles, predict, waters, expected, capfd):
 
 def test_a_plan(from_hdf5, expected):
     with Dataset(Path("flat.h5")) as dataset:
-        plan = plan_batches(dataset, 3.0, 20)
-        other = plan_batches(dataset, 2.5, 20)
+        plan = plan_batches([dataset], 3.0, 20)
+        other = plan_batches([dataset], 2.5, 20)
     provenance = make_provenance("mace-jax-plan-batches", [], reproducible=True)
     write_batch_plan(Path("a.plan.json"), plan, provenance)
     write_batch_plan(Path("b.plan.json"), other, provenance)
