@@ -90,6 +90,7 @@ def structures_in(folder: Path) -> int | None:
         return sum(1 for _ in dataset)
 
 
+@pytest.mark.slow
 def test_preprocess_killed_at_every_change(killed, template):
     cases = killed("mace_jax_preprocess", template, PREPROCESS)
     seen = set()
@@ -104,6 +105,7 @@ def test_preprocess_killed_at_every_change(killed, template):
     assert {(None, None, None, False), (NEW, 5, 4, True)} <= seen
 
 
+@pytest.mark.slow
 def test_preprocess_over_an_old_result_killed_at_every_change(replaced):
     """Every split is the old one or the new one."""
     found = {

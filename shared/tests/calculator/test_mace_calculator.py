@@ -244,6 +244,7 @@ def test_density_may_fluctuate_without_compiling_much(model):
     assert atoms.calc.n_compilations <= 3
 
 
+@pytest.mark.slow
 def test_a_gas_may_condense_without_compiling_much(model, at_once):
     atoms = gas(64, 24.0)
     atoms.calc = MACECalculator(model)

@@ -32,6 +32,7 @@ def test_values_are_those_of_e3nn(l_max, length):
     np.testing.assert_allclose(ours, of_e3nn(vectors, l_max), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_derivatives_are_those_of_e3nn():
     vectors = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)))
 

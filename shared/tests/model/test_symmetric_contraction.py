@@ -62,7 +62,7 @@ def test_is_the_weighted_sum_of_all_couplings(use_reduced_cg, basis, compile_fas
         assert_allclose(found[target], expected, atol=1e-12)
 
 
-@pytest.mark.parametrize("use_reduced_cg", [False, True])
+@pytest.mark.parametrize("use_reduced_cg", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_frozen_it_is_the_same(use_reduced_cg, compile_fast, monkeypatch):
     species = np.array([2, 0, 1, 2])
     x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 9, 2)))
