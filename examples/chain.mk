@@ -38,5 +38,5 @@ $(OUT)/aspirin_small.png: $(OUT)/aspirin_small_best.msgpack
 
 $(OUT)/report.html: $(OUT)/test.h5
 	mace-jax-train-plot --report $@ $(OUT)/aspirin_small.metrics $(OUT)/aspirin_small_best.msgpack \
-	  $< $(OUT)/data/statistics.json $(OUT)/train.plan.json $(OUT)/data/index/train.parquet \
-	  $(OUT)/aspirin_small.config.json --force
+	  $< $(OUT)/data/statistics.json $(OUT)/train.plan.json $(OUT)/val.plan.json \
+	  $(OUT)/data/index/train.parquet $(OUT)/aspirin_small.config.json --force
