@@ -17,7 +17,7 @@ from mace_jax.errors import ArtifactError
 from mace_jax.structures.statistics import Statistics
 from mace_jax.structures.structure_block import Label
 from mace_jax_plot.cli import main
-from mace_jax_plot.figures import block_values
+from mace_jax_plot.figures import block_values, histograms
 from mace_jax_plot.report import write_report
 
 CHROMIUM = shutil.which("chromium")
@@ -131,6 +131,15 @@ def test_values_of_a_block_leave_out_what_has_no_label():
     assert list(forces.config_types) == ["y", "y", "y"]
     assert block_values(block, "stress").labels.size == 9  # without a cell it means nothing
     assert block_values(block, "dipole") is None
+
+
+@pytest.mark.parametrize("sizes", [[21, 21], [3, 6], [280, 331]])
+def test_ticks_of_a_histogram_are_whole_numbers(sizes):
+    axes = histograms({"atoms": np.array(sizes)}).axes[0]
+    low, high = axes.get_xlim()
+    ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
+    assert ticks
+    assert ticks == [round(tick) for tick in ticks]
 
 
 @pytest.mark.slow

@@ -194,7 +194,7 @@ def histograms(columns: dict[str, NDArray[Any]]) -> Figure:
             width = -(-(high - low + 1) // 40)  # whole numbers: every bin holds as many of them
             edges = np.arange(low, high + width + 1, width) - 0.5
             axes.hist(values, edges, color="#0072B2")
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
             axes.set_xlabel(label)
             axes.set_ylabel("count")
     return figure
