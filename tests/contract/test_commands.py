@@ -28,6 +28,10 @@ MODULES = {  # of ``python -m``
     "mace-jax-train-plot": "mace_jax_plot",
     "mace-jax-inspect": "mace_jax.inspection",
 }
+ALIASES = {
+    "mace-jax-export-lammps": "mace-create-lammps-model",
+    "mace-jax-plot": "mace-jax-train-plot",
+}
 HAS_TORCH = all(find_spec(name) is not None for name in ("torch", "mace"))
 LIGHT = [command for command in MODULES if command not in ("mace-jax-train", "mace-jax-predict")]
 HEAVY_MODULES = ("jax", "jaxlib", "flax", "optax", "e3nn_jax", "torch")
@@ -83,6 +87,14 @@ def test_help_goes_to_stdout_with_examples_and_exit_codes(shell, command):
     assert len(examples_of(command)) == 2
     for example in examples_of(command):
         assert example in outcome.out
+
+
+@pytest.mark.parametrize(("alias", "command"), ALIASES.items())
+def test_alias_is_the_same_command(shell, alias, command):
+    outcome = shell(alias, "--help")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.startswith(f"Usage: {alias} ")
+    assert outcome.out.split("\n\n")[1:] == shell(command, "--help").out.split("\n\n")[1:]
 
 
 @every_command
