@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mace_jax.artifacts.hdf5_rows import read_names
-from mace_jax.artifacts.predictions import KIND, SHAPES, is_per_atom
+from mace_jax.artifacts.predictions import KIND, SHAPES, PredictedBlock, is_per_atom
 from mace_jax.artifacts.versioned import Document, check_document
 from mace_jax.errors import ArtifactError
-from mace_jax.structures.structure import PROPERTY_SHAPES
-from mace_jax.structures.structure_block import Label
+from mace_jax.structures.structure import PROPERTY_SHAPES, volumes
+from mace_jax.structures.structure_block import Label, StructureBlock
 from mace_jax.structures.structure_block import is_per_atom as is_label_per_atom
 
 STRUCTURE = np.dtype(
@@ -58,6 +58,22 @@ class PredictionsBlock(NamedTuple):
     config_types: list[str]
     predictions: Mapping[str, NDArray[np.floating]]
     labels: Mapping[str, Label]
+
+    @classmethod
+    def of(cls, block: PredictedBlock) -> "PredictionsBlock":
+        """Return what a file says of structures that were just predicted."""
+        structures = StructureBlock.of(block.structures)
+        return cls(
+            structures.n_atoms,
+            structures.atomic_numbers,
+            volumes(structures.cells, structures.pbc),
+            list(block.sources),
+            block.frames,
+            list(block.heads),
+            list(structures.config_types),
+            block.predictions,
+            structures.labels,
+        )
 
 
 class PredictionsFile:

@@ -1,12 +1,8 @@
 """Files of a run, each recognised by its own tag and read by its kind's reader."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import h5py
-import msgpack
 
 from mace_jax.artifacts.batch_plan import read_batch_plan
 from mace_jax.artifacts.dataset import Dataset
@@ -18,6 +14,7 @@ from mace_jax.artifacts.provenance import file_sha256
 from mace_jax.artifacts.statistics import read_statistics
 from mace_jax.artifacts.train_config import read_train_config
 from mace_jax.errors import ArtifactError
+from mace_jax.inspection.tagged_file import read_tagged_file
 
 
 @dataclass(frozen=True)
@@ -28,7 +25,7 @@ class Artifact:
         path: where it is.
         kind: of the contract.
         sha256: of its bytes.
-        document: its header or, of JSON, all of it.
+        document: its header or, of JSON, all of it; empty without a tag, as of Torch MACE.
         content: what its reader returned.
     """
 
@@ -70,42 +67,14 @@ def read_artifact(path: Path) -> Artifact:
     """Recognise a file by its tag and read it.
 
     Raises:
-        ArtifactError: it is missing, damaged, or of no kind that a report shows.
+        ArtifactError: it is missing, damaged, or of no kind or form that a report shows.
     """
     digest = file_sha256(path)
-    try:
-        document = _document(path)
-        kind = document["schema"]["kind"]
-    except (OSError, ValueError, KeyError, TypeError, msgpack.exceptions.UnpackException) as error:
-        message = (
-            f"{path}: has no tag that says its kind ({type(error).__name__}: {error}), expected "
-            f"one of {', '.join(_READERS)}; give a complete file of the chain"
-        )
-        raise ArtifactError(message) from error
-    if kind not in _READERS:
-        message = f"{path}: kind {kind!r}, expected one of {', '.join(_READERS)}; leave it out"
+    file = read_tagged_file(path)
+    if file.kind not in _READERS:
+        message = f"{path}: kind {file.kind!r}, expected one of {', '.join(_READERS)}; leave it out"
         raise ArtifactError(message)
-    return Artifact(path, kind, digest, document, _READERS[kind](path))
-
-
-def _document(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        start = file.read(8)
-    if start == b"\x89HDF\r\n\x1a\n":
-        with h5py.File(path, "r") as file:
-            names = ("schema", "provenance")
-            return {name: json.loads(file.attrs[name]) for name in names if name in file.attrs}
-    if start.startswith(b"PAR1"):
-        import pyarrow.parquet as pq
-
-        return json.loads((pq.ParquetFile(path).metadata.metadata or {})[b"mace_jax"])
-    if path.suffix == ".msgpack":
-        return msgpack.unpackb(path.read_bytes())["header"]
-    text = path.read_text(encoding="utf-8")
-    try:
-        document = json.loads(text)
-    except ValueError:
-        document = json.loads(text.partition("\n")[0])  # a metrics file begins with its header
-    if isinstance(document, dict) and "schema" not in document and "atomic_energies" in document:
-        return {**document, "schema": {"kind": "statistics", "version": 1}}  # of Torch MACE
-    return document
+    if file.kind == "predictions" and file.container != "hdf5":
+        message = f"{path}: predictions as {file.container}, expected .h5; predict into .h5"
+        raise ArtifactError(message)
+    return Artifact(path, file.kind, digest, file.document or {}, _READERS[file.kind](path))

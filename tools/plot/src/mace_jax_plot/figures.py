@@ -13,16 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from mace_jax.artifacts.label_errors import QUANTITIES, SHOWN, LabelErrors, Quantity, labelled
 from mace_jax.artifacts.predictions_file import PredictionsBlock, PredictionsFile
 from mace_jax.elements import symbol
+from mace_jax.structures.structure_block import is_per_atom
 
 _BINS = 120
-# Quantity, unit in parity plots, unit of errors, and how many of the one are one of the other.
-_QUANTITIES = {
-    "energy": ("eV/atom", "meV/atom", 1000.0),
-    "forces": ("eV/Å", "meV/Å", 1000.0),
-    "stress": ("eV/Å³", "meV/Å³", 1000.0),
-}
 _STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -51,6 +47,20 @@ class ErrorRow(NamedTuple):
     unit: str
 
 
+class _Scale(NamedTuple):
+    """The unit of a quantity, that of its errors, and how many of this are one of that."""
+
+    unit: str
+    error_unit: str
+    factor: float
+
+    @classmethod
+    def of(cls, quantity: Quantity) -> "_Scale":
+        """Return the scale: errors of energies and their derivatives are told in thousandths."""
+        unit = quantity.unit + ("/atom" if quantity.per_atom else "")
+        return cls(unit, f"m{unit}", 1e3) if unit.startswith("eV") else cls(unit, unit, 1.0)
+
+
 def svg(figure: Figure) -> str:
     """Return a figure as SVG text that is the same each time."""
     with mpl.rc_context(_STYLE), io.StringIO() as file:
@@ -58,60 +68,61 @@ def svg(figure: Figure) -> str:
         return file.getvalue()
 
 
-def block_values(block: PredictionsBlock, name: str) -> Values | None:
-    """Return what a block has of ``name`` as numbers; energies by atom; None if it has none."""
-    label = block.labels.get(name)
-    if label is None or name not in block.predictions:
+def block_values(block: PredictionsBlock, quantity: Quantity) -> Values | None:
+    """Return what a block has of a quantity, component by component; None if it has none."""
+    found = labelled(block, quantity.label)
+    if found is None:
         return None
-    present = label.present
-    if name == "stress":
-        usable = np.isfinite(block.volumes)
-        labels = label.values[usable[present]]
-        present = present & usable
-    else:
-        labels = label.values
-    types = np.asarray(block.config_types, dtype=object)
+    divisor: NDArray[np.int64] | int = 1
+    if quantity.per_atom:
+        divisor = block.n_node[found.owner].reshape(-1, *[1] * (found.labels.ndim - 1))
+    n_components = found.labels[0].size
     elements = None
-    if name == "forces":
-        atoms = np.repeat(present, block.n_node)
-        predictions = block.predictions[name][atoms]
-        elements = np.repeat(block.atomic_numbers[atoms], 3)
-        types = np.repeat(np.repeat(types, block.n_node)[atoms], 3)
-    else:
-        predictions = block.predictions[name][present]
-        types = np.repeat(types[present], 9 if name == "stress" else 1)
-        if name == "energy":
-            labels, predictions = (
-                values / block.n_node[present] for values in (labels, predictions)
-            )
-    return Values(np.ravel(labels), np.ravel(predictions), elements, types)
+    if is_per_atom(quantity.label):
+        elements = np.repeat(block.atomic_numbers[found.rows], n_components)
+    types = np.asarray(block.config_types, dtype=object)[found.owner]
+    labels, predictions = (np.ravel(rows / divisor) for rows in (found.labels, found.predictions))
+    return Values(labels, predictions, elements, np.repeat(types, n_components))
 
 
-def _blocks(file: PredictionsFile, name: str) -> Iterator[Values]:
-    for block in file.blocks(size=4096):
-        values = block_values(block, name)
-        if values is not None and values.labels.size:
-            yield values
+def _blocks(file: PredictionsFile, quantity: Quantity) -> Iterator[Values]:
+    found = (block_values(block, quantity) for block in file.blocks())
+    return (values for values in found if values is not None)
 
 
 def parity(path: Path) -> tuple[list[Figure], list[ErrorRow]]:
     """Draw predictions against labels, and tell the errors of each element and config type.
 
-    The file is passed over twice, in blocks: memory does not grow with it.
+    The file is passed over in blocks: memory does not grow with it.
 
     Raises:
         ArtifactError: it is damaged.
     """
-    figures, rows = [], []
+    errors = LabelErrors()
     with PredictionsFile(path) as file:
-        for name in _QUANTITIES:
-            ranges = [_extremes(values) for values in _blocks(file, name)]
-            if ranges:
-                low, high, largest = np.max(ranges, axis=0) * [-1, 1, 1]
-                figure, found = _parity_of(file, name, (low, high), largest)
-                figures.append(figure)
-                rows += found
-    return figures, rows
+        for block in file.blocks():
+            errors.add(block)
+        shown = [name for name in SHOWN if name in errors.all.sums]
+        several_types = len(errors.groups["config_type"]) > 1
+        figures = [_parity_of(file, QUANTITIES[name], several_types) for name in shown]
+    return figures, [row for name in shown for row in _error_rows(errors, name)]
+
+
+def _error_rows(errors: LabelErrors, name: str) -> Iterator[ErrorRow]:
+    quantity = QUANTITIES[name]
+    scale = _Scale.of(quantity)
+    groups = [("", "all", errors.all), *errors.shown_groups()]
+    for kind, group, found in groups:
+        if name in found.sums:
+            metrics = {key: scale.factor * value for key, value in found.metrics().items()}
+            yield ErrorRow(
+                quantity.label,
+                f"{kind.replace('_', ' ')} {group}".strip(),
+                found.sums[name].n,
+                metrics[f"mae_{name}"],
+                metrics[f"rmse_{name}"],
+                scale.error_unit,
+            )
 
 
 def _extremes(values: Values) -> NDArray[np.float64]:
@@ -120,44 +131,39 @@ def _extremes(values: Values) -> NDArray[np.float64]:
     return np.array([-both.min(), both.max(), error])
 
 
-def _parity_of(
-    file: PredictionsFile, name: str, limits: tuple[float, float], largest: float
-) -> tuple[Figure, list[ErrorRow]]:
-    unit, error_unit, factor = _QUANTITIES[name]
-    if limits[0] == limits[1]:
-        limits = (limits[0] - 0.5, limits[1] + 0.5)
-    edges = np.linspace(*limits, _BINS + 1)
-    reach = largest * factor or 1.0
-    error_edges = np.linspace(-reach, reach, 61)
+def _parity_of(file: PredictionsFile, quantity: Quantity, several_types: bool) -> Figure:
+    scale = _Scale.of(quantity)
+    ranges = [_extremes(values) for values in _blocks(file, quantity)]
+    low, high, largest = np.max(ranges, axis=0) * [-1, 1, scale.factor]
+    room = 0.0 if low < high else 0.5
+    edges = np.linspace(low - room, high + room, _BINS + 1)
+    error_edges = np.linspace(-1, 1, 61) * (largest or 1.0)
     density = np.zeros((_BINS, _BINS))
     counts: dict[str, NDArray[np.float64]] = {}
-    sums: dict[str, NDArray[np.float64]] = {}
-    for values in _blocks(file, name):
+    for values in _blocks(file, quantity):
         density += np.histogram2d(values.labels, values.predictions, [edges, edges])[0]
-        errors = (values.predictions - values.labels) * factor
-        for group, chosen in _groups(values):
-            error = errors[chosen]
-            counts[group] = counts.get(group, 0) + np.histogram(error, error_edges)[0]
-            part = np.array([error.size, np.abs(error).sum(), np.square(error).sum()])
-            sums[group] = sums.get(group, 0) + part
-    rows = [
-        ErrorRow(name, group, int(n), mae / n, float(np.sqrt(square / n)), error_unit)
-        for group, (n, mae, square) in sums.items()
-    ]
+        errors = (values.predictions - values.labels) * scale.factor
+        for group, chosen in _groups(values, several_types):
+            counts[group] = counts.get(group, 0) + np.histogram(errors[chosen], error_edges)[0]
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(8.4, 3.7), layout="constrained")
+        figure = Figure(figsize=(8.8, 3.7), layout="constrained")
         left, right = figure.subplots(1, 2)
-        _draw_density(left, density, edges, f"{name} ({unit})")
-        _draw_errors(right, counts, error_edges, f"error of {name} ({error_unit})")
-    return figure, rows
+        _draw_density(left, density, edges, _with_unit(quantity.label, scale.unit))
+        label = _with_unit(f"error of {quantity.label}", scale.error_unit)
+        _draw_errors(right, counts, error_edges, label)
+    return figure
 
 
-def _groups(values: Values) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+def _with_unit(name: str, unit: str) -> str:
+    return f"{name} ({unit})" if unit else name
+
+
+def _groups(values: Values, several_types: bool) -> Iterator[tuple[str, NDArray[np.bool_]]]:
     yield "all", np.ones(values.labels.size, bool)
     if values.elements is not None:
         for number in np.unique(values.elements):
             yield f"element {symbol(int(number))}", values.elements == number
-    for name in sorted(set(values.config_types)):
+    for name in sorted(set(values.config_types)) if several_types else ():
         yield f"config type {name}", values.config_types == name
 
 
@@ -181,7 +187,7 @@ def _draw_errors(
         axes.stairs(density, edges, label=group, linewidth=1.4)
     axes.set_xlabel(label)
     axes.set_ylabel("density")
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def histograms(columns: dict[str, NDArray[Any]]) -> Figure:

@@ -118,7 +118,7 @@ def _metrics(artifacts: list[Artifact]) -> str:
 
 
 def _fixed(value: float | None, factor: float, digits: int) -> _Number:
-    return _Number("–" if value is None else f"{value * factor:.{digits}f}")
+    return _Number("–" if value is None else f"{value * factor:z.{digits}f}")
 
 
 def _predictions(artifacts: list[Artifact]) -> str:

@@ -2,24 +2,19 @@
 
 from collections.abc import Iterator, Sequence
 
-from mace_jax_predict.label_errors import QUANTITIES, Group, LabelErrors
-
-# Quantities with a place in the table; the summary has more.
-_COLUMNS = ("e_per_atom", "f", "stress", "virials_per_atom", "mu", "charges", "polarizability")
+from mace_jax.artifacts.label_errors import QUANTITIES, SHOWN, Group, LabelErrors
 
 
 def error_table(errors: LabelErrors) -> Iterator[str]:
     """Yield the lines of a table of RMSE and MAE; none where nothing predicted has labels.
 
-    Config types and heads have lines of their own where there are several, elements always.
+    The summary of the errors has more quantities than have a place here.
     """
-    names = [name for name in _COLUMNS if name in errors.all.sums]
+    names = [name for name in SHOWN if name in errors.all.sums]
     if not names:
         return
     rows = [_header(names), _row("all", "", errors.all, names)]
-    for kind, groups in errors.groups.items():
-        if kind == "element" or len(groups) > 1:
-            rows += [_row(kind, name, groups[name], names) for name in sorted(groups)]
+    rows += [_row(kind, name, group, names) for kind, name, group in errors.shown_groups()]
     rows = [row for row in rows if any(row[3:])]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:

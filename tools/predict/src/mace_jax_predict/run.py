@@ -19,6 +19,7 @@ from mace_jax.artifacts.batch_plan import (
     read_batch_plan,
     require_plan_fits,
 )
+from mace_jax.artifacts.label_errors import LabelErrors
 from mace_jax.artifacts.model_bundle import ModelBundle, model_bundle_input
 from mace_jax.artifacts.predictions import (
     OWN_HEADS,
@@ -26,6 +27,7 @@ from mace_jax.artifacts.predictions import (
     is_per_atom,
     predictions_metadata,
 )
+from mace_jax.artifacts.predictions_file import PredictionsBlock
 from mace_jax.artifacts.predictions_writer import writing_predictions
 from mace_jax.artifacts.provenance import make_provenance
 from mace_jax.batching.graph import GraphBuilder
@@ -44,7 +46,6 @@ from mace_jax.structures.label_keys import LabelKeys
 from mace_jax.structures.ragged import offsets_of
 from mace_jax_predict.error_table import error_table
 from mace_jax_predict.inputs import TOOL, Inputs, open_inputs
-from mace_jax_predict.label_errors import LabelErrors
 
 log = logging.getLogger(__name__)
 
@@ -204,7 +205,7 @@ def _write(
     with writing_predictions(options.output, metadata, prefix=options.info_prefix) as writer:
         for block in _blocks(inputs, found, heads):
             writer.write(block)
-            errors.add(block)
+            errors.add(PredictionsBlock.of(block))
     return errors
 
 

@@ -1,4 +1,4 @@
-"""Errors of predictions against the labels the input came with, summed block by block."""
+"""Errors of predictions against the labels that stand beside them, summed block by block."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mace_jax.artifacts.predictions import PredictedBlock
+from mace_jax.artifacts.predictions_file import PredictionsBlock
 from mace_jax.elements import symbol
 from mace_jax.structures.exact_sum import ExactSum
-from mace_jax.structures.structure import volumes
-from mace_jax.structures.structure_block import StructureBlock, is_per_atom
+from mace_jax.structures.structure_block import is_per_atom
 
 
 class Quantity(NamedTuple):
@@ -42,8 +41,43 @@ QUANTITIES = {
     "charges": Quantity("charges", per_atom=False, unit="e"),
     "polarizability": Quantity("polarizability", per_atom=False, unit=""),
 }
+# Of these, one for each label: what tables and figures show.
+SHOWN = ("e_per_atom", "f", "stress", "virials_per_atom", "mu", "charges", "polarizability")
 # Of these, errors relative to the labels' own size are told, too.
 _RELATIVE = ("f", "stress", "mu")
+
+
+class Labelled(NamedTuple):
+    """What a block has of one label, m rows.
+
+    Attributes:
+        labels, predictions: ``[m, …]``.
+        rows: whether each row of the predictions is among them.
+        owner: structure that each row belongs to, ``[m]``.
+    """
+
+    labels: NDArray[np.float64]
+    predictions: NDArray[np.floating]
+    rows: NDArray[np.bool_]
+    owner: NDArray[np.int64]
+
+
+def labelled(block: PredictionsBlock, name: str) -> Labelled | None:
+    """Return the rows of a label that are predicted, too; None if there are none.
+
+    Stress and virials mean nothing without a periodic cell and are left out there.
+    """
+    label = block.labels.get(name)
+    if label is None or name not in block.predictions:
+        return None
+    usable = np.isfinite(block.volumes) | (name not in ("stress", "virials"))
+    n = block.n_node
+    owner = np.repeat(np.arange(len(n)), n if is_per_atom(name) else 1)
+    rows = (label.present & usable)[owner]
+    if not rows.any():
+        return None
+    values = label.values[usable[owner[label.present[owner]]]]
+    return Labelled(values, block.predictions[name][rows], rows, owner[rows])
 
 
 @dataclass
@@ -109,21 +143,29 @@ class LabelErrors:
         self.all = Group()
         self.groups: dict[str, dict[str, Group]] = {"config_type": {}, "head": {}, "element": {}}
 
-    def add(self, block: PredictedBlock) -> None:
+    def add(self, block: PredictionsBlock) -> None:
         """Add structures that were predicted."""
-        structures = StructureBlock.of(block.structures)
         members = [
-            (self.all, None),
-            *self._members("config_type", structures.config_types),
+            (self.all, np.ones(len(block.n_node), np.bool_)),
+            *self._members("config_type", block.config_types),
             *self._members("head", block.heads),
         ]
-        elements = self._members("element", [symbol(z) for z in structures.atomic_numbers])
-        for group, own in members:
-            group.n += len(structures) if own is None else int(own.sum())
-        for group, own in elements:
+        elements = self._members("element", [symbol(z) for z in block.atomic_numbers])
+        for group, own in (*members, *elements):
             group.n += int(own.sum())
-        for name in structures.labels.keys() & block.predictions.keys():
-            _add_label(name, structures, block.predictions[name], members, elements)
+        for name in block.labels:
+            found = labelled(block, name)
+            if found is not None:
+                _add_label(name, found, block.n_node, members, elements)
+
+    def shown_groups(self) -> Iterator[tuple[str, str, Group]]:
+        """Yield kind, name and group of those that tables show beside the errors of all.
+
+        Config types and heads are shown where there are several, elements always.
+        """
+        for kind, groups in self.groups.items():
+            if kind == "element" or len(groups) > 1:
+                yield from ((kind, name, group) for name, group in sorted(groups.items()))
 
     def _members(self, kind: str, names: Sequence[str]) -> list[tuple[Group, NDArray[np.bool_]]]:
         """Return the groups that occur, and which structures or atoms each has."""
@@ -153,33 +195,21 @@ class LabelErrors:
 
 def _add_label(
     name: str,
-    structures: StructureBlock,
-    predicted: NDArray[np.floating],
-    members: Sequence[tuple[Group, NDArray[np.bool_] | None]],
+    found: Labelled,
+    n_node: NDArray[np.int64],
+    members: Sequence[tuple[Group, NDArray[np.bool_]]],
     elements: Sequence[tuple[Group, NDArray[np.bool_]]],
 ) -> None:
     """Add the errors of one label to all groups; elements have those of labels of atoms."""
-    label = structures.label(name)
-    n_atoms, per_atom_label = structures.n_atoms, is_per_atom(name)
-    if name in ("stress", "virials"):  # they mean nothing without a periodic cell
-        with_cell = np.isfinite(volumes(structures.cells, structures.pbc))
-    else:
-        with_cell = np.ones(len(structures), np.bool_)
-    owner = np.repeat(np.arange(len(n_atoms)), n_atoms if per_atom_label else 1)
-    values = label.values[with_cell[owner[label.present[owner]]]]
-    rows = (label.present & with_cell)[owner]
-    owner = owner[rows]
-    if not len(owner):
-        return
-    errors = predicted[rows] - values
+    errors, values, owner = found.predictions - found.labels, found.labels, found.owner
     for group, own in members:
-        kept = slice(None) if own is None else own[owner]
+        kept = own[owner]
         group.n_labels[name] += len(np.unique(owner[kept]))
-        _add_quantities(group, name, errors[kept], values[kept], n_atoms[owner[kept]])
-    for group, own in elements if per_atom_label else ():
-        kept = own[rows]
+        _add_quantities(group, name, errors[kept], values[kept], n_node[owner[kept]])
+    for group, own in elements if is_per_atom(name) else ():
+        kept = own[found.rows]
         group.n_labels[name] += int(kept.sum())
-        _add_quantities(group, name, errors[kept], values[kept], n_atoms[owner[kept]])
+        _add_quantities(group, name, errors[kept], values[kept], n_node[owner[kept]])
 
 
 def _add_quantities(

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mace_jax.artifacts.label_errors import LabelErrors, labelled
 from mace_jax.artifacts.predictions import PredictedBlock
+from mace_jax.artifacts.predictions_file import PredictionsBlock
 from mace_jax.structures.structure import Structure
-from mace_jax_predict.error_table import error_table
-from mace_jax_predict.label_errors import LabelErrors
 
 
 def structure(*numbers: int, config_type: str = "Default", cell: float = 0, **labels: object):
@@ -23,20 +23,21 @@ def structure(*numbers: int, config_type: str = "Default", cell: float = 0, **la
     )
 
 
-def zeros(*structures: Structure, heads: list[str] | None = None) -> PredictedBlock:
+def zeros(*structures: Structure, heads: list[str] | None = None) -> PredictionsBlock:
     n_graph, n_atoms = len(structures), sum(map(len, structures))
     shapes = {"energy": (n_graph,), "forces": (n_atoms, 3), "stress": (n_graph, 3, 3)}
     shapes |= {"dipole": (n_graph, 3), "charges": (n_atoms,), "virials": (n_graph, 3, 3)}
-    return PredictedBlock(
+    predicted = PredictedBlock(
         structures,
         ["a.xyz"] * n_graph,
         np.arange(n_graph),
         heads or ["pbe"] * n_graph,
         {name: np.zeros(shape) for name, shape in shapes.items()},
     )
+    return PredictionsBlock.of(predicted)
 
 
-def errors_of(*blocks: PredictedBlock) -> LabelErrors:
+def errors_of(*blocks: PredictionsBlock) -> LabelErrors:
     errors = LabelErrors()
     for block in blocks:
         errors.add(block)
@@ -107,10 +108,18 @@ def test_dipoles_and_charges():
     assert found["by_element"]["O"]["rmse_charges"] == 1.0
 
 
-def test_no_labels_no_errors_and_no_table():
-    errors = errors_of(zeros(structure(1), structure(8, 1)))
-    assert errors.summary() == {}
-    assert list(error_table(errors)) == []
+def test_no_labels_no_errors():
+    assert errors_of(zeros(structure(1), structure(8, 1))).summary() == {}
+
+
+def test_rows_of_a_label_belong_to_their_structures_and_atoms():
+    forces = np.arange(6.0).reshape(2, 3)
+    block = zeros(structure(1, 8), structure(6), structure(8, 1, forces=forces))
+    found = labelled(block, "forces")
+    np.testing.assert_array_equal(found.labels, forces)
+    assert found.rows.tolist() == [False, False, False, True, True]
+    assert found.owner.tolist() == [2, 2]
+    assert labelled(block, "energy") is None
 
 
 def test_labels_of_what_is_not_predicted_count_nowhere():
@@ -134,20 +143,3 @@ def test_neither_blocks_nor_order_change_a_bit(energies, size, random):
     random.shuffle(several)
     blocks = [zeros(*several[i : i + size]) for i in range(0, len(several), size)]
     assert errors_of(*blocks).summary() == whole
-
-
-def test_the_table_has_lines_for_groups_and_elements():
-    block = zeros(
-        structure(1, energy=1.0, forces=[[3, 0, 0]], config_type="bulk"),
-        structure(8, energy=3.0, config_type="slab"),
-    )
-    lines = list(error_table(errors_of(block)))
-    assert lines[0].split("  ")[0] == "RMSE / MAE of"
-    assert "e_per_atom, eV" in lines[0]
-    assert [line.split()[:2] for line in lines[1:]] == [
-        ["all", "2"],
-        ["config_type", "bulk"],
-        ["config_type", "slab"],
-        ["element", "H"],
-    ]
-    assert lines[-1].endswith("1.73 / 1")
