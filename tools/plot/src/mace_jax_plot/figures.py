@@ -172,7 +172,7 @@ def _draw_density(
 ) -> None:
     shown = np.ma.masked_equal(density.T, 0)
     mesh = axes.pcolormesh(edges, edges, shown, norm=LogNorm(vmin=1), rasterized=True)
-    axes.figure.colorbar(mesh, ax=axes, label="count", shrink=0.75)
+    axes.figure.colorbar(mesh, ax=axes, shrink=0.75).ax.set_title("count", fontsize=8)
     axes.plot(edges[[0, -1]], edges[[0, -1]], color="gray", linewidth=0.8)
     axes.set_aspect("equal")
     axes.set_xlabel(f"label: {label}")
