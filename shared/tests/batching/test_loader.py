@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from mace_jax.artifacts.batch_plan import BatchPlan, Caps, PlannedDataset, PlanReport
 from mace_jax.artifacts.batches import Batches
 from mace_jax.artifacts.dataset import Dataset, DatasetWriter
+from mace_jax.artifacts.model_bundle import EmbeddingSpec
 from mace_jax.batching.cursor import Cursor
 from mace_jax.batching.graph import GraphBuilder
 from mace_jax.batching.graph_batch import batch_bytes, pad_batch
@@ -426,3 +427,20 @@ def test_the_structures_of_a_batch_are_named_by_dataset_and_number():
     loader = PlannedLoader(read_everywhere, plan, "float32")
     assert loader.structures(0) == "structures 0, 5 of first, structures 2 of more"
     assert loader.structures(1) == "structures 1, 2, 3, 4 of first"
+
+
+@pytest.mark.parametrize("n_workers", [0, 1])
+def test_a_batch_without_graphs_has_the_inputs_of_the_others(paths, n_workers):
+    told = (EmbeddingSpec("total_charge", "continuous", "graph", 1),)
+    plan = make_plan([[0], [1], [2], []], processes=2)
+    with Dataset(paths["flat"][0]) as dataset:
+        source = DatasetGraphs([dataset], BUILDER._replace(inputs=told))
+        options = {"process": 1, "n_workers": n_workers, "told": told}
+        with PlannedLoader(source, plan, "float32", **options) as loader:
+            batches = [batch for _, batch in loader.in_order()]
+    *full, empty = [
+        {name: (rows.shape, rows.dtype) for name, rows in batch.inputs.items()} for batch in batches
+    ]
+    assert list(full[0]) == ["total_charge"]
+    assert not batches[-1].graph_mask.any()
+    assert all(inputs == empty for inputs in full)
