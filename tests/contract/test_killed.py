@@ -127,6 +127,7 @@ def test_preprocess_over_an_old_result_killed_at_every_change(replaced):
             read_statistics(statistics)
 
 
+@pytest.mark.slow
 def test_statistics_left_by_a_kill_belong_to_the_training_data_beside_them(replaced):
     """Train checks the digests of plans but not of statistics, so this must hold on disk."""
     mixed = []
