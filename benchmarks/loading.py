@@ -191,17 +191,16 @@ def _measure_epoch(
 
     Some steps of the one and of the other take turns: what else the machine does meets both.
     """
-    import jax
-
+    from mace_jax_train.data_parallel import ONE_DEVICE
     from mace_jax_train.evaluate import ahead
 
-    held = [jax.device_put(batch) for batch in loader.one_of_each_shape()]
+    held = [ONE_DEVICE.put([batch]) for batch in loader.one_of_each_shape()]
     shape = loader.plan.shape
     bare = from_files = 0.0
     for turn in range(repeats + 1):
         if turn == 1:  # the first has compiled
             bare = from_files = 0.0
-        epoch = ahead((index, jax.device_put(batch)) for index, batch in loader.epoch(0, turn))
+        epoch = ahead((index, ONE_DEVICE.put([batch])) for index, batch in loader.epoch(0, turn))
         seconds, indices = _seconds(take, islice(epoch, _TURN))
         while indices:
             from_files += seconds

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from mace_jax.artifacts.model_bundle import EmbeddingSpec
 from mace_jax.elements import MAX_ATOMIC_NUMBER, species_index
 from mace_jax.errors import DataError
-from mace_jax.structures.neighbor_list import PairList, count_neighbors, neighbor_pairs
+from mace_jax.structures.block_neighbors import block_pairs
+from mace_jax.structures.neighbor_list import PairList, count_neighbors
 from mace_jax.structures.structure import Structure, weighted_by_config_type
+from mace_jax.structures.structure_block import StructureBlock
 
 # What mace-torch assumes of a structure that says nothing.
 DEFAULT_INPUTS = {"total_charge": 0.0, "total_spin": 1.0, "elec_temp": 0.0, "charges": 0.0}
@@ -96,7 +98,7 @@ class GraphBuilder(NamedTuple):
         ]
         references = self._references(np.repeat(heads, n_node), species, n_node)
         if pairs is None:
-            pairs = [neighbor_pairs(structure, self.r_max) for structure in structures]
+            pairs = block_pairs(StructureBlock.of(structures), self.r_max).one_by_one()
         return [
             Graph(
                 structure,

@@ -20,8 +20,8 @@ from mace_jax.batching.workers import Workers
 
 # Graphs that are read at once where no plan says which belong together.
 _BLOCK = 256
-# Graphs that a worker reads at once, at least: files are read faster so, and messages are fewer.
-_READ_BY_WORKERS = 64
+# Graphs that are read and joined at once, at least: faster so, and a worker sends fewer messages.
+_AT_ONCE = 64
 
 _Task = list[tuple[Ids, Caps]]  # the graphs and the shape of some batches
 
@@ -187,12 +187,11 @@ class PlannedLoader:
                 yield index, batch
 
     def _tasks(self, indices: Iterable[int]) -> Iterator[_Task]:
-        """Yield what makes the batches: one by one, or for workers some that are read at once."""
-        least = _READ_BY_WORKERS if self._workers.n_workers else 1
+        """Yield what makes the batches, some at a time."""
         task: _Task = []
         for index in indices:
             task.append((self.plan.batches[index], self.shapes[self._shape[index]]))
-            if sum(len(ids) for ids, _ in task) >= least:
+            if sum(len(ids) for ids, _ in task) >= _AT_ONCE:
                 yield task
                 task = []
         if task:

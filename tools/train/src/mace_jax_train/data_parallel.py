@@ -120,10 +120,13 @@ class Devices:
             yield group
 
     def put(self, batches: Sequence[GraphBatch]) -> GraphBatch:
-        """Send this process's batches of a group to its devices."""
+        """Send this process's batches of a group to its devices.
+
+        A step on the CPU reads the loader's arrays where they are: at once and at no cost.
+        """
         if self.mesh is None:
             (batch,) = batches
-            return jax.device_put(batch)
+            return batch if jax.default_backend() == "cpu" else jax.device_put(batch)
         return _spread(self.mesh, [jax.tree.map(np.asarray, batch) for batch in batches])
 
     def added(self, counts: Sequence[Sequence[int]]) -> Any:
