@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from mace_jax.artifacts.model_bundle import ModelBundle
 from mace_jax.batching.graph_batch import GraphBatch
 from mace_jax.model.backend import FROZEN
+from mace_jax.model.compiling import jit
 from mace_jax.model.energy_forces import descriptors, jacobian_by_rows, pair_vectors
 from mace_jax.model.load import load_model
 from mace_jax.model.predict import properties
@@ -56,10 +57,8 @@ class CompiledNetwork:
         self.programs: dict[Hashable, _Program] = {}
         self._network = partial(nnx.merge, graphdef)
         self._r_max = r_max
-        self.hessian = jax.jit(self._hessian)
-        self.descriptors = jax.jit(
-            self._descriptors, static_argnames=("invariants_only", "num_layers")
-        )
+        self.hessian = jit(self._hessian)
+        self.descriptors = jit(self._descriptors, static_argnames=("invariants_only", "num_layers"))
 
     def program(self, parameters: nnx.State, batch: GraphBatch, geometry: Geometry) -> Hashable:
         """Compile for a batch of this shape if that is new, and return its key in ``programs``."""
@@ -72,7 +71,7 @@ class CompiledNetwork:
                 lambda parameters, batch: whole.prepare((parameters, batch)), *staying
             )
             self.programs[shape] = _Program(
-                jax.jit(network.prepare), jax.jit(network.finish), jax.jit(whole.finish)
+                jit(network.prepare), jit(network.finish), jit(whole.finish)
             )
         return shape
 

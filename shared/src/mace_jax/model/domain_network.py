@@ -21,6 +21,7 @@ from mace_jax.artifacts.model_bundle import ModelBundle
 from mace_jax.batching.domain import Domain
 from mace_jax.batching.graph_batch import GraphBatch
 from mace_jax.errors import ConfigError
+from mace_jax.model.compiling import jit
 from mace_jax.model.irreps import Features, complete
 from mace_jax.model.load import load_model
 from mace_jax.model.mace import MACE
@@ -78,10 +79,10 @@ class DomainNetwork:
             for irreps in self._outputs
         )
         self._network = lambda parameters: nnx.merge(graphdef, treedef.unflatten(parameters))
-        self._whole = jax.jit(self._traced_whole)
-        self._stage = jax.jit(self._traced_stage, static_argnums=0)
-        self._last = jax.jit(self._traced_last)
-        self._pull_back = jax.jit(self._traced_pull_back)
+        self._whole = jit(self._traced_whole)
+        self._stage = jit(self._traced_stage, static_argnums=0)
+        self._last = jit(self._traced_last)
+        self._pull_back = jit(self._traced_pull_back)
 
     def evaluate(
         self, domain: Domain, exchange: FeatureExchange | None = None

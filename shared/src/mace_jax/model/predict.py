@@ -17,6 +17,7 @@ from mace_jax.batching.shape_classes import padded_caps
 from mace_jax.batching.tight_packing import pack_graphs
 from mace_jax.errors import DataError
 from mace_jax.model.backend import DENSE, Backend
+from mace_jax.model.compiling import jit
 from mace_jax.model.dipoles import dipole_properties
 from mace_jax.model.energy_forces import descriptors, energy_and_forces
 from mace_jax.model.load import graph_builder, load_model
@@ -56,7 +57,7 @@ class Predictor:
         """
         graphdef, self._state = nnx.split(load_model(bundle, source, backend))
 
-        @jax.jit
+        @jit
         def evaluate(state: nnx.State, batch: GraphBatch) -> dict[str, Array]:
             model: Any = nnx.merge(graphdef, state)
             found = properties(model, batch)

@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mace_jax.batching.graph_batch import GraphBatch
 from mace_jax.errors import ConfigError, IncompatibleError
+from mace_jax.model.compiling import jit
 from mace_jax_train.processes import Processes
 
 Tree = TypeVar("Tree")
@@ -68,7 +69,7 @@ class Devices:
         """
         donated = (0,) if donate else ()
         if self.mesh is None:
-            return jax.jit(step, donate_argnums=donated)
+            return jit(step, donate_argnums=donated)
 
         def on_each(state: Any, group: Any) -> Any:
             return step(state, jax.tree.map(lambda leaf: leaf[0], group))
@@ -81,7 +82,7 @@ class Devices:
             # with it, a gradient by what is replicated would be summed already, without weights
             check_vma=False,
         )
-        return jax.jit(on_all, donate_argnums=donated)
+        return jit(on_all, donate_argnums=donated)
 
     def total(self, sums: Tree, n_graph: Array) -> Tree:
         """Add up over the batches of a group, inside a step.
