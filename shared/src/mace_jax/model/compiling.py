@@ -22,13 +22,15 @@ def jit(function: Callable[..., Any], **settings: Any) -> Any:
 
 @cache
 def _options(platform: str) -> dict[str, bool]:
-    """Return XLA's options, without those that its version does not know."""
-    if platform != "cpu":
-        return {}
+    return known_options(_ON_A_CPU) if platform == "cpu" else {}
+
+
+def known_options(options: dict[str, bool]) -> dict[str, bool]:
+    """Return ``options`` of XLA if this version of it has them, else none."""
     try:
-        jax.jit(lambda: 0, compiler_options=_ON_A_CPU).lower().compile()
+        jax.jit(lambda: 0, compiler_options=options).lower().compile()
     except jax.errors.JaxRuntimeError as error:
         if _UNKNOWN not in str(error):
             raise
         return {}
-    return _ON_A_CPU
+    return options

@@ -1,0 +1,14 @@
+import jax.numpy as jnp
+
+from mace_jax.model.compiling import jit, known_options
+
+
+def test_options_that_this_xla_lacks_are_left_out():
+    assert known_options({"xla_cpu_use_fusion_emitters": True})
+    assert known_options({"xla_cpu_no_such_option": True}) == {}
+
+
+def test_settings_are_those_of_jax():
+    power = jit(lambda x, n: x**n, static_argnames="n")
+    assert power(jnp.float32(3), n=2) == 9
+    assert power._cache_size() == 1
