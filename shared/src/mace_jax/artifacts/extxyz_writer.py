@@ -124,7 +124,7 @@ def _is_read_back(name: str) -> bool:
     """Return whether a name on the comment line is no number, word or escape of another meaning."""
     from ase.io.extxyz import key_val_dict_to_str
 
-    comment = key_val_dict_to_str({"config_type": name, "head": "Default"})
+    comment = key_val_dict_to_str({"config_type": name, "head": name})
     try:
         frame = parse_frame(comment.encode(), b"H 0 0 0\n", 1, "", 0)
         return to_structure(frame, LabelKeys(), "", (), "")[0].config_type == name

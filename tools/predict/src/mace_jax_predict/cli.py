@@ -148,7 +148,7 @@ def _require_other_prefix(prefix: str) -> None:
     Raises:
         ConfigError: they could.
     """
-    from mace_jax.artifacts.predictions_writer import LABEL_PREFIX
+    from mace_jax.artifacts.extxyz_writer import LABEL_PREFIX
     from mace_jax.errors import ConfigError
 
     if prefix in ("", LABEL_PREFIX):
