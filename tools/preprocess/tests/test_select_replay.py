@@ -21,7 +21,7 @@ from mace_jax.artifacts.selection import read_selection
 from mace_jax.structures.read_structures import read_structures
 from mace_jax.structures.structure import structure_digest
 from mace_jax_preprocess.choosing import ElementMeans, choose_farthest
-from mace_jax_preprocess.replay_cli import main
+from mace_jax_preprocess.cli_select_replay import main
 
 FORMULAS = ["H2O", "CO", "H2O", "CH4", "H2", "H2O", "N2", "H4O2", "CO", "H2O"]
 
