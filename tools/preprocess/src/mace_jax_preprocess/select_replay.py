@@ -28,7 +28,6 @@ from mace_jax.structures.structure import Structure, structure_digest
 from mace_jax_preprocess.candidates import (
     Candidates,
     Reading,
-    composition_counts,
     elements_of,
     find_candidates,
     require_elements,
@@ -100,33 +99,29 @@ def select_replay(options: ReplayOptions) -> dict[str, Any]:
         )
         names = (options.output.name, target.name)
         with atomic_directory_entries(options.output.parent, names) as folder:
-            digests = _write(
-                folder / names[0], _read_again(sources, found, chosen, reading), provenance, options
-            )
+            structures = _read_again(sources, found, chosen, reading)
+            dataset = folder / options.output.name
+            digests = _write(dataset, structures, provenance, options)
             selection = Selection(
-                names[0],
-                file_sha256(folder / names[0]),
+                dataset.name,
+                file_sha256(dataset),
                 options.method,
                 options.number,
                 element_filter.kind,
                 tuple(sorted(element_filter.elements)),
                 options.head,
-                {
-                    "read": found.n_read,
-                    "isolated_atoms": found.n_isolated,
-                    "candidates": len(found),
-                },
+                found.counts(),
                 tuple(source.path.name for source in sources),
                 np.array(found.source)[chosen],
                 np.array(found.frame)[chosen],
                 tuple(digests),
             )
-            write_selection(folder / names[1], selection, provenance)
+            write_selection(folder / target.name, selection, provenance)
     log.info("%s: which they are", target)
     return {
         **selection.counts,
         "chosen": len(chosen),
-        "compositions": len(composition_counts(found, chosen)),
+        "compositions": len(np.unique(np.array(found.composition)[chosen])),
         "selection": str(target),
         "skipped": reading.skipped.messages,
     }
