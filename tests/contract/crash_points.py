@@ -3,8 +3,9 @@
     python crash_points.py PACKAGE FOLDER TEMPLATE COUNT ARGUMENT...
 
 Each run works in a copy of TEMPLATE, ``FOLDER/<k>``, and dies by SIGKILL before the k-th change
-(creating, renaming or removing something there). PACKAGE may be the module of a command line. COUNT runs are spread over all the changes; 0
-means one for each. Prints the number of changes of the uninterrupted run, which is ``FOLDER/full``.
+(creating, renaming or removing something there). PACKAGE may be the module of a command line. COUNT
+runs are spread over all the changes; 0 means one for each. Prints the number of changes of the
+uninterrupted run, which is ``FOLDER/full``.
 Packages are imported once and every run is a fork, so a run costs no start-up.
 """
 
