@@ -24,7 +24,7 @@ from mace_jax.preparation.skipped import Skipped
 from mace_jax.preparation.sources import BLOCK, Source, unparsed_frames, with_a_file
 from mace_jax.structures.label_keys import LabelKeys
 from mace_jax.structures.read_structures import parse_structure
-from mace_jax.structures.structure import Structure, structure_digest
+from mace_jax.structures.structure import PROPERTY_SHAPES, Structure, structure_digest
 from mace_jax_preprocess.candidates import (
     Candidates,
     Reading,
@@ -128,8 +128,10 @@ def select_replay(options: ReplayOptions) -> dict[str, Any]:
 
 
 def _kept(options: ReplayOptions, bundle: ModelBundle | None) -> tuple[str, ...]:
+    """Return what is kept beside labels: what the user wants, and what the model is told."""
     told = [spec.source for spec in model_inputs(bundle.config)] if bundle else []
-    return tuple(dict.fromkeys([*options.keep, *told]))
+    names = dict.fromkeys([*options.keep, *told])
+    return tuple(name for name in names if name not in PROPERTY_SHAPES)
 
 
 def _further_inputs(options: ReplayOptions) -> list[Input]:
