@@ -250,6 +250,25 @@ def test_what_is_kept(make_config, prepare):
     assert {path.name for path in files.checkpoints()} == set(names)
 
 
+def test_a_checkpoint_inside_an_epoch(make_config, prepare):
+    run, files = prepare(make_config(train={"checkpoint_steps": 1}))
+
+    @contextmanager
+    def show(description, total, done=0):
+        steps = iter(range(total))
+
+        def advance(note):
+            if next(steps) == 1:
+                raise KilledError
+
+        yield advance
+
+    with pytest.raises(KilledError):
+        train(run, files, show)
+    found = read_checkpoint(files.checkpoint())
+    assert (found.epoch, found.batch) == (1, 1)
+
+
 @pytest.mark.parametrize(
     ("sections", "named"),
     [

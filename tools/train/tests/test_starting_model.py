@@ -520,6 +520,7 @@ def test_the_files_of_the_run_say_what_it_began_with(starting, bundle_file, prep
     assert run.bundle.model_card == {
         "starting_model": {
             "file": "start.msgpack",
+            "sha256": found.sha256,
             "license": "ASL",
             "model_card": {"name": "small"},
         }
