@@ -34,8 +34,8 @@ from mace_jax.artifacts.train_config_sections import TrainConfig
 from mace_jax.batching.graph import GraphBuilder
 from mace_jax.batching.graph_batch import pad_batch
 from mace_jax.errors import MaceJaxError
+from mace_jax.model.energy_forces import pair_vectors
 from mace_jax.model.load import split_trainable
-from mace_jax.model.predict import properties
 from mace_jax.structures.structure import Structure
 from mace_jax.tracking import track_silently
 from mace_jax_train.beginning import find_beginning
@@ -141,9 +141,10 @@ class Observatory:
         return attempt(self.network, config)
 
     def energies(self, config):
-        """What the network that a run begins with predicts."""
+        """The energies of atoms that the network says with which a run begins."""
         with self.prepared(config) as run:
-            return frozen(properties(run.model, run.loaders["train"].batch(0))["energy"])
+            batch, r_max = run.loaders["train"].batch(0), run.bundle.config.r_max
+            return frozen(run.model(pair_vectors(batch, r_max), batch))
 
     def batches(self, config):
         """The batches of the first epoch and of the evaluations after it."""
@@ -249,7 +250,7 @@ PROCESSES = "--process-count 2 --process-index 0"
 LABELLED_DATA = "--train-path $labelled --valid-path None --test-path None"
 DIPOLES = "--loss energy_forces_dipole -b model.model=@EnergyDipolesMACE"
 EXPONENTIAL = "--scheduler exponential --lr-scheduler-gamma 0.5"
-PLATEAU = "--scheduler plateau --scheduler-patience 0 --scheduler-threshold 0.5"
+PLATEAU = "--scheduler plateau --scheduler-patience 1 --scheduler-threshold 0.5"
 
 OPTIONS = {
     "flags.seed": Option(Look.network, 3),
@@ -297,10 +298,10 @@ OPTIONS = {
     "model.max_ell": Option(Look.network, 1),
     "model.num_interactions": Option(Look.network, 2),
     "model.hidden_irreps": Option(Look.network, "5x0e"),
-    "model.MLP_irreps": Option(Look.network, "8x0e"),
+    "model.MLP_irreps": Option(Look.network, "8x0e", TWO_LAYERS),
     "model.correlation": Option(Look.network, 1),
     "model.radial_MLP": Option(Look.network, (6,)),
-    "model.gate": Option(Look.energies, "tanh"),
+    "model.gate": Option(Look.energies, "tanh", TWO_LAYERS),
     "model.interaction_cls": Option(
         Look.network, "RealAgnosticDensityResidualInteractionBlock", TWO_LAYERS
     ),
@@ -311,7 +312,7 @@ OPTIONS = {
     "model.distance_transform": Option(Look.energies, "Agnesi"),
     "model.apply_cutoff": Option(Look.energies, False),
     "model.pair_repulsion": Option(Look.energies, True),
-    "model.readout_cls": Option(Look.network, "NonLinearBiasReadoutBlock"),
+    "model.readout_cls": Option(Look.network, "NonLinearBiasReadoutBlock", TWO_LAYERS),
     "model.edge_irreps": Option(Look.network, "2x0e", TWO_LAYERS),
     "model.use_edge_irreps_first": Option(
         Look.network, True, f"{TWO_LAYERS} -b model.edge_irreps='\"2x0e\"'"
@@ -356,14 +357,17 @@ OPTIONS = {
     ),
     "optimizer.scheduler.end_value": Option(Look.weights, 0.005, EXPONENTIAL),
     "optimizer.scheduler.boundaries_and_scales": Option(
-        Look.weights, {2: 0.1}, "--scheduler piecewise_constant"
+        Look.weights,
+        {2: 0.1},
+        "--scheduler piecewise_constant "
+        "-b 'piecewise_constant_schedule.boundaries_and_scales={4: 0.5}'",
     ),
     "optimizer.scheduler.factor": Option(Look.weights, 0.5, PLATEAU),
     "optimizer.scheduler.patience": Option(
         Look.weights, 1, "--scheduler plateau --scheduler-threshold 0.5"
     ),
     "optimizer.scheduler.threshold": Option(
-        Look.weights, 0.5, "--scheduler plateau --scheduler-patience 0"
+        Look.weights, 0.5, "--scheduler plateau --scheduler-patience 1"
     ),
     "optimizer.scheduler.min_lr": Option(Look.weights, 0.009, PLATEAU),
     "optimizer.scheduler.warmup_epochs": Option(Look.weights, 3),
@@ -457,7 +461,7 @@ def observatory(tmp_path_factory, paths) -> Observatory:
             )
         return folder
 
-    planned = prepared("--n-edge", "30")
+    planned = prepared("--n-edge", "60")
     paths |= {
         f"{split}_plan": str(planned / f"run.{split}.plan.json")
         for split in ("train", "valid", "test")
