@@ -17,6 +17,7 @@ import h5py
 import msgpack
 import pytest
 
+ROOT = Path(__file__).parents[2]
 MODULES = {  # of ``python -m``
     "mace-jax-preprocess": "mace_jax_preprocess",
     "mace-jax-plan-batches": "mace_jax_plan_batches",
@@ -117,6 +118,18 @@ def test_every_option_says_what_it_is(command):
             or SELF_EXPLANATORY & set(option.opts)
         )
         assert explained, option.opts
+
+
+@every_command
+def test_every_option_is_given_in_a_test(command):
+    """Those of a run's configuration are observed one by one in the tests of train."""
+    package = MODULES[command].split(".")[0].removeprefix("mace_jax_")
+    own = Path("shared" if package == "mace_jax" else f"tools/{package}") / "tests"
+    folders = (ROOT / own, ROOT / "tests")
+    tests = [path.read_text() for folder in folders for path in folder.rglob("test_*.py")]
+    words = {word.replace("_", "-") for text in tests for word in re.findall(r"--[\w-]+", text)}
+    options = [option for option in options_of(command) if not hasattr(option, "flag")]
+    assert [o.opts for o in options if not (o.hidden or words & {*o.opts, *o.secondary_opts})] == []
 
 
 def test_help_shows_defaults(invoke):

@@ -388,6 +388,49 @@ def test_a_key_that_occurs_nowhere(predict, waters):
     assert "energy found in 0 of 5 structures under 'dtf'" in outcome.err
 
 
+@pytest.mark.parametrize("model", ["one", "dielectric"])
+def test_every_label_has_a_key(predict, waters, model):
+    of_frame = {"stress": np.eye(3), "virials": np.eye(3), "dipole": np.ones(3)}
+    of_frame |= {"polarizability": np.eye(3)}
+    for atoms in waters:
+        atoms.set_cell(np.eye(3) * 9)
+        atoms.pbc = True
+        atoms.info |= {f"my_{name}": value for name, value in of_frame.items()}
+        for name, shape in (("forces", (len(atoms), 3)), ("charges", len(atoms))):
+            atoms.arrays[f"my_{name}"] = np.ones(shape)
+    labels = {"one": ("forces", "stress", "virials")}.get(
+        model, ("dipole", "charges", "polarizability")
+    )
+    keys = [part for name in labels for part in (f"--{name}-key", f"my_{name}")]
+    outcome = predict(waters, *keys, "--json", model=model)
+    assert outcome.code == 0, outcome.err
+    assert json.loads(outcome.out)["summary"]["n_labels"] == dict.fromkeys(labels, 5)
+
+
+def test_a_head_key(predict, waters):
+    for atoms in waters:
+        atoms.info["level"] = "scan"
+    assert predict(waters, "--head-key", "level", model="two").code == 0
+    energies = result()[1].quantities["energy"]
+    assert predict(waters, "--head", "scan", model="two").code == 0
+    np.testing.assert_array_equal(result()[1].quantities["energy"], energies)
+
+
+# --- how it computes
+
+
+def test_a_backend_that_is_not_there(predict, waters, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cuequivariance_jax", None)
+    outcome = predict(waters, "--backend", "cueq")
+    assert outcome.code == 2
+    assert "backend cueq: cuequivariance-jax is not installed" in outcome.err
+
+
+def test_compiled_programs_are_kept_unless_they_are_not_wanted(predict, waters):
+    assert "compiled programs: kept in" in predict(waters).err
+    assert "compiled programs" not in predict(waters, "--no-compile-cache").err
+
+
 # --- precision and descriptors
 
 

@@ -580,6 +580,11 @@ def test_less_is_said_where_less_is_asked_for(said):
     assert said("--log-level", "ERROR").startswith("error: absent.h5: no HDF5 file there")
 
 
+def test_compiled_programs_are_kept_unless_they_are_not_wanted(said):
+    assert "compiled programs: kept in" in said()
+    assert "compiled programs" not in said("--no-compile-cache")
+
+
 class WhatJaxStopsAt(logging.Handler):
     """Looks, when a run says how it computes, whether jax would stop at a NaN."""
 

@@ -10,7 +10,7 @@ from mace_jax.artifacts.model_bundle import ModelBundle, read_model_bundle
 from mace_jax.artifacts.provenance import file_sha256
 from mace_jax.artifacts.recipe import NamedFile, Recipe, require_recipe
 from mace_jax.artifacts.train_config_sections import SECTIONS, TrainConfig
-from mace_jax.errors import IncompatibleError
+from mace_jax.errors import IncompatibleError, MaceJaxError
 from mace_jax.structures.atomic_energies import AVERAGE
 from mace_jax.torch_models.foundation_models import fetch_foundation_model, released_model
 from mace_jax.tracking import Track, track_silently
@@ -137,8 +137,8 @@ def require_files_of_recipes(config: TrainConfig, configs: Sequence[Path], track
             changed = list(_changes(config, recipe, track))
             if changed:
                 message = (
-                    f"{path}: its recipe is for other files: {'; '.join(changed)}; bring back what "
-                    "it was trained on, or give other files by their own flags"
+                    f"{path}: the files of its recipe are not here: {'; '.join(changed)}; bring "
+                    "back what it was trained on, or give other files by their own flags"
                 )
                 raise IncompatibleError(message)
 
@@ -150,7 +150,11 @@ def _changes(config: TrainConfig, recipe: Recipe, track: Track) -> Iterator[str]
         if given != before:
             log.info("%s: is not that of the recipe, as was asked for", option)
             continue
-        found = {file.path: file.sha256 for file in _named(config, option, track)}
+        try:
+            found = {file.path: file.sha256 for file in _named(config, option, track)}
+        except MaceJaxError as error:
+            yield f"{option}: {error}"
+            continue
         expected = {file.path: file.sha256 for file in recorded}
         for path in dict.fromkeys([*expected, *found]):
             if found.get(path) != expected.get(path):
