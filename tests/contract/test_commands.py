@@ -127,9 +127,11 @@ def test_every_option_is_given_in_a_test(command):
     own = Path("shared" if package == "mace_jax" else f"tools/{package}") / "tests"
     folders = (ROOT / own, ROOT / "tests")
     tests = [path.read_text() for folder in folders for path in folder.rglob("test_*.py")]
-    words = {word.replace("_", "-") for text in tests for word in re.findall(r"--[\w-]+", text)}
+    found = re.findall(r"[\"' ](--?[a-zA-Z][\w-]*)", " ".join(tests))
+    words = {word.replace("_", "-") for word in found}
     options = [option for option in options_of(command) if not hasattr(option, "flag")]
-    assert [o.opts for o in options if not (o.hidden or words & {*o.opts, *o.secondary_opts})] == []
+    names = [{*option.opts, *option.secondary_opts} for option in options if not option.hidden]
+    assert [each for each in names if not each & words] == []
 
 
 def test_help_shows_defaults(invoke):

@@ -366,8 +366,11 @@ def test_every_label_has_a_key(preprocess, folder):
     atoms.info |= {f"my_{name}": value for name, value in of_frame.items()}
     atoms.arrays |= {f"my_{name}": value for name, value in of_atoms.items()}
     write(folder / "train.xyz", [atoms, atoms])
-    keys = [part for name in of_atoms | of_frame for part in (f"--{name}_key", f"my_{name}")]
-    assert preprocess("--valid_fraction", "0.5", *keys) == 0
+    keys = (
+        "--forces_key my_forces --charges_key my_charges --stress_key my_stress --virials_key "
+        "my_virials --dipole_key my_dipole --polarizability_key my_polarizability"
+    )
+    assert preprocess("--valid_fraction", "0.5", *keys.split()) == 0
     with Dataset(Path("data/train")) as dataset:
         (structure,) = dataset
     for name, expected in (of_atoms | of_frame).items():
