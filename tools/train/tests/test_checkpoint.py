@@ -237,16 +237,17 @@ def saved(make_config, tmp_path_factory):
 
 def test_what_is_kept(make_config, prepare):
     config = make_config(
-        optimizer={"max_epochs": 5},
-        train={"checkpoint_every": 2, "checkpoint_keep": 1, "checkpoint_best": True},
+        optimizer={"max_epochs": 7},
+        train={"checkpoint_every": 2, "checkpoint_keep": 2, "checkpoint_best": True},
     )
     run, files = prepare(config)
     outcome = train(run, files, show_nothing)
     names = sorted(path.name for path in files.folder.glob("*.checkpoint"))
-    assert names == ["run.best.checkpoint", "run.checkpoint", "run.epoch_00004.checkpoint"]
+    kept = [f"run.epoch_0000{epoch}.checkpoint" for epoch in (4, 6)]
+    assert names == ["run.best.checkpoint", "run.checkpoint", *kept]
     epochs = {name: read_checkpoint(files.folder / name).epoch for name in names}
     best = outcome.best_row["epoch"]
-    assert list(epochs.values()) == [best + 1, 6, 5]
+    assert list(epochs.values()) == [best + 1, 8, 5, 7]
     assert {path.name for path in files.checkpoints()} == set(names)
 
 
