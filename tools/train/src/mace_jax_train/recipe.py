@@ -68,9 +68,8 @@ def _without_circumstances(config: TrainConfig, bundle: ModelBundle) -> TrainCon
 
     E0s from a file are the numbers that were in it.
     """
-    e0s = config.datasets.E0s
-    if e0s and e0s.endswith(".json"):
-        by_head = bundle.atomic_energies
+    e0s, by_head = config.datasets.E0s, bundle.atomic_energies
+    if e0s and e0s.endswith(".json") and by_head:
         e0s = str(by_head if len(by_head) > 1 else next(iter(by_head.values())))
     sections = {name: _with_defaults(getattr(config, name), name) for name in SECTIONS}
     sections["datasets"] = replace(sections["datasets"], E0s=e0s)
