@@ -17,6 +17,7 @@ import h5py
 import msgpack
 import pytest
 
+ROOT = Path(__file__).parents[2]
 MODULES = {  # of ``python -m``
     "mace-jax-preprocess": "mace_jax_preprocess",
     "mace-jax-select-replay": "mace_jax_preprocess.cli_select_replay",
@@ -119,6 +120,20 @@ def test_every_option_says_what_it_is(command):
             or SELF_EXPLANATORY & set(option.opts)
         )
         assert explained, option.opts
+
+
+@every_command
+def test_every_option_is_given_in_a_test(command):
+    """Those of a run's configuration are observed one by one in the tests of train."""
+    package = MODULES[command].split(".")[0].removeprefix("mace_jax_")
+    own = Path("shared" if package == "mace_jax" else f"tools/{package}") / "tests"
+    folders = (ROOT / own, ROOT / "tests")
+    tests = [path.read_text() for folder in folders for path in folder.rglob("test_*.py")]
+    found = re.findall(r"[\"' ](--?[a-zA-Z][\w-]*)", " ".join(tests))
+    words = {word.replace("_", "-") for word in found}
+    options = [option for option in options_of(command) if not hasattr(option, "flag")]
+    names = [{*option.opts, *option.secondary_opts} for option in options if not option.hidden]
+    assert [each for each in names if not each & words] == []
 
 
 def test_help_shows_defaults(invoke):

@@ -105,6 +105,13 @@ def test_input_in_a_folder_beside_is_verified(run, made):
     assert input_of(out)["path"].endswith("data/train.xyz")
 
 
+def test_quickly_no_digests_are_computed(run, made):
+    code, out, _ = run(made, "--json", "--quick")
+    (file,) = json.loads(out)["summary"]["files"]
+    assert (code, file["sha256"], file["inputs"]) == (0, None, [])
+    assert file["summary"]["elements"] == ["H", "O"]
+
+
 def test_changed_input_differs_which_fails_a_check(run, made):
     (made.parent / "data" / "train.xyz").write_text("2\n")
     code, out, _ = run(made, "--json")

@@ -120,6 +120,10 @@ def test_two_heads_follow_the_structures(predict, waters):
         head = ("pbe", "scan")[index % 2]
         np.testing.assert_allclose(own[index], each[head][index], rtol=1e-7)
     assert np.all(np.abs(each["pbe"] - each["scan"]) > 5)  # other E0s
+    for atoms in waters:
+        atoms.info["level"] = atoms.info.pop("head")
+    assert predict(waters, "--head-key", "level", model="two").code == 0
+    np.testing.assert_allclose(result()[1].quantities["energy"], own, rtol=1e-7)
 
 
 def test_structure_without_head_needs_one_with_two_heads(predict, waters):
@@ -386,6 +390,48 @@ def test_a_key_that_occurs_nowhere(predict, waters):
     outcome = predict(waters, "--energy-key", "dtf")
     assert outcome.code == 1
     assert "energy found in 0 of 5 structures under 'dtf'" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("model", "keys"),
+    [
+        ("one", "--forces-key my_forces --stress-key my_stress --virials-key my_virials"),
+        (
+            "dielectric",
+            "--dipole-key my_dipole --charges-key my_charges --polarizability-key "
+            "my_polarizability",
+        ),
+    ],
+)
+def test_every_label_has_a_key(predict, waters, model, keys):
+    of_frame = {"stress": np.eye(3), "virials": np.eye(3), "dipole": np.ones(3)}
+    of_frame |= {"polarizability": np.eye(3)}
+    for atoms in waters:
+        if model == "one":
+            atoms.set_cell(np.eye(3) * 9)
+            atoms.pbc = True
+        atoms.info |= {f"my_{name}": value for name, value in of_frame.items()}
+        for name, shape in (("forces", (len(atoms), 3)), ("charges", len(atoms))):
+            atoms.arrays[f"my_{name}"] = np.ones(shape)
+    outcome = predict(waters, *keys.split(), "--json", model=model)
+    assert outcome.code == 0, outcome.err
+    labels = [word.removeprefix("my_") for word in keys.split()[1::2]]
+    assert json.loads(outcome.out)["summary"]["n_labels"] == dict.fromkeys(labels, 5)
+
+
+# --- how it computes
+
+
+def test_a_backend_that_is_not_there(predict, waters, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cuequivariance_jax", None)
+    outcome = predict(waters, "--backend", "cueq")
+    assert outcome.code == 2
+    assert "backend cueq: cuequivariance-jax is not installed" in outcome.err
+
+
+def test_compiled_programs_are_kept_unless_they_are_not_wanted(predict, waters):
+    assert "compiled programs: kept in" in predict(waters).err
+    assert "compiled programs" not in predict(waters, "--no-compile-cache").err
 
 
 # --- precision and descriptors

@@ -355,6 +355,28 @@ def test_own_key_is_the_only_one_that_counts(preprocess, folder):
     assert energies == [-103.0, None]
 
 
+def test_every_label_has_a_key(preprocess, folder):
+    rng = np.random.default_rng(0)
+    of_atoms = {"forces": rng.normal(size=(3, 3)), "charges": rng.normal(size=3)}
+    of_frame = {name: np.diag(rng.normal(size=3)) for name in ("stress", "virials")}
+    of_frame |= {"dipole": rng.normal(size=3), "polarizability": np.diag(rng.normal(size=3))}
+    atoms = water(0)
+    atoms.set_cell(np.eye(3) * 9)
+    atoms.pbc = True
+    atoms.info |= {f"my_{name}": value for name, value in of_frame.items()}
+    atoms.arrays |= {f"my_{name}": value for name, value in of_atoms.items()}
+    write(folder / "train.xyz", [atoms, atoms])
+    keys = (
+        "--forces_key my_forces --charges_key my_charges --stress_key my_stress --virials_key "
+        "my_virials --dipole_key my_dipole --polarizability_key my_polarizability"
+    )
+    assert preprocess("--valid_fraction", "0.5", *keys.split()) == 0
+    with Dataset(Path("data/train")) as dataset:
+        (structure,) = dataset
+    for name, expected in (of_atoms | of_frame).items():
+        np.testing.assert_allclose(structure.properties[name], expected, atol=1e-7, err_msg=name)
+
+
 def test_prefix_of_upstream_with_a_slash(preprocess, folder):
     """``--h5_prefix data/`` and ``--h5_prefix data`` are the same folder."""
     with pytest.raises(SystemExit) as stopped:

@@ -371,6 +371,10 @@ def test_a_check_of_good_data_succeeds(preprocess):
     assert preprocess("--check", "--train_file", "train.xyz", "--h5_prefix", "d") == 0
     report = json.loads(Path("d/check.json").read_text())
     assert [f for f in report["findings"] if f["severity"] != "info"] == []
+    arguments = ("--train_file", "train.xyz", "--h5_prefix", "d", "--force")
+    preprocess("--check", "--close-fraction", "1.5", *arguments)
+    report = json.loads(Path("d/check.json").read_text())
+    assert "close atoms" in {finding["check"] for finding in report["findings"]}
 
 
 def test_blocks_and_temporary_files_elsewhere_change_nothing(preprocess):

@@ -63,13 +63,14 @@ def write_dataset(path: Path, structures: list[Structure]) -> str:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compile_equal_programs_once(tmp_path_factory):
-    """Runs that differ only in seeds compile the same steps; the cache is the tests' own."""
+def compile_fast_and_equal_programs_once(tmp_path_factory):
+    """Compiling is most of the tests' time; runs that differ only in seeds share a cache."""
     settings = {
         "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("cache")),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_disable_most_optimizations": True,
     }
-    before = {name: getattr(jax.config, name) for name in settings}
+    before = {name: jax.config.read(name) for name in settings}
     for name, value in settings.items():
         jax.config.update(name, value)
     yield

@@ -237,17 +237,37 @@ def saved(make_config, tmp_path_factory):
 
 def test_what_is_kept(make_config, prepare):
     config = make_config(
-        optimizer={"max_epochs": 5},
-        train={"checkpoint_every": 2, "checkpoint_keep": 1, "checkpoint_best": True},
+        optimizer={"max_epochs": 7},
+        train={"checkpoint_every": 2, "checkpoint_keep": 2, "checkpoint_best": True},
     )
     run, files = prepare(config)
     outcome = train(run, files, show_nothing)
     names = sorted(path.name for path in files.folder.glob("*.checkpoint"))
-    assert names == ["run.best.checkpoint", "run.checkpoint", "run.epoch_00004.checkpoint"]
+    kept = [f"run.epoch_0000{epoch}.checkpoint" for epoch in (4, 6)]
+    assert names == ["run.best.checkpoint", "run.checkpoint", *kept]
     epochs = {name: read_checkpoint(files.folder / name).epoch for name in names}
     best = outcome.best_row["epoch"]
-    assert list(epochs.values()) == [best + 1, 6, 5]
+    assert list(epochs.values()) == [best + 1, 8, 5, 7]
     assert {path.name for path in files.checkpoints()} == set(names)
+
+
+def test_a_checkpoint_inside_an_epoch(make_config, prepare):
+    run, files = prepare(make_config(train={"checkpoint_steps": 1}))
+
+    @contextmanager
+    def show(description, total, done=0):
+        steps = iter(range(total))
+
+        def advance(note):
+            if next(steps) == 1:
+                raise KilledError
+
+        yield advance
+
+    with pytest.raises(KilledError):
+        train(run, files, show)
+    found = read_checkpoint(files.checkpoint())
+    assert (found.epoch, found.batch) == (1, 1)
 
 
 @pytest.mark.parametrize(

@@ -395,10 +395,14 @@ def rows_of(files):
     return read_metrics(files.path(".metrics"))[1]
 
 
-def test_everything_may_be_evaluated_at_every_evaluation(make_config, prepare):
+def test_everything_may_be_evaluated_at_every_evaluation(make_config, prepare, caplog):
     """The test row of the best epoch is there already, and the end adds none."""
-    run, files = prepare(make_config(train={"eval_train": True, "eval_test": True}))
+    caplog.set_level("INFO", "mace_jax_train")
+    shown = {"eval_train": True, "eval_test": True, "log_errors": "TotalMAE"}
+    run, files = prepare(make_config(train=shown))
     outcome = train(run, files, show_nothing)
+    assert "MAE E" in caplog.text
+    assert "RMSE" not in caplog.text
     modes = ("valid", "eval_train", "eval_test")
     keys = [(row["mode"], row["epoch"]) for row in rows_of(files)]
     each = [(mode, epoch) for epoch in (1, 2, 3) for mode in ("train", *modes)]

@@ -40,15 +40,6 @@ PLAIN = "layers_1"  # float64, elements 1 6 7 8 14 29, r_max 4
 HEADS = "json_density_heads"  # rough and fine
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _compile_fast():
-    """Compiling is most of the tests' time."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory) -> Callable[[str], str]:
     """Return a function from the name of a stored Torch model to its path."""
@@ -520,6 +511,7 @@ def test_the_files_of_the_run_say_what_it_began_with(starting, bundle_file, prep
     assert run.bundle.model_card == {
         "starting_model": {
             "file": "start.msgpack",
+            "sha256": found.sha256,
             "license": "ASL",
             "model_card": {"name": "small"},
         }

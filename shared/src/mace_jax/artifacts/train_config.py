@@ -20,7 +20,7 @@ from mace_jax.artifacts.train_config_sections import (
     SWAConfig,
     TrainConfig,
 )
-from mace_jax.artifacts.versioned import check_document, read_json, tag, write_json
+from mace_jax.artifacts.versioned import Document, check_document, read_json, tag, write_json
 from mace_jax.errors import ConfigError, did_you_mean
 
 KIND = "train_config"
@@ -177,10 +177,31 @@ def term_weights(loss: LossConfig) -> dict[str, float]:
     return {term: weight for term, weight in weights.items() if weight}
 
 
+def train_config_document(config: TrainConfig, provenance: dict[str, Any]) -> Document:
+    """Return a configuration as plain data with its tag."""
+    return {"schema": tag(KIND), "provenance": provenance, **asdict(config)}
+
+
+def train_config_of_document(document: Any, path: Path, *, place: str = "") -> TrainConfig:
+    """Return the configuration that a document of any version still read says.
+
+    Args:
+        document: what was parsed.
+        path: of the file, for messages.
+        place: where in the file it stands, if not at the top.
+
+    Raises:
+        ArtifactError: it is damaged or of another kind.
+        ConfigError: a value is impossible.
+    """
+    document = check_document(document, KIND, path, place=place)
+    sections = {name: document[name] for name in SECTIONS}
+    return train_config_from_sections(sections, f"{path}: {place}" if place else str(path))
+
+
 def write_train_config(path: Path, config: TrainConfig, provenance: dict[str, Any]) -> None:
     """Write ``<tag>.config.json`` atomically."""
-    document = {"schema": tag(KIND), "provenance": provenance, **asdict(config)}
-    write_json(path, document, KIND)
+    write_json(path, train_config_document(config, provenance), KIND)
 
 
 def read_train_config(path: Path) -> TrainConfig:
@@ -190,9 +211,7 @@ def read_train_config(path: Path) -> TrainConfig:
         ArtifactError: it is damaged or of another kind.
         ConfigError: a value is impossible.
     """
-    document = check_document(read_json(path), KIND, path)
-    sections = {name: document[name] for name in SECTIONS}
-    return train_config_from_sections(sections, str(path))
+    return train_config_of_document(read_json(path), path)
 
 
 def train_config_input(path: Path) -> Input:

@@ -18,9 +18,11 @@ from mace_jax.artifacts.metrics import read_metrics
 from mace_jax.artifacts.model_bundle import ModelBundle, read_model_bundle, unpack_model_bundle
 from mace_jax.artifacts.predictions import read_predictions
 from mace_jax.artifacts.predictions_file import PredictionsFile
+from mace_jax.artifacts.recipe import recipe_of
 from mace_jax.artifacts.selection import read_selection
 from mace_jax.artifacts.statistics import read_statistics
 from mace_jax.artifacts.train_config import read_train_config, term_weights
+from mace_jax.artifacts.train_config_sections import TrainConfig
 from mace_jax.artifacts.training_sums import read_training_sums
 from mace_jax.artifacts.versioned import check_document
 from mace_jax.elements import symbol
@@ -155,6 +157,12 @@ def _train_config(path: Path) -> Summary:
     return {
         "network": f"{model.model} {model.hidden_irreps}, {model.num_interactions} layers",
         "r_max, Å": model.r_max,
+        **_method(config),
+    }
+
+
+def _method(config: TrainConfig) -> Summary:
+    return {
         "loss": {"name": config.loss.loss_cls, **term_weights(config.loss)},
         "optimizer": f"{config.optimizer.algorithm}, lr {config.optimizer.lr:g}",
         "epochs": config.optimizer.max_epochs,
@@ -183,6 +191,16 @@ def _model_bundle(path: Path) -> Summary:
     row = bundle.model_card.get("metrics")
     if isinstance(row, Mapping):
         summary["reached"] = _errors_of(row)
+    recipe = recipe_of(bundle, path)
+    if recipe:
+        summary["trained with"] = _method(recipe.config)
+        summary["structures"] = dict(recipe.n_structures)
+        summary["E0s from"] = recipe.atomic_energies
+        summary["devices"] = recipe.n_devices
+        summary["recipe's files"] = {
+            option: [f"{file.path} {file.sha256[:12]}…" for file in files]
+            for option, files in recipe.files.items()
+        }
     if bundle.parity:
         parity = bundle.parity
         summary["compared with"] = {"reference": parity["reference"], **parity["errors"]}

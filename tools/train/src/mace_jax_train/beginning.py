@@ -17,11 +17,12 @@ from mace_jax.artifacts.train_config import read_train_config, write_train_confi
 from mace_jax.artifacts.train_config_sections import TrainConfig
 from mace_jax.errors import ConfigError, IncompatibleError, MaceJaxError
 from mace_jax.preparation.sources import Source
-from mace_jax.tracking import Track
+from mace_jax.tracking import Track, track_silently
 from mace_jax_train.data_parallel import ONE_DEVICE, Devices
 from mace_jax_train.gin_text import gin_text
 from mace_jax_train.inputs import SPLITS, converted_path, split_sources
 from mace_jax_train.processes import Processes
+from mace_jax_train.recipe import require_files_of_recipes
 from mace_jax_train.run_files import BUNDLES, RunFiles
 from mace_jax_train.run_lock import locked
 from mace_jax_train.start import Run, prepare_run
@@ -43,7 +44,12 @@ class Beginning:
 
 
 def find_beginning(
-    config: TrainConfig, files: RunFiles, configs: Sequence[Path], *, force: bool
+    config: TrainConfig,
+    files: RunFiles,
+    configs: Sequence[Path],
+    *,
+    force: bool,
+    track: Track = track_silently,
 ) -> Beginning:
     """Decide how a run begins; an interrupted one goes on unless ``force`` begins it anew.
 
@@ -52,9 +58,11 @@ def find_beginning(
         files: of the run.
         configs: configuration files that it is made from.
         force: whether an earlier run of the same tag may be replaced.
+        track: progress of a download.
 
     Raises:
         ConfigError: there is such a run, or no checkpoint where one was named.
+        IncompatibleError: the run repeats another, whose files have changed.
     """
     given, latest = config.train.resume_from, files.checkpoint()
     if not force and _was_interrupted(files):
@@ -65,6 +73,7 @@ def find_beginning(
         if not latest.exists() and not any(files.path(suffix).exists() for suffix in BUNDLES):
             log.info("%s: was interrupted before its first checkpoint; begins anew", files.tag)
             force = True
+    require_files_of_recipes(config, configs, track)
     if given is None:
         files.require_free(configs, force=force)
         return Beginning()

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
     ),
 )
 @click.argument("configs", nargs=-1, type=FilePath)
+@click.option("--like", type=FilePath, help="bundle whose training is repeated, as flags change it")
 @click.option("--binding", "-b", "bindings", multiple=True, metavar="KEY=VALUE", help="gin binding")
 @click.option("--print-config", is_flag=True, help="show the resolved configuration on stderr")
 @click.option("--dry-run", is_flag=True, help="check everything, show shapes and memory, stop")
@@ -51,6 +52,7 @@ log = logging.getLogger(__name__)
 def main(
     ctx: click.Context,
     configs: tuple[Path, ...],
+    like: Path | None,
     bindings: tuple[str, ...],
     print_config: bool,
     dry_run: bool,
@@ -59,7 +61,7 @@ def main(
     force: bool,
     reproducible: bool,
 ) -> Result | None:
-    """Train a MACE model as CONFIGS (gin files) say; flags win over them.
+    """Train a MACE model as CONFIGS (gin files, or bundles) say; flags win over them.
 
     A flag that is not given changes nothing. Where nothing is possible, None takes away what a file
     says.
@@ -68,10 +70,11 @@ def main(
     from mace_jax_train.gin_config import load_train_config
     from mace_jax_train.gin_text import gin_text
     from mace_jax_train.launcher import plan_launch
-    from mace_jax_train.run_files import run_files
+    from mace_jax_train.run_files import default_name, run_files
     from mace_jax_train.topology import find_topology
     from mace_jax_train.trackers import require_trackers
 
+    configs = (like, *configs) if like else configs
     config = load_train_config(configs, bindings, *given_flags(ctx))
     set_log_level(config.logs.level)
     require_trackers(config)
@@ -79,13 +82,12 @@ def main(
     if launched:
         command = [sys.executable, "-P", "-m", "mace_jax_train", *sys.argv[1:]]
         sys.exit(run_children(command, launched))
-    default_name = configs[0].name.split(".")[0] if configs else "run"
-    files = run_files(config, default_name, reproducible=reproducible)
+    files = run_files(config, default_name(configs), reproducible=reproducible)
     topology = None if dry_run else find_topology(config.flags, os.environ)
     if print_config and not (topology and topology.index):
         click.echo(gin_text(config), err=True)  # asked for, so --quiet does not silence it
     if dry_run:
-        return _dry_run(config, compile_cache)
+        return _dry_run(config, configs, compile_cache)
     return _train(config, files, configs, force, topology, compile_cache)
 
 
@@ -102,13 +104,14 @@ def _computing(flags: Any, compile_cache: bool) -> AbstractContextManager[None]:
     )
 
 
-def _dry_run(config: Any, compile_cache: bool) -> Result:
+def _dry_run(config: Any, configs: tuple[Path, ...], compile_cache: bool) -> Result:
     """Prepare the run in a folder that is thrown away, compile its steps, and describe it."""
     from mace_jax.cli.progress import track_on_stderr
     from mace_jax_train.data_parallel import all_devices
     from mace_jax_train.dry_run import describe_run
     from mace_jax_train.inputs import split_paths
     from mace_jax_train.processes import Processes
+    from mace_jax_train.recipe import require_files_of_recipes
     from mace_jax_train.run_files import RunFiles
     from mace_jax_train.start import prepare_run
 
@@ -117,6 +120,7 @@ def _dry_run(config: Any, compile_cache: bool) -> Result:
         _computing(config.flags, compile_cache),
     ):
         files, devices = RunFiles(Path(folder), "dry_run"), all_devices(Processes())
+        require_files_of_recipes(config, configs, track_on_stderr)
         run = prepare_run(config, files, track_on_stderr, devices)
         with closing(run):
             summary = describe_run(run)
@@ -151,7 +155,8 @@ def _train(
     with joined(topology) as processes:
         files = replace(files, tag=processes.agreed("tag", files.tag))
         beginning = agreed_beginning(
-            processes, lambda: find_beginning(config, files, configs, force=force)
+            processes,
+            lambda: find_beginning(config, files, configs, force=force, track=track_on_stderr),
         )
         with (
             _computing(config.flags, compile_cache),

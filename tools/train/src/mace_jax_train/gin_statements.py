@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 from gin.config_parser import BindingStatement, ConfigParser, ImportStatement, IncludeStatement
 
+from mace_jax.artifacts.model_bundle import read_model_bundle
+from mace_jax.artifacts.recipe import require_recipe
 from mace_jax.artifacts.train_config import read_train_config
 from mace_jax.errors import ConfigError, did_you_mean
 from mace_jax_train.gin_names import CONFIGURABLES, MODULES
@@ -48,12 +50,17 @@ class _Values:
 
 
 def read_statements(path: Path, including: tuple[Path, ...] = ()) -> Iterator[Statement]:
-    """Yield the statements of a gin file, or those that say what a saved configuration says."""
+    """Yield the statements of a gin file, of a saved configuration or of a bundle's recipe."""
     if not path.is_file():
         message = f"{path}: no such file; give a gin file such as configs/aspirin_small.gin"
         raise ConfigError(message)
-    if path.suffix == ".json":
-        yield from parse_statements(gin_text(read_train_config(path)), lambda _line: str(path))
+    if path.suffix in (".json", ".msgpack"):
+        config = (
+            read_train_config(path)
+            if path.suffix == ".json"
+            else require_recipe(read_model_bundle(path), path).config
+        )
+        yield from parse_statements(gin_text(config), lambda _line: str(path))
         return
     if path in including:
         message = f"{path}: includes itself; remove the include"

@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import h5py
+
 from mace_jax.artifacts.batch_plan import (
     BatchPlan,
     batch_plan_input,
@@ -20,6 +22,7 @@ from mace_jax.artifacts.batch_plan import (
     write_batch_plan,
 )
 from mace_jax.artifacts.dataset import SUFFIXES, Dataset
+from mace_jax.artifacts.dataset_attributes import read_attributes
 from mace_jax.artifacts.model_bundle import EmbeddingSpec
 from mace_jax.artifacts.provenance import Input
 from mace_jax.artifacts.train_config import term_weights
@@ -109,17 +112,20 @@ def _open_split(
     stack: ExitStack,
 ) -> SplitData:
     datasets = []
+    digests: list[str] = []
     given: list[tuple[Path, str, Sequence[Path]]] = []
     for number, source in enumerate(sources):
+        target = converted_path(files, split, number)
         if source.is_dataset:
             dataset = stack.enter_context(Dataset(source.path))
             datasets.append(dataset)
             given.append((source.path, dataset.sha256(), dataset.paths))
+            digests.append(_origin_sha256(target) if source.path == target else dataset.sha256())
             continue
         require_file(source.path)
         origin = source.as_input()
         given.append((source.path, origin.sha256, [source.path]))
-        target = converted_path(files, split, number)
+        digests.append(origin.sha256)
         if _convert(source, origin, target, config, told, isolated, files):
             datasets.append(stack.enter_context(Dataset(target)))
     require_distinct(split, given)
@@ -128,7 +134,15 @@ def _open_split(
         message = f"{names}: isolated atoms only, expected structures to train on; name their file"
         raise DataError(message)
     filled = tuple(dataset for dataset in datasets if len(dataset))
-    return SplitData(split, filled or tuple(datasets))
+    return SplitData(split, filled or tuple(datasets), tuple(digests))
+
+
+def _origin_sha256(converted: Path) -> str:
+    """Return the digest of the file that a run of this name has converted."""
+    with h5py.File(converted) as file:
+        attributes = read_attributes(file, converted)
+    (origin,) = attributes["provenance"]["inputs"] if attributes else []
+    return str(origin["sha256"])
 
 
 def _convert(

@@ -23,6 +23,7 @@ from mace_jax_train.evaluate import ahead, evaluate, log_rows
 from mace_jax_train.interruption import StopSignals
 from mace_jax_train.method import Method, StepReport, make_method
 from mace_jax_train.progress import BatchSize, Best, EpochTotals, Progress, Row
+from mace_jax_train.recipe import run_recipe
 from mace_jax_train.reports import Report
 from mace_jax_train.run_files import TOOL, RunFiles
 from mace_jax_train.start import HEAD, Run, parameter_count
@@ -129,6 +130,7 @@ class _Training:
         self.config, self.max_epochs = run.config.train, run.config.optimizer.max_epochs
         self.loader = run.loaders["train"]
         self.checkpoints = Checkpoints(run, files, provenance)
+        self.recipe = run_recipe(run)
         self.evaluated = {"valid": "valid"} if "valid" in run.loaders else {"eval_train": "train"}
         (self.judged,) = self.evaluated
         if self.config.eval_train:
@@ -413,6 +415,7 @@ class _Training:
             parameters={**self.run.bundle.parameters, **parameter_table(saved.weights)},
             model_card={
                 **self.run.bundle.model_card,
+                **self.recipe.card(self.provenance),
                 "trained_with": TOOL,
                 "metrics": found,
             },

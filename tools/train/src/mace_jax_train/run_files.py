@@ -111,6 +111,15 @@ class RunFiles:
             yield replace(self, folder=folder, destination=self.folder)
 
 
+def default_name(configs: Sequence[Path]) -> str:
+    """Return the name of a run that is given none: that of its first configuration."""
+    if not configs:
+        return "run"
+    name = configs[0].name
+    endings = (suffix for suffix in BUNDLES if name.endswith(suffix))
+    return name.removesuffix(next(endings, "")).split(".")[0]
+
+
 def run_files(config: TrainConfig, default_name: str, *, reproducible: bool = False) -> RunFiles:
     """Return where the run writes; the tag is its name, with a timestamp if asked for."""
     tag = config.logs.name or default_name

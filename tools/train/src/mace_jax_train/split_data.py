@@ -17,10 +17,12 @@ class SplitData:
     Attributes:
         name: ``train``, ``valid`` or ``test``.
         datasets: open ones.
+        digests: of the data of each path that was named, converted or not.
     """
 
     name: str
     datasets: tuple[Dataset, ...]
+    digests: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of structures."""

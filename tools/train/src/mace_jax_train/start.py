@@ -1,6 +1,6 @@
 """From a configuration to everything a run needs: data, plans, energies, network."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
@@ -48,6 +48,7 @@ class Run:
         resources: the open files and the workers that they read from.
         devices: that train together.
         labels: split -> label -> structures that have it with a weight above 0.
+        digests: split -> digest of the data of each path.
     """
 
     config: TrainConfig
@@ -58,6 +59,7 @@ class Run:
     resources: ExitStack
     devices: Devices = ONE_DEVICE
     labels: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    digests: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def n_steps(self) -> int:
@@ -112,7 +114,8 @@ def prepare_run(
             bundle = replace(bundle, parameters=model_parameters(model))
         loaders = _loaders(config, bundle, splits, plans, files, devices, stack)
         read = (*inputs, *planned)  # in this order, whether the run begins or goes on
-        run = Run(config, model, bundle, loaders, read, stack, devices, train.labels)
+        digests = {split: data.digests for split, data in splits.items()}
+        run = Run(config, model, bundle, loaders, read, stack, devices, train.labels, digests)
         _require_enough_batches(run)
         return replace(run, resources=stack.pop_all())
 

@@ -119,7 +119,12 @@ def read_starting_model(config: TrainConfig, track: Track) -> StartingModel | No
         bundle.scale.get(HEAD, "none"),
         bundle.shift.get(HEAD, "none"),
     )
-    card = {"file": source.path.name, "license": whole.license, "model_card": whole.model_card}
+    card = {
+        "file": source.path.name,
+        "sha256": source.as_input().sha256,
+        "license": whole.license,
+        "model_card": whole.model_card,
+    }
     return StartingModel(replace(bundle, model_card={"starting_model": card}, parity=None), source)
 
 
