@@ -349,7 +349,7 @@ def test_a_structure_that_does_not_fit_is_named(source, n_workers):
 
 
 def test_files_may_say_which_head_their_structures_are_of(tmp_path):
-    """Also where the source is opened in another process; weights of config types are the head's."""
+    """Also where the source is opened in another process; config types weigh what the head says."""
     paths = [write(tmp_path / f"{head}.h5", STRUCTURES[:2], "flat") for head in ("a", "b")]
     energies = {"a": BUILDER.atomic_energies["Default"], "b": dict.fromkeys(BUILDER.elements, 1.0)}
     builder = BUILDER._replace(
