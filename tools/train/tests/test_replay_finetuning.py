@@ -171,7 +171,7 @@ def test_both_heads_begin_with_the_readout_of_the_model(begin):
     assert run.factors.weights == (0.5, 1.0)
     assert run.bundle.atomic_energies["pt_head"] == E0
     for number, energy in run.bundle.atomic_energies["Default"].items():
-        assert energy == pytest.approx(OTHER_E0[number], abs=0.3)
+        assert energy == pytest.approx(OTHER_E0[number], abs=0.5)
     assert run.energy_sources == {"pt_head": "model", "Default": "estimated"}
     one, other = (select_head(run.bundle, head) for head in run.bundle.heads)
     for name, array in one.parameters.items():
