@@ -4,11 +4,12 @@ Its type and the words that it takes are those of the value it sets; ranges are 
 whole configuration. A flag that is not given changes nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mace_jax.artifacts.train_config_fields import FIELDS, choices
+from mace_jax_train.head_options import parse_heads, read_heads
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Flag:
         words: words that it takes -> what each stands for.
         weak: whether any other flag of the same target wins.
         hidden: whether it is left out of the help: another spelling, for old scripts.
+        parse: from its text to the value, where the value's type does not say it.
     """
 
     names: str
@@ -32,6 +34,7 @@ class Flag:
     words: Mapping[str, str] | None = None
     weak: bool = False
     hidden: bool = False
+    parse: Callable[[str], Any] | None = None
 
 
 _SCHEDULES = {
@@ -98,6 +101,18 @@ FLAGS = (
         "datasets.config_type_weights",
         "dict literal: config_type -> weight of its structures",
     ),
+    Flag(
+        "--heads",
+        "datasets.heads",
+        "names of readout heads, or a dict literal: name -> its train_path, weight, E0s, …",
+        parse=parse_heads,
+    ),
+    Flag(
+        "--heads-config --head-config",
+        "datasets.heads",
+        "JSON or YAML file of the same",
+        parse=read_heads,
+    ),
     Flag("--shuffle/--no-shuffle", "datasets.shuffle", "another order of batches in each epoch"),
     Flag("--suffle", "datasets.shuffle", "as mace-jax spells it", hidden=True),
     Flag("--stream-train-max-batches", "datasets.max_batches", "steps of an epoch, at most"),
@@ -113,6 +128,24 @@ FLAGS = (
     Flag("--foundation-model", "model.foundation_model", "released model to start from, or a path"),
     Flag("--torch-head --foundation-head", "model.torch_head", "its head that is trained"),
     Flag("--torch-param-dtype", "model.torch_param_dtype", "what its weights are rounded to"),
+    Flag(
+        "--multiheads-finetuning/--no-multiheads-finetuning",
+        "replay.multiheads_finetuning",
+        "train a model's head on its old data beside those of the new ones",
+    ),
+    Flag(
+        "--pt-train-file",
+        "replay.pt_train_file",
+        "training data of that head; may be given several times",
+    ),
+    Flag("--pt-valid-file", "replay.pt_valid_file", "its validation data"),
+    Flag("--pt-head-name", "replay.pt_head_name", "its name [default: pt_head]"),
+    Flag("--weight-pt-head", "replay.weight_pt_head", "its weight in the loss"),
+    Flag(
+        "--force-mh-ft-lr/--no-force-mh-ft-lr",
+        "replay.force_mh_ft_lr",
+        "learning rate and average as in any other run, not 1e-4 and 0.99999",
+    ),
     Flag("--loss", "loss.loss_cls", "one of mace-torch's", words=_LOSSES),
     *(
         Flag(f"--{term}-weight", f"loss.{term}_weight", f"of the {term} in the loss")
@@ -159,6 +192,11 @@ FLAGS = (
     Flag("--eval-test/--no-eval-test", "train.eval_test", "evaluate the test data every time"),
     Flag("--log-errors", "train.log_errors", "which errors are shown"),
     Flag("--best-metric", "train.best_metric", "what the best weights have lowest"),
+    Flag(
+        "--best-head",
+        "train.best_head",
+        "head whose metric that is; weighted: of all, each times its weight",
+    ),
     Flag("--patience", "train.patience", "evaluations without a better one that end the run"),
     Flag("--max-skipped-steps", "train.max_skipped_steps", "steps that may be not finite"),
     Flag("--checkpoint-dir", "train.checkpoint_dir", "folder [default: that of the run]"),
@@ -227,6 +265,7 @@ TITLES = {
     "flags": "Computing",
     "datasets": "Data",
     "model": "Model",
+    "replay": "Multi-head fine-tuning",
     "loss": "Loss",
     "optimizer": "Optimizer",
     "train": "Loop",

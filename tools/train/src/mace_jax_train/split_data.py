@@ -1,13 +1,18 @@
 """The structures of a split: those of one dataset, or of several that follow each other."""
 
+import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mace_jax.artifacts.dataset import Dataset
 from mace_jax.artifacts.provenance import Input
 from mace_jax.errors import DataError
 from mace_jax.structures.structure import Structure
+from mace_jax_train.run_heads import HEAD
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -17,11 +22,13 @@ class SplitData:
     Attributes:
         name: ``train``, ``valid`` or ``test``.
         datasets: open ones.
+        heads: of all structures of each dataset; None: each structure's own.
         digests: of the data of each path that was named, converted or not.
     """
 
     name: str
     datasets: tuple[Dataset, ...]
+    heads: tuple[str | None, ...]
     digests: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -30,8 +37,22 @@ class SplitData:
 
     def __iter__(self) -> Iterator[Structure]:
         """Read all structures in order."""
-        for dataset in self.datasets:
-            yield from dataset
+        for number in range(len(self.datasets)):
+            yield from self.of_dataset(number)
+
+    def of_dataset(self, number: int) -> Iterator[Structure]:
+        """Read the structures of one dataset, each of the head that it has in the run."""
+        head, dataset = self.heads[number], self.datasets[number]
+        others: Counter[str] = Counter()
+        for structure in dataset:
+            if head in (None, structure.head):
+                yield structure
+                continue
+            others[structure.head] += structure.head != HEAD
+            yield replace(structure, head=head)
+        for other, count in (+others).items():
+            text = "%s: %d structures say that they are of head %s; their file is of head %s"
+            log.warning(text, dataset.path, count, other, head)
 
     def __str__(self) -> str:
         """Return the paths, for messages."""

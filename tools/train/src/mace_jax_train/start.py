@@ -1,5 +1,6 @@
 """From a configuration to everything a run needs: data, plans, energies, network."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ from mace_jax.architecture import architecture, model_inputs
 from mace_jax.artifacts.batch_plan import BatchPlan, Caps
 from mace_jax.artifacts.model_bundle import ModelBundle
 from mace_jax.artifacts.provenance import Input
-from mace_jax.artifacts.train_config_sections import FlagsConfig, TrainConfig
+from mace_jax.artifacts.train_config_sections import FlagsConfig, HeadConfig, TrainConfig
 from mace_jax.batching.graph_source import DatasetGraphs
 from mace_jax.batching.loader import PlannedLoader
 from mace_jax.errors import ConfigError
@@ -21,16 +22,20 @@ from mace_jax.model.load import build_model, graph_builder, load_model, model_pa
 from mace_jax.model.mace import MACE, DipoleMACE
 from mace_jax.tracking import Track
 from mace_jax_train.data_parallel import ONE_DEVICE, Devices
+from mace_jax_train.head_losses import HeadFactors, head_factors
 from mace_jax_train.inputs import open_datasets, run_plan
 from mace_jax_train.run_files import RunFiles
+from mace_jax_train.run_heads import HEAD, configured_heads, require_cutoff
 from mace_jax_train.split_data import SplitData
 from mace_jax_train.starting_energies import continued_bundle
-from mace_jax_train.starting_model import HEAD, read_starting_model
-from mace_jax_train.survey import survey_splits
+from mace_jax_train.starting_model import read_starting_model
+from mace_jax_train.survey import TrainingData, survey_splits
 from mace_jax_train.training_statistics import given_statistics, run_r_max
 from mace_jax_train.untrained_model import configured_network, untrained_bundle
 
-__all__ = ["HEAD", "Run", "chosen_backend", "parameter_count", "prepare_run"]
+log = logging.getLogger(__name__)
+
+__all__ = ["Run", "chosen_backend", "parameter_count", "prepare_run"]
 
 # Batches of a split are kept for later epochs up to this.
 _CACHE_BYTES = 1 << 30
@@ -49,6 +54,8 @@ class Run:
         devices: that train together.
         labels: split -> label -> structures that have it with a weight above 0.
         digests: split -> digest of the data of each path.
+        heads: of the network, in order.
+        energy_sources: head -> where its E0s are from.
     """
 
     config: TrainConfig
@@ -60,6 +67,13 @@ class Run:
     devices: Devices = ONE_DEVICE
     labels: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     digests: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    heads: tuple[HeadConfig, ...] = (HeadConfig(HEAD),)
+    energy_sources: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def factors(self) -> HeadFactors:
+        """What each head counts in the loss."""
+        return head_factors(self.heads)
 
     @property
     def n_steps(self) -> int:
@@ -95,6 +109,7 @@ def prepare_run(
         inputs += [item for split, data in splits.items() for item in data.inputs(split)]
         given = given_statistics(config.datasets, splits["train"], inputs)
         r_max = run_r_max(config, given, network.r_max if starting else None)
+        require_cutoff(config.datasets.heads, r_max)
         train = survey_splits(config, splits, starting, given, told, r_max)
         train.sums.isolated_atoms.merge(isolated)
         planned: list[Input] = []
@@ -103,21 +118,47 @@ def prepare_run(
             for split, data in splits.items()
         }
         if starting:
-            bundle = continued_bundle(
+            bundle, sources = continued_bundle(
                 config, starting, train, plans["train"], files, inputs, backend, track
             )
             model = load_model(bundle, starting.name, backend)
         else:
             network = replace(network, r_max=r_max)
-            bundle = untrained_bundle(config, network, train, files, inputs)
+            bundle, sources = untrained_bundle(config, network, train, files, inputs)
             model = _fresh_network(bundle, config.flags.seed, backend)
             bundle = replace(bundle, parameters=model_parameters(model))
         loaders = _loaders(config, bundle, splits, plans, files, devices, stack)
         read = (*inputs, *planned)  # in this order, whether the run begins or goes on
+        heads = tuple(head.config for head in train.heads)
         digests = {split: data.digests for split, data in splits.items()}
-        run = Run(config, model, bundle, loaders, read, stack, devices, train.labels, digests)
+        run = Run(
+            config,
+            model,
+            bundle,
+            loaders,
+            read,
+            stack,
+            devices,
+            train.labels,
+            digests,
+            heads,
+            sources,
+        )
+        _log_heads(train, sources)
         _require_enough_batches(run)
         return replace(run, resources=stack.pop_all())
+
+
+def _log_heads(train: TrainingData, energy_sources: Mapping[str, str]) -> None:
+    """Say what each of several heads has; a dry run measures what it counts."""
+    for head in train.heads if len(train.heads) > 1 else ():
+        log.info(
+            "head %s: %d structures, weight %g, E0s %s",
+            head.name,
+            train.sums.heads[head.data_name].n_structures,
+            head.config.weight,
+            energy_sources.get(head.name, "none"),
+        )
 
 
 def _require_enough_batches(run: Run) -> None:
@@ -164,8 +205,12 @@ def _loaders(
     stack: ExitStack,
 ) -> dict[str, PlannedLoader]:
     """Return the batches of each split; all that is only evaluated has one shape."""
-    weights = config.datasets.config_type_weights or {}
-    builder = graph_builder(bundle)._replace(config_type_weights=weights)
+    builder = graph_builder(bundle)._replace(
+        config_type_weights=config.datasets.config_type_weights or {},
+        config_type_weights_of_heads={
+            head.name: head.config_type_weights or {} for head in configured_heads(config.datasets)
+        },
+    )
     evaluated = [plans[split].caps for split in splits if split != "train"]
     caps = Caps.covering(evaluated) if evaluated else None  # so that it is compiled once
     max_batches = config.datasets.max_batches
@@ -175,7 +220,10 @@ def _loaders(
         split: stack.enter_context(
             PlannedLoader(
                 DatasetGraphs(
-                    data.datasets, builder, [files.final(one.path) for one in data.datasets]
+                    data.datasets,
+                    builder,
+                    [files.final(one.path) for one in data.datasets],
+                    data.heads,
                 ),
                 plans[split],
                 config.flags.dtype,
