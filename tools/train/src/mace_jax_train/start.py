@@ -27,6 +27,7 @@ from mace_jax_train.split_data import SplitData
 from mace_jax_train.starting_energies import continued_bundle
 from mace_jax_train.starting_model import HEAD, read_starting_model
 from mace_jax_train.survey import survey_splits
+from mace_jax_train.trained_parts import TrainedParts, log_parts, trained_parts
 from mace_jax_train.training_statistics import given_statistics, run_r_max
 from mace_jax_train.untrained_model import configured_network, untrained_bundle
 
@@ -63,6 +64,11 @@ class Run:
     def n_steps(self) -> int:
         """Steps of an epoch."""
         return len(self.loaders["train"]) // len(self.devices.own)
+
+    @property
+    def parts(self) -> TrainedParts:
+        """What of the network trains."""
+        return trained_parts(self.model, self.config)
 
     def close(self) -> None:
         """Close the datasets and end the workers."""
@@ -114,6 +120,7 @@ def prepare_run(
         read = (*inputs, *planned)  # in this order, whether the run begins or goes on
         run = Run(config, model, bundle, loaders, read, stack, devices, train.labels)
         _require_enough_batches(run)
+        log_parts(run.parts, config.optimizer)
         return replace(run, resources=stack.pop_all())
 
 
