@@ -166,6 +166,13 @@ def _part(path: Path) -> str:
 
 def log_parts(parts: TrainedParts, config: OptimizerConfig) -> None:
     """Show how much of each part trains, as a table."""
+    if config.lora:
+        log.info(
+            "adapters of rank %d, alpha %g, beside %d matrices train; bundles have them merged",
+            config.lora.rank,
+            config.lora.alpha,
+            len(nnx.to_flat_state(parts.trained)) // 2,
+        )
     for line in part_lines(part_rows(parts, config)):
         log.info(line)
 
