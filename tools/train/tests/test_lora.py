@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose
 
 from mace_jax.artifacts.metrics import read_metrics
 from mace_jax.artifacts.model_bundle import read_model_bundle
-from mace_jax.artifacts.train_config_sections import LoRAConfig
+from mace_jax.artifacts.train_config_sections import LoRAConfig, OptimizerConfig
 from mace_jax.batching.graph_batch import GraphBatch, pad_batch
 from mace_jax.errors import ConfigError, StoppedError
 from mace_jax.model.activation import normalized_activation
@@ -26,6 +26,7 @@ from mace_jax_train.error_metrics import metrics
 from mace_jax_train.loop import train
 from mace_jax_train.lora import A, B, adapted_matrices
 from mace_jax_train.method import make_method
+from mace_jax_train.optimizer import weight_decays
 from mace_jax_train.run_files import RunFiles
 from mace_jax_train.start import Run, prepare_run
 from mace_jax_train.trained_parts import trained_parts
@@ -196,6 +197,17 @@ def test_no_adapter_beside_what_is_frozen(run, make_config):
     every = ("embedding", "interactions", "products", "readouts")
     with pytest.raises(ConfigError, match="nothing is left that trains"):
         trained_parts(run.model, make_config(optimizer={"lora": SECTION, "freeze": every}))
+
+
+def test_of_adapters_those_of_the_products_decay(run):
+    """As in mace-torch, which looks for ``linear.weight`` in the names of the interactions'."""
+    found = weight_decays(OptimizerConfig(weight_decay=0.5), run.parts.trained)
+    expected = [
+        np.full(array.size, 0.5 * name.startswith("products"))
+        for name, array in parameter_table(run.parts.trained).items()
+    ]
+    np.testing.assert_array_equal(found, np.concatenate(expected))
+    assert any("interactions/1/linear/" in name for name in parameter_table(run.parts.trained))
 
 
 @pytest.fixture(scope="module")
