@@ -74,7 +74,11 @@ def trained_parts(model: MACE | DipoleMACE, config: TrainConfig) -> TrainedParts
     for option in ("freeze", "lr_factors"):
         _require_parts(getattr(optimizer, option) or (), [*weights], f"optimizer.{option}")
     names, lora = optimizer.freeze or (), optimizer.lora
-    free = {path: leaf for path, leaf in weights.items() if not _is_within_any(path, names)}
+    free = {
+        path: leaf
+        for path, leaf in weights.items()
+        if not any(_is_within(path, name) for name in names)
+    }
     factors = adapted_matrices(model, lora) if lora else {}
     adapted = {path: matrix for path, matrix in free.items() if path in factors}
     if not (adapted if lora else free):
@@ -96,10 +100,6 @@ def _is_within(path: Path, name: str) -> bool:
     return len(wanted) <= len(path) and all(
         one in ("*", str(found)) for one, found in zip(wanted, path, strict=False)
     )
-
-
-def _is_within_any(path: Path, names: Sequence[str]) -> bool:
-    return any(_is_within(path, name) for name in names)
 
 
 def _require_parts(names: Sequence[str], paths: Sequence[Path], option: str) -> None:
