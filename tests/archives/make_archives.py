@@ -39,6 +39,7 @@ from mace_jax.artifacts.train_config_sections import (
     FlagsConfig,
     HeadConfig,
     LogsConfig,
+    LoRAConfig,
     LossConfig,
     ModelSection,
     OptimizerConfig,
@@ -262,8 +263,7 @@ _OF_VERSION_3 = TrainConfig(
     OptimizerConfig("adam", 0.125, max_epochs=7),
     TrainSection(None, 2.5, 2, patience=20),
 )
-# What the file of version 4 holds.
-TRAIN_CONFIG_4 = replace(
+_OF_VERSION_4 = replace(
     _OF_VERSION_3,
     flags=replace(_OF_VERSION_3.flags, distributed=True, process_count=2, process_index=1),
     logs=replace(_OF_VERSION_3.logs, level="DEBUG"),
@@ -294,9 +294,10 @@ TRAIN_CONFIG_4 = replace(
     ),
     wandb_run=WandbConfig(True, "mace", tags=("a", "b"), mode="offline"),
 )
+# What the file of version 5 holds.
 TRAIN_CONFIG_5 = replace(
-    TRAIN_CONFIG_4,
-    datasets=replace(TRAIN_CONFIG_4.datasets, train_path=("train", "more.xyz")),
+    _OF_VERSION_4,
+    datasets=replace(_OF_VERSION_4.datasets, train_path=("train", "more.xyz")),
     tensorboard=TensorboardConfig(True, "events"),
 )
 TRAIN_CONFIG = replace(
@@ -320,6 +321,12 @@ TRAIN_CONFIG = replace(
         ),
     ),
     train=replace(TRAIN_CONFIG_5.train, best_head="new"),
+    optimizer=replace(
+        TRAIN_CONFIG_5.optimizer,
+        freeze=("embedding", "interactions.0"),
+        lr_factors={"readouts": 2.0},
+        lora=LoRAConfig(2, 8.0),
+    ),
 )
 
 # What the files of version 1 hold; read, they say what version 1 took for granted.

@@ -285,6 +285,10 @@ def test_dry_run_tells_shapes_and_memory_and_leaves_nothing(chain, frames, tmp_p
         for name, array in parameters_of(chain / "run" / "tiny_best.msgpack").items()
         if not name.startswith("radial_embedding/")  # constants
     )
+    *parts, whole = summary["parts"]
+    assert {row["part"] for row in parts} >= {"node_embedding", "interactions.0", "readouts.0"}
+    assert (whole["trained"], whole["lr_factors"]) == (summary["parameters"], [1.0])
+    assert re.search(r"part +parameters +trained +lr factor\n", outcome.err)
     assert re.search(r"\d+ edges, \d+ nodes, \d+ graphs", outcome.err)
     assert re.search(r"dry run: \d+ parameters, \d+ steps an epoch, about .* MB", outcome.err)
 

@@ -133,6 +133,14 @@ METHODS = {
         "optimizer": {"algorithm": "schedulefree", "scheduler": {"name": "exponential_decay"}},
         "train": {"ema_decay": None},
     },
+    "frozen parts": {
+        "optimizer": {"accumulate": 3, "freeze": ["interactions"], "lr_factors": {"readouts": 2.0}},
+        "train": {"swa_config": {"start_interval": 1}},
+    },
+    "adapters": {
+        "optimizer": {"algorithm": "schedulefree", "freeze": ["embedding"], "lora": {"rank": 2}},
+        "train": {"ema_decay": None},
+    },
 }
 
 

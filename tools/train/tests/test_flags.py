@@ -88,6 +88,8 @@ VALUES = {
     "--wandb-tag": ("first", ("first",)),
     "--heads": ("{'Default': {'weight': 2.0}}", (HeadConfig("Default", weight=2.0),)),
     "--heads-config": (HEADS_FILE, (HeadConfig("Default", weight=2.0),)),
+    "--freeze": ("embedding,readouts.0", ("embedding", "readouts.0")),
+    "--lr-factors": ("readouts=2,embedding=1e-1", {"readouts": 2.0, "embedding": 0.1}),
 }
 # What else changes, by what is resolved from it.
 ALSO = {
@@ -151,6 +153,8 @@ def context_of(flag):
     context = [*DATA, *WITH.get(first_name(flag), [])]
     if flag.target.startswith("train.swa_config.") and "--swa" not in context:
         context.append("--swa")
+    if flag.target.startswith("optimizer.lora."):
+        context.append("--lora")
     if flag.target.startswith("wandb_run."):
         context.append("--wandb")
     if flag.target.startswith("tensorboard."):
@@ -168,7 +172,7 @@ SWITCHES = [flag for flag in SINGLE if "/" in flag.names]
 SPELLINGS = [
     pytest.param(flag, spelling, id=spelling)
     for flag in SINGLE
-    if flag not in SWITCHES and flag.names != "--swa"
+    if flag not in SWITCHES and flag.names not in ("--swa", "--lora")
     for name in flag.names.split()
     for spelling in dict.fromkeys([name, f"--{name[2:].replace('-', '_')}"])
 ]
@@ -202,7 +206,8 @@ def test_stage_two_as_mace_torch_has_it():
 
 def test_every_value_has_a_flag_or_a_reason():
     leaves = {name for name, hint in FIELDS.items() if not is_section(hint)}
-    assert {flag.target for flag in SINGLE} - {"train.swa_config"} == leaves - WITHOUT_FLAG.keys()
+    sections = {"train.swa_config", "optimizer.lora"}
+    assert {flag.target for flag in SINGLE} - sections == leaves - WITHOUT_FLAG.keys()
 
 
 def test_no_flag_is_given_twice():
@@ -223,6 +228,47 @@ def test_any_flag_of_stage_two_turns_it_on(flag):
     written = [] if flag in SWITCHES else sample(flag, name)[0]
     assert resolve(*DATA, *context)["train.swa_config"] is None
     assert "train.swa_config.lr" in resolve(*DATA, *context, name, *written)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], (4, 1.0)),
+        (["--lora_rank", "2"], (2, 1.0)),
+        (["--lora-alpha", "8"], (4, 8.0)),
+        (["--lora"], (4, 1.0)),
+    ],
+)
+def test_any_flag_of_lora_turns_it_on(arguments, expected):
+    """The defaults are those of mace-torch, whose ``--lora_rank`` alone does nothing."""
+    found = resolve(*DATA, *arguments)
+    rank_and_alpha = found.get("optimizer.lora.rank"), found.get("optimizer.lora.alpha")
+    assert rank_and_alpha == (expected if arguments else (None, None))
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (["0"], None),
+        (["4"], ("embedding",)),
+        (["5"], ("embedding", "interactions")),
+        (["6"], ("embedding", "interactions", "products")),
+        (["readouts, products.0"], ("readouts", "products.0")),
+        (["readouts", "products.0"], ("readouts", "products.0")),
+        (["None"], None),
+    ],
+)
+def test_frozen_parts_by_name_or_as_mace_torch_counts_them(written, expected):
+    given = [argument for text in written for argument in ("--freeze", text)]
+    config = [*DATA, "-b", "optimizer.freeze='products'"]
+    assert resolve(*config)["optimizer.freeze"] == ("products",)
+    assert resolve(*config, *given)["optimizer.freeze"] == expected
+
+
+def test_factors_as_mace_torch_writes_them():
+    written = '{"embedding_lr_factor": 0.5, "readouts_lr_factor": 1}'
+    found = resolve(*DATA, "--lr_params_factors", written)["optimizer.lr_factors"]
+    assert found == {"embedding": 0.5, "readouts": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -314,6 +360,9 @@ def test_an_unknown_flag_is_answered_with_the_nearest(wrong, nearest):
         (["--lr-factor", "0.5"], r"--lr-factor: .*constant has no such parameter.*reduce_on_plat"),
         (["--optimizer", "sgd", "--beta", "0.5"], r"--beta: .*sgd has no such parameter"),
         (["--virials-weight", "2"], r"--virials-weight: .*the loss weighted has no such term"),
+        (["--lora-rank", "0"], r"--lora-rank: optimizer\.lora\.rank = 0"),
+        (["--lr-factors", "readouts=0"], r"--lr-factors: .*factor of readouts .*optimizer\.freeze"),
+        (["--lr-factors", "{'readouts': 'a'}"], r"--lr-factors: optimizer\.lr_factors: expected"),
         (["--swa-start", "100"], r"--swa-start: .*100 epochs in all, so it never begins"),
     ],
 )
@@ -330,6 +379,7 @@ def test_a_value_that_cannot_be_is_blamed_on_its_flag(arguments, message):
         (["--scheduler", "exponential_decay"], "exponential"),
         (["--atomic-numbers", "0"], "atomic numbers"),
         (["--config-type-weights", "{"], "literal"),
+        (["--lr-factors", "readouts=fast"], "literal"),
         (["--max-epochs", "1.5"], "--max-epochs"),
     ],
 )

@@ -181,6 +181,7 @@ def test_values(binding, section, key, value):
         ("optimizer.scheduler = @silu", "expected one of constant, exponential_decay"),
         ("train.swa_config = {'lr': 1e-3}", "expected @SWAConfig or None"),
         ("train.swa_config = @stage_two_loss", "expected @SWAConfig or None"),
+        ("optimizer.lora = 4", "expected @LoRAConfig or None"),
         ("model.cueq_config = {'enabled': True}", "expected @CuEquivarianceConfig or None"),
         ("optimizer.lr = ", "Unable to parse value"),
         ("optimizer.lr 0.1", "Couldn't parse statement"),
@@ -527,6 +528,7 @@ def test_another_schedule_by_a_flag_leaves_the_parameters_of_the_first(caplog):
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=8)
 NUMBER = st.floats(1e-3, 0.9)
 PATHS = TEXT | st.lists(TEXT, min_size=1, max_size=3).map(tuple)
+PARTS = st.sampled_from(["readouts", "interactions.0", "products.*.linear"])
 VALUES = {
     **{f"datasets.{split}_path": PATHS for split in ("train", "valid", "test")},
     "datasets.heads": st.just(()),
@@ -535,6 +537,8 @@ VALUES = {
     "model.correlation": st.integers(1, 3) | st.tuples(st.integers(1, 3), st.integers(1, 3)),
     "model.radial_MLP": st.lists(st.integers(1, 99), max_size=3).map(tuple),
     "optimizer.max_epochs": st.integers(5, 10**6),
+    "optimizer.freeze": st.lists(PARTS, min_size=1, max_size=3).map(tuple),
+    "optimizer.lr_factors": st.dictionaries(PARTS, NUMBER, max_size=2),
     "optimizer.scheduler.boundaries_and_scales": st.lists(
         st.tuples(NUMBER, NUMBER), min_size=1, max_size=3
     ).map(lambda pairs: tuple(sorted(dict(pairs).items()))),
@@ -576,6 +580,8 @@ def configurations(draw):
     schedule = draw(st.sampled_from(sorted(SCHEDULE_PARAMETERS)))
     parameters = draw(some_of("optimizer.scheduler", SCHEDULE_PARAMETERS[schedule]))
     optimizer |= {"algorithm": algorithm, "scheduler": {"name": schedule, **parameters}}
+    if draw(st.booleans()):
+        optimizer["lora"] = draw(some_of("optimizer.lora"))
     sections["loss"] = draw(loss(draw(st.sampled_from(sorted(LOSS_TERMS)))))
     if draw(st.booleans()):
         stage_two = draw(some_of("train.swa_config"))

@@ -8,7 +8,7 @@ import optax.contrib
 import pytest
 from flax import nnx
 from jax.flatten_util import ravel_pytree
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
 from mace_jax.artifacts.model_bundle import ModelConfig
 from mace_jax.artifacts.train_config_sections import OptimizerConfig
@@ -103,12 +103,16 @@ def gradients() -> list[np.ndarray]:
     return [rng.normal(size=5) / t**2 for t in range(1, len(LR) + 1)]
 
 
-def numpy_steps(config):
-    """torch.optim.Adam, AdamW and SGD; AMSGrad keeps the largest moment, corrected afterwards."""
+def numpy_steps(config, factors=1.0):
+    """torch.optim.Adam, AdamW and SGD, each weight at ``factors`` times the rate.
+
+    AMSGrad keeps the largest moment, corrected afterwards.
+    """
     p = np.concatenate(list(PARAMETERS.values()))
     m, v, largest = 0.0, 0.0, 0.0
     decay = config.weight_decay * IS_DECAYED
-    for t, (g, lr) in enumerate(zip(gradients(), LR, strict=True), start=1):
+    for t, (g, rate) in enumerate(zip(gradients(), LR, strict=True), start=1):
+        lr = rate * factors
         if config.algorithm == "adamw":
             p = p * (1 - lr * decay)
         else:
@@ -122,12 +126,13 @@ def numpy_steps(config):
     return p
 
 
-def steps(config):
+def steps(config, factors=None):
     """Return parameters and state after some steps of changing length."""
     found, _ = ravel_pytree({name: jnp.asarray(value) for name, value in PARAMETERS.items()})
     state = make_optimizer(config, 1.0).init(found)
     for gradient, lr in zip(gradients(), LR, strict=True):
-        optimizer = make_optimizer(config, jnp.asarray(lr), weight_decays(config, PARAMETERS))
+        decays = weight_decays(config, PARAMETERS)
+        optimizer = make_optimizer(config, jnp.asarray(lr), decays, factors)
         updates, state = optimizer.update(jnp.asarray(gradient), state, found)
         found += updates
     return found, state
@@ -150,6 +155,18 @@ def test_steps(algorithm, decay):
         assert np.abs(numpy_steps(other) - expected).max() > 1e-3
 
 
+FACTORS = np.array([2.0, 2.0, 1.0, 0.1, 1.0])
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_each_weight_has_a_rate_of_its_own(algorithm):
+    """Decay that is part of the step goes with it, as in the parameter groups of torch."""
+    config = replace(CONFIG, algorithm=algorithm, weight_decay=0.3)
+    found, _ = steps(config, jnp.asarray(FACTORS))
+    assert_allclose(found, numpy_steps(config, FACTORS), rtol=1e-12)
+    assert_array_equal(np.abs(found - steps(config)[0]) > 1e-4, FACTORS != 1)
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [
@@ -159,13 +176,15 @@ def test_steps(algorithm, decay):
         ("schedule_free_b1", 0.5),
         ("schedule_free_weight_lr_power", 0.0),
         (None, None),
+        ("factors", FACTORS),
     ],
 )
 def test_schedule_free(option, value):
     """Algorithm 1 of Defazio et al. 2024 with x, y and z, decay at y, and Adam's second moment."""
     config = replace(CONFIG, algorithm="schedulefree", weight_decay=0.3)
     plain, _ = steps(config)
-    if option:
+    factors = value if option == "factors" else np.ones(5)
+    if option and option != "factors":
         config = replace(config, **{option: value})
     b1, power = config.schedule_free_b1, config.schedule_free_weight_lr_power
     x = y = z = np.concatenate(list(PARAMETERS.values()))
@@ -173,13 +192,13 @@ def test_schedule_free(option, value):
     for t, (g, lr) in enumerate(zip(gradients(), LR, strict=True), start=1):
         v = config.b2 * v + (1 - config.b2) * g**2
         direction = g / (np.sqrt(v / (1 - config.b2**t)) + config.eps)
-        z = z - lr * (direction + config.weight_decay * IS_DECAYED * y)
+        z = z - lr * factors * (direction + config.weight_decay * IS_DECAYED * y)
         largest = max(largest, lr)
         weights += largest**power
         c = largest**power / weights
         x = (1 - c) * x + c * z
         y = b1 * x + (1 - b1) * z
-    found, state = steps(config)
+    found, state = steps(config, jnp.asarray(factors))
     assert_allclose(found, y, rtol=1e-10)
     assert_allclose(optax.contrib.schedule_free_eval_params(state, found), x, rtol=1e-10)
     assert not option or np.abs(found - plain).max() > 1e-3

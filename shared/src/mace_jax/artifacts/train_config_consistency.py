@@ -63,7 +63,17 @@ def check_consistency(config: TrainConfig, where: Callable[[str], str]) -> None:
     Raises:
         ConfigError: names the first value that contradicts another.
     """
-    checks = (_datasets, _heads, _optimizer, _schedule, _averaging, _stage_two, _predicted, _run)
+    checks = (
+        _datasets,
+        _heads,
+        _optimizer,
+        _trained_parts,
+        _schedule,
+        _averaging,
+        _stage_two,
+        _predicted,
+        _run,
+    )
     for name, problem in chain.from_iterable(check(config) for check in checks):
         value: Any = config
         for part in name.split("."):
@@ -137,6 +147,13 @@ def _optimizer(config: TrainConfig) -> Iterator[Problem]:
     if n_steps and optimizer.accumulate > n_steps:
         problem = f"an epoch has at most {n_steps} batches (datasets.max_batches); lower it"
         yield "optimizer.accumulate", problem
+
+
+def _trained_parts(config: TrainConfig) -> Iterator[Problem]:
+    for part, factor in (config.optimizer.lr_factors or {}).items():
+        if not 0 < factor < float("inf"):
+            problem = f"the factor of {part} must be more than 0; a part that shall not train"
+            yield "optimizer.lr_factors", f"{problem} is named in optimizer.freeze"
 
 
 def _schedule(config: TrainConfig) -> Iterator[Problem]:

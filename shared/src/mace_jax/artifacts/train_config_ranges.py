@@ -26,6 +26,8 @@ _POSITIVE = (
     "optimizer.schedule_free_b1",
     "optimizer.max_epochs",
     "optimizer.accumulate",
+    "optimizer.lora.rank",
+    "optimizer.lora.alpha",
     "optimizer.scheduler.decay_rate",
     "optimizer.scheduler.transition_steps",
     "optimizer.scheduler.factor",

@@ -265,6 +265,19 @@ class ScheduleConfig:
 
 
 @dataclass(frozen=True)
+class LoRAConfig:
+    """Adapters of low rank beside the linear layers: they alone train.
+
+    Attributes:
+        rank: of each adapter.
+        alpha: an adapter counts alpha / rank times.
+    """
+
+    rank: int = 4
+    alpha: float = 1.0
+
+
+@dataclass(frozen=True)
 class OptimizerConfig:
     """The gradient descent method.
 
@@ -275,6 +288,11 @@ class OptimizerConfig:
     Attributes:
         accumulate: batches whose gradients are averaged for one step.
         schedule_free_b1, schedule_free_weight_lr_power: of ``schedulefree``.
+        freeze: parts of the network that do not train, by their paths in it, such as
+            ``interactions.0``.
+        lr_factors: part -> what its learning rate is multiplied by; of several that a weight is
+            in, the innermost counts.
+        lora: adapters that train instead of the weights; None: there are none.
     """
 
     algorithm: Literal["adam", "adamw", "amsgrad", "sgd", "schedulefree"] = "amsgrad"
@@ -288,6 +306,9 @@ class OptimizerConfig:
     scheduler: ScheduleConfig = field(default_factory=ScheduleConfig)
     schedule_free_b1: float = 0.95
     schedule_free_weight_lr_power: float = 2.0
+    freeze: tuple[str, ...] | None = None
+    lr_factors: dict[str, float] | None = None
+    lora: LoRAConfig | None = None
 
 
 @dataclass(frozen=True)

@@ -62,10 +62,11 @@ def _statistics_v1_to_v2(statistics: Document) -> Document:
 
 
 def _train_config_v5_to_v6(config: Document) -> Document:
-    """Version 6 has heads."""
+    """Version 6 has heads, and can train parts of a network, at other rates, or adapters."""
     return {
         **_of_version(config, 6),
         "datasets": {**config["datasets"], "heads": []},
+        "optimizer": {**config["optimizer"], "freeze": None, "lr_factors": None, "lora": None},
         "train": {**config["train"], "best_head": "weighted"},
     }
 

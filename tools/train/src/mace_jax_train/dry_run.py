@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from mace_jax.batching.graph_batch import GraphBatch
-from mace_jax.model.load import split_trainable
 from mace_jax_train.head_table import describe_heads
 from mace_jax_train.method import make_method
 from mace_jax_train.start import Run, parameter_count
+from mace_jax_train.trained_parts import part_rows
 
 
 def describe_run(run: Run) -> dict[str, Any]:
@@ -16,15 +16,14 @@ def describe_run(run: Run) -> dict[str, Any]:
 
     With the compile cache on, the run itself finds them there.
 
-    Returns: parameters, devices that train together, steps per epoch, what each head has and counts
-        (as ``describe_heads``), padded shapes, structures and those that have each label by split,
-        the largest training step's memory in bytes of each
-        device (arguments, outputs and temporaries together), and the seconds that compiling took.
+    Returns: parameters, how many of each part train, devices that train together, steps per epoch,
+        what each head has and counts (as ``describe_heads``), padded shapes, structures and those
+        that have each label by split, the largest training step's memory in bytes of each device
+        (arguments, outputs and temporaries together), and the seconds that compiling took.
     """
-    devices = run.devices
-    network, parameters = split_trainable(run.model)
-    method = make_method(run.config, network, run.n_steps, devices, run.factors)
-    state = method.initial_state(parameters)
+    devices, parts = run.devices, run.parts
+    method = make_method(run.config, parts.network, run.n_steps, devices, run.factors, parts.joined)
+    state = method.initial_state(parts.trained, parts.frozen)
     evaluated = method.evaluated(state)
     started = time.perf_counter()
     compiled = [
@@ -39,6 +38,7 @@ def describe_run(run: Run) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     return {
         "parameters": parameter_count(run),
+        "parts": [row._asdict() for row in part_rows(parts, run.config.optimizer)],
         "devices": devices.n_batch,
         "steps_per_epoch": run.n_steps,
         "heads": describe_heads(run),

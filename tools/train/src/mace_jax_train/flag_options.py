@@ -19,6 +19,8 @@ from mace_jax_train.replay_finetuning import REPLAY_FIELDS
 log = logging.getLogger(__name__)
 
 _GIVEN = f"{__name__}.given"
+_PAIR = r"\s*[^\s=,{]+\s*=\s*[-+.\deE]+\s*"
+_PAIRS = re.compile(f"{_PAIR}(,{_PAIR})*")
 
 
 class _Nothing:
@@ -40,12 +42,15 @@ class _OrNone(click.ParamType):
 
 
 class _Literal(click.ParamType):
-    """A Python literal; what it must be is checked with the configuration."""
+    """A Python literal, or ``name=number,…``; what it must be is checked with the configuration."""
 
     name = "literal"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse the literal."""
+        if isinstance(value, str) and re.fullmatch(_PAIRS, value):
+            pairs = (pair.split("=") for pair in value.split(","))
+            return {name.strip(): float(number) for name, number in pairs}
         try:
             return ast.literal_eval(value) if isinstance(value, str) else value
         except (ValueError, SyntaxError):

@@ -22,6 +22,7 @@ MODULES = frozenset({"mace_jax", "modules", "tools", "gin_functions", "gin_datas
 REFERRED = {
     "SWAConfig": "train.swa_config",
     "stage_two_loss": "train.swa_config.loss",
+    "LoRAConfig": "optimizer.lora",
     "CuEquivarianceConfig": "model.cueq_config",
 }
 SCHEDULES = {
@@ -113,6 +114,10 @@ ONLY: Mapping[str, tuple[Any, str]] = {
 }
 
 
+# Number that mace-torch's --freeze is at least -> part that it freezes then, too.
+_FROZEN_FROM = {1: "embedding", 5: "interactions", 6: "products", 7: "readouts"}
+
+
 def _loss(value: Any) -> Any:
     return LOSSES.get(value, value) if isinstance(value, str) else value
 
@@ -125,6 +130,26 @@ def _pairs(value: Any) -> Any:
     return tuple(sorted(value.items()) if numbers else value.items())
 
 
+def _parts(value: Any) -> Any:
+    """Return the names of parts written with commas between them, or as mace-torch's number."""
+    texts = [str(value)] if isinstance(value, (str, int)) else value
+    if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
+        return value
+    names = tuple(name.strip() for text in texts for name in text.split(",") if name.strip())
+    if names in ((), ("None",)):
+        return None
+    if len(names) > 1 or not names[0].isdecimal():
+        return names
+    return tuple(part for least, part in _FROZEN_FROM.items() if int(names[0]) >= least) or None
+
+
+def _factors(value: Any) -> Any:
+    """Return factors by part; mace-torch says ``readouts_lr_factor``."""
+    if not isinstance(value, dict):
+        return value
+    return {str(name).removesuffix("_lr_factor"): factor for name, factor in value.items()}
+
+
 # name -> from a value as it may be written to what it is
 VALUES: Mapping[str, Callable[[Any], Any]] = {
     "model.avg_num_neighbors": lambda value: None if value == "average" else value,
@@ -135,6 +160,8 @@ VALUES: Mapping[str, Callable[[Any], Any]] = {
     "datasets.heads": head_sections,
     "loss.loss_cls": _loss,
     "train.swa_config.loss.loss_cls": _loss,
+    "optimizer.freeze": _parts,
+    "optimizer.lr_factors": _factors,
     "optimizer.scheduler.boundaries_and_scales": _pairs,
     "optimizer.scheduler.end_value": lambda value: 0.0 if value is None else value,
     "flags.backend": lambda value: (

@@ -8,12 +8,15 @@ from mace_jax.artifacts.train_config_consistency import SCHEDULE_PARAMETERS
 from mace_jax.artifacts.train_config_sections import (
     SECTIONS,
     HeadConfig,
+    LoRAConfig,
     LossConfig,
     ScheduleConfig,
     SWAConfig,
     TrainConfig,
 )
 from mace_jax_train.gin_names import SCHEDULES
+
+_CONFIGURABLES = {SWAConfig: "SWAConfig", LossConfig: "stage_two_loss", LoRAConfig: "LoRAConfig"}
 
 
 def gin_text(config: TrainConfig) -> str:
@@ -31,8 +34,8 @@ def _bindings(configurable: str, section: Any) -> Iterator[str]:
             yield f"{name} = @{schedule}"
             for parameter in SCHEDULE_PARAMETERS[value.name]:
                 yield f"{schedule}.{parameter} = {getattr(value, parameter)!r}"
-        elif isinstance(value, SWAConfig | LossConfig):
-            referred = "SWAConfig" if isinstance(value, SWAConfig) else "stage_two_loss"
+        elif isinstance(value, SWAConfig | LossConfig | LoRAConfig):
+            referred = _CONFIGURABLES[type(value)]
             yield f"{name} = @{referred}"
             yield from _bindings(referred, value)
         else:

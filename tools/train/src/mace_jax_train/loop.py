@@ -17,7 +17,7 @@ from mace_jax.artifacts.metrics import TIMES, MetricsLog, without_times
 from mace_jax.artifacts.model_bundle import write_model_bundle
 from mace_jax.batching.graph_batch import GraphBatch
 from mace_jax.errors import DivergedError
-from mace_jax.model.load import parameter_table, split_trainable
+from mace_jax.model.load import parameter_table
 from mace_jax.tracking import Advance, Show
 from mace_jax_train.best_rule import BestRule
 from mace_jax_train.checkpoint import Checkpoints, load_progress
@@ -66,10 +66,9 @@ def train(run: Run, files: RunFiles, show: Show, checkpoint: Path | None = None)
         IncompatibleError: the checkpoint belongs to another run.
         StoppedError: a signal stopped it; it can go on from its checkpoint.
     """
-    network, parameters = split_trainable(run.model)
-    n_steps = run.n_steps
-    method = make_method(run.config, network, n_steps, run.devices, run.factors)
-    progress = Progress(method.initial_state(parameters))
+    parts, n_steps, devices = run.parts, run.n_steps, run.devices
+    method = make_method(run.config, parts.network, n_steps, devices, run.factors, parts.joined)
+    progress = Progress(method.initial_state(parts.trained, parts.frozen))
     if checkpoint is not None:
         progress = load_progress(checkpoint, run, progress.state, method.evaluated(progress.state))
         progress.state = run.devices.replicated(progress.state)

@@ -41,6 +41,7 @@ from mace_jax_train.step import (
     make_update,
     no_gradient,
 )
+from mace_jax_train.trained_parts import Joined
 
 __all__ = ["Method", "Stage", "StepReport", "TrainState", "make_method"]
 
@@ -72,6 +73,7 @@ class Method:
         stages: one or two.
         devices: that train together.
         heads: names of the network's heads.
+        joined: from what trains and what is frozen to all weights.
     """
 
     config: TrainConfig
@@ -79,6 +81,7 @@ class Method:
     stages: tuple[Stage, ...]
     devices: Devices
     heads: tuple[str, ...] = ONE_HEAD.names
+    joined: Joined = nnx.merge_state
     _current: Stage = field(init=False)
 
     def __post_init__(self) -> None:
@@ -89,14 +92,20 @@ class Method:
         self._current = self.stages[self.stage(int(state.epoch)) - 1]
         return self._current
 
-    def initial_state(self, parameters: nnx.State) -> TrainState:
-        """Return the state before the first step; all arrays are its own."""
+    def initial_state(self, parameters: nnx.State, frozen: nnx.State | None = None) -> TrainState:
+        """Return the state before the first step; all arrays are its own.
+
+        Args:
+            parameters: that train.
+            frozen: the other weights, if there are any.
+        """
         train, optimizer = self.config.train, self.config.optimizer
         vector, _ = ravel_pytree(parameters)
         smooth = train.ema_decay is not None and optimizer.algorithm != "schedulefree"
         follows = optimizer.scheduler.name == "reduce_on_plateau"
         state = TrainState(
             parameters=jax.tree.map(jnp.copy, parameters),
+            frozen=jax.tree.map(jnp.copy, frozen or nnx.State({})),
             optimizer=make_optimizer(optimizer, optimizer.lr).init(vector),
             averaged=jnp.copy(vector) if smooth else None,
             snapshots=no_snapshots(vector) if train.swa_config else None,
@@ -155,21 +164,22 @@ class Method:
         return state._replace(plateau=after_loss(state.plateau, loss, self.config.optimizer))
 
     def evaluated(self, state: TrainState) -> nnx.State:
-        """Return the weights that are evaluated and saved now; they are a copy.
+        """Return all weights as they are evaluated and saved now; they are a copy.
 
         The average of stage two's snapshots, once there are ``min_snapshots_for_eval`` and unless
         ``prefer_swa_params`` is off; else the moving average; else the parameters. In mace-torch
         the average of stage two is computed, but never evaluated or saved: with ``--ema`` it goes
         on with the moving average in stage two, without with the parameters, and so does this with
         ``prefer_swa_params`` off. ``schedulefree`` has its own average (x of Defazio et al. 2024)
-        in the place of the moving one and of the parameters.
+        in the place of the moving one and of the parameters. Adapters are averaged before they are
+        merged.
         """
         self._enter(state)
         swa, snapshots = self.config.train.swa_config, state.snapshots
         vector = self._last(state) if state.averaged is None else state.averaged
         if swa and snapshots and swa.prefer_swa_params:
             vector = snapshots.mean if snapshots.n >= swa.min_snapshots_for_eval else vector
-        return shaped_as(state.parameters, vector)
+        return all_weights(self.joined, state, vector)
 
     def _last(self, state: TrainState) -> Array:
         """Return the weights that the last update gave, ``[n_weight]``."""
@@ -185,10 +195,12 @@ class Method:
         return sum(step._cache_size() for step in steps)
 
 
-@jax.jit
-def shaped_as(parameters: nnx.State, vector: Array) -> nnx.State:
-    """Return the weights in ``vector`` in the shapes of ``parameters``."""
-    return ravel_pytree(parameters)[1](vector)
+@partial(jax.jit, static_argnums=0)
+def all_weights(joined: Joined, state: TrainState, vector: Array) -> nnx.State:
+    """Return the weights of a network, those that train from ``vector``."""
+    trained = ravel_pytree(state.parameters)[1](vector)
+    # of their own, because the next step gives the memory of the state away
+    return jax.tree.map(jnp.copy, joined(trained, state.frozen))
 
 
 def make_method(
@@ -197,15 +209,17 @@ def make_method(
     steps_per_epoch: int,
     devices: Devices = ONE_DEVICE,
     heads: HeadFactors = ONE_HEAD,
+    joined: Joined = nnx.merge_state,
 ) -> Method:
     """Return the method of a run.
 
     Args:
         config: of the run, resolved.
-        network: as a function of its trained parameters.
+        network: as a function of all its weights.
         steps_per_epoch: batches of an epoch, or groups of them on several devices.
         devices: that train together.
         heads: of the network, and what each counts.
+        joined: from what trains and what is frozen to all weights.
     """
     optimizer, swa = config.optimizer, config.train.swa_config
     if optimizer.algorithm == "schedulefree" and config.train.ema_decay is not None:
@@ -215,7 +229,7 @@ def make_method(
     def stage(loss: LossConfig, optimizer: OptimizerConfig) -> Stage:
         lr = learning_rate(optimizer, updates_per_epoch)
         return Stage(
-            make_train_step(network, loss, heads, lr, config, devices),
+            make_train_step(network, loss, heads, lr, config, devices, joined),
             make_eval_step(network, loss, heads, devices),
             jax.jit(partial(flush, make_update(lr, config)), donate_argnums=0),
         )
@@ -224,7 +238,7 @@ def make_method(
     if swa and swa.loss and swa.lr:
         constant = replace(optimizer, lr=swa.lr, scheduler=ScheduleConfig())
         stages.append(stage(swa.loss, constant))
-    return Method(config, updates_per_epoch, tuple(stages), devices, heads.names)
+    return Method(config, updates_per_epoch, tuple(stages), devices, heads.names, joined)
 
 
 def learning_rate(config: OptimizerConfig, updates_per_epoch: int) -> LearningRate:

@@ -14,13 +14,17 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
 from mace_jax.artifacts.train_config_sections import OptimizerConfig
+from mace_jax_train.lora import ADAPTER
 
 # Those whose weight decay is a part of the step, not of the gradient.
 _DECOUPLED = ("adamw", "schedulefree")
 
 
 def make_optimizer(
-    config: OptimizerConfig, lr: ArrayLike, weight_decay: Array | None = None
+    config: OptimizerConfig,
+    lr: ArrayLike,
+    weight_decay: Array | None = None,
+    lr_factors: Array | None = None,
 ) -> optax.GradientTransformation:
     """Return the optimizer for one step; its state is of the same kind for every ``lr``.
 
@@ -35,6 +39,8 @@ def make_optimizer(
         config: of the run.
         lr: learning rate.
         weight_decay: of each weight, ``[n_weight]``; None: none decays.
+        lr_factors: what the learning rate of each weight is multiplied by, ``[n_weight]``; None: 1.
+            The average of ``schedulefree`` is the same for any constant factor.
     """
 
     def add_decay(update: Array, parameters: Array) -> Array:
@@ -46,7 +52,7 @@ def make_optimizer(
         optax.identity() if decoupled else decay,
         _direction(config),
         decay if decoupled else optax.identity(),
-        optax.scale_by_learning_rate(lr),
+        optax.scale_by_learning_rate(lr if lr_factors is None else lr * lr_factors),
     )
     if config.algorithm != "schedulefree":
         return step
@@ -131,12 +137,14 @@ def weight_decays(config: OptimizerConfig, parameters: Any) -> Array | None:
 def decayed(parameters: Any) -> Any:
     """Mark the weights that mace-torch decays: some linear maps of the interactions, all products.
 
+    Of adapters it decays those in the products.
+
     Source: mace-torch ``get_params_options``, which looks for ``linear.weight`` in the names.
     """
 
     def is_decayed(path: tuple[Any, ...], _leaf: Any) -> bool:
         names = [str(getattr(entry, "key", entry)) for entry in path]
-        linear = {"linear", "skip_linear"} & set(names)
+        linear = {"linear", "skip_linear"} & set(names) and not ADAPTER & set(names)
         return names[0] == "products" or (names[0] == "interactions" and bool(linear))
 
     return jax.tree_util.tree_map_with_path(is_decayed, parameters)

@@ -30,6 +30,7 @@ from mace_jax_train.split_data import SplitData
 from mace_jax_train.starting_energies import continued_bundle
 from mace_jax_train.starting_model import read_starting_model
 from mace_jax_train.survey import TrainingData, survey_splits
+from mace_jax_train.trained_parts import TrainedParts, log_parts, trained_parts
 from mace_jax_train.training_statistics import given_statistics, run_r_max
 from mace_jax_train.untrained_model import configured_network, untrained_bundle
 
@@ -79,6 +80,11 @@ class Run:
     def n_steps(self) -> int:
         """Steps of an epoch."""
         return len(self.loaders["train"]) // len(self.devices.own)
+
+    @property
+    def parts(self) -> TrainedParts:
+        """What of the network trains."""
+        return trained_parts(self.model, self.config)
 
     def close(self) -> None:
         """Close the datasets and end the workers."""
@@ -146,6 +152,7 @@ def prepare_run(
         )
         _log_heads(train, sources)
         _require_enough_batches(run)
+        log_parts(run.parts, config.optimizer)
         return replace(run, resources=stack.pop_all())
 
 

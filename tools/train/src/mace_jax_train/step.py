@@ -24,6 +24,7 @@ from mace_jax_train.head_losses import HeadFactors
 from mace_jax_train.loss import make_loss
 from mace_jax_train.optimizer import clip, make_optimizer, weight_decays
 from mace_jax_train.schedule import Plateau
+from mace_jax_train.trained_parts import Joined, lr_factors
 
 
 class GradientSum(NamedTuple):
@@ -41,10 +42,11 @@ class GradientSum(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """Everything that training changes. All but the parameters has all weights in one vector.
+    """Where training stands. All but the weights themselves has those that train in one vector.
 
     Attributes:
-        parameters: of the network; where gradients are taken.
+        parameters: that train; where gradients are taken.
+        frozen: the other weights of the network, always the same.
         optimizer: state of the optimizer.
         averaged: exponential moving average of the parameters, if there is one, ``[n_weight]``.
         snapshots: average of stage two, if there is one.
@@ -57,6 +59,7 @@ class TrainState(NamedTuple):
     """
 
     parameters: nnx.State
+    frozen: nnx.State
     optimizer: optax.OptState
     averaged: Array | None
     snapshots: Snapshots | None
@@ -86,7 +89,7 @@ class StepReport(NamedTuple):
 # Compiled functions, whose programs can be asked for, too.
 TrainStep = Any  # (TrainState, GraphBatch) -> (TrainState, StepReport)
 EvalStep = Any  # (nnx.State, GraphBatch) -> BatchErrors
-Network = Callable[[nnx.State], MACE]
+Network = Callable[[nnx.State], MACE]  # all weights -> what they are those of
 LearningRate = Callable[[TrainState], Array]
 Update = Callable[[TrainState, Array], TrainState]
 
@@ -98,6 +101,7 @@ def make_train_step(
     learning_rate: LearningRate,
     config: TrainConfig,
     devices: Devices,
+    joined: Joined,
 ) -> TrainStep:
     """Return the compiled step: loss, gradient and, after ``accumulate`` batches, an update.
 
@@ -108,14 +112,14 @@ def make_train_step(
     loss, of_head = make_loss(loss_config, heads), make_loss(loss_config, heads.in_evaluation())
 
     def loss_and_prediction(
-        parameters: nnx.State, batch: GraphBatch
+        parameters: nnx.State, frozen: nnx.State, batch: GraphBatch
     ) -> tuple[Array, dict[str, Array]]:
-        predicted = properties(network(parameters), batch)
+        predicted = properties(network(joined(parameters, frozen)), batch)
         return loss(predicted, batch), predicted
 
     def train_step(state: TrainState, batch: GraphBatch) -> tuple[TrainState, StepReport]:
         gradient_of = jax.value_and_grad(loss_and_prediction, has_aux=True)
-        (value, predicted), gradient = gradient_of(state.parameters, batch)
+        (value, predicted), gradient = gradient_of(state.parameters, state.frozen, batch)
         errors = errors_of_heads(predicted, batch, value, of_head, len(heads.names))
         gradient, errors = over_devices(devices, ravel_pytree(gradient)[0], errors)
         norm = jnp.linalg.norm(gradient)
@@ -159,6 +163,7 @@ def make_update(learning_rate: LearningRate, config: TrainConfig) -> Update:
             config.optimizer,
             learning_rate(state),
             weight_decays(config.optimizer, state.parameters),
+            lr_factors(config.optimizer, state.parameters),
         )
         step, optimizer_state = optimizer.update(gradient, state.optimizer, before)
         parameters, averaged, n_updates = before + step, state.averaged, state.n_updates + 1
