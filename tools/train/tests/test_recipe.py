@@ -210,3 +210,27 @@ def test_inspect_shows_it(bundle, capsys):
 )
 def test_the_name_of_a_run_that_is_given_none(configs, name):
     assert default_name([Path(path) for path in configs]) == name
+
+
+HEADS = {
+    "a": {"train_file": "train.xyz", "valid_file": "valid.h5", "E0s": "e0s.json"},
+    "b": {"train_file": "train.xyz", "valid_file": "valid.h5", "E0s": "{1: -10.0, 8: -2000.0}"},
+}
+
+
+def test_heads_have_a_recipe_too(original, tmp_path, monkeypatch, capsys):
+    for name in ("train.xyz", "valid.h5", "e0s.json", "one.gin"):
+        shutil.copy(original / name, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    none = [f"--{split}-path=None" for split in ("train", "valid")]
+    command("one.gin", *none, "--heads", HEADS, *CIRCUMSTANCES)
+    bundle = Path("run/one_best.msgpack")
+    recipe = require_recipe(read_model_bundle(bundle), bundle)
+    assert [file.path for file in recipe.files["datasets.train_path"]] == ["train.xyz"] * 2
+    assert recipe.config.datasets.heads[0].E0s == "{1: -13.6, 8: -2041.8}"
+    assert recipe.atomic_energies.startswith("a: ")
+    Path("e0s.json").unlink()  # its numbers are in the bundle
+    command("--like", bundle, "--log-dir", "again")
+    assert results(Path("again"), "one") == results(Path("run"), "one")
+    Path("train.xyz").write_text(Path("train.xyz").read_text().replace("0.1", "0.2", 1))
+    assert "datasets.train_path: train.xyz: found" in refused(capsys, 1, "--like", bundle)

@@ -1,7 +1,7 @@
 """The recipe that a run leaves in its bundles, and whether its files are still what they were."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ def run_recipe(run: Run) -> Recipe:
             **{option: named for option in _FILES if (named := _named(run.config, option))},
         },
         n_structures={split: loader.plan.n_structures for split, loader in run.loaders.items()},
-        atomic_energies=_origin_of_energies(run.config),
+        atomic_energies=_origin_of_energies(run),
         n_devices=run.devices.n_batch,
     )
 
@@ -68,12 +68,21 @@ def _without_circumstances(config: TrainConfig, bundle: ModelBundle) -> TrainCon
 
     E0s from a file are the numbers that were in it.
     """
-    e0s, by_head = config.datasets.E0s, bundle.atomic_energies
-    if e0s and e0s.endswith(".json") and by_head:
-        e0s = str(by_head if len(by_head) > 1 else next(iter(by_head.values())))
+    by_head = bundle.atomic_energies
+    of_all = by_head if len(by_head) > 1 else next(iter(by_head.values()), {})
     sections = {name: _with_defaults(getattr(config, name), name) for name in SECTIONS}
-    sections["datasets"] = replace(sections["datasets"], E0s=e0s)
+    datasets = sections["datasets"]
+    heads = tuple(
+        replace(head, E0s=_written_out(head.E0s, by_head.get(head.name, {})))
+        for head in datasets.heads
+    )
+    sections["datasets"] = replace(datasets, E0s=_written_out(datasets.E0s, of_all), heads=heads)
     return TrainConfig(**sections)
+
+
+def _written_out(e0s: str | None, energies: Mapping[Any, Any]) -> str | None:
+    """Return E0s from a file as the numbers that were in it."""
+    return str(dict(energies)) if e0s and e0s.endswith(".json") and energies else e0s
 
 
 def _with_defaults(section: Any, name: str) -> Any:
@@ -83,8 +92,11 @@ def _with_defaults(section: Any, name: str) -> Any:
     )
 
 
-def _origin_of_energies(config: TrainConfig) -> str:
+def _origin_of_energies(run: Run) -> str:
     """Say where the E0s of a run are from."""
+    if len(run.heads) > 1:
+        return "; ".join(f"{head}: {source}" for head, source in run.energy_sources.items())
+    config = run.config
     e0s, statistics, model = config.datasets.E0s, config.datasets.statistics_file, config.model
     if statistics and (e0s or AVERAGE).lower() in (AVERAGE, ISOLATED_ATOM):
         return f"statistics file {Path(statistics).name}"
@@ -105,12 +117,12 @@ def _named(
         ArtifactError, DataError: there is none where it says.
     """
     section, name = option.split(".")
-    value = getattr(getattr(config, section), name)
-    if value is None:
-        return ()
     if name.endswith("_path"):
         sources = split_sources(config.datasets, name.removesuffix("_path"))
         return tuple(NamedFile(str(one.path), one.as_input().sha256) for one in sources)
+    value = getattr(getattr(config, section), name)
+    if value is None:
+        return ()
     path = Path(value)
     if name == "foundation_model" and not path.is_file():
         path = fetch_foundation_model(released_model(value), offline=False, track=track)
@@ -144,9 +156,7 @@ def require_files_of_recipes(config: TrainConfig, configs: Sequence[Path], track
 
 def _changes(config: TrainConfig, recipe: Recipe, track: Track) -> Iterator[str]:
     for option, recorded in recipe.files.items():
-        section, name = option.split(".")
-        given, before = (getattr(getattr(each, section), name) for each in (config, recipe.config))
-        if given != before:
+        if _says(config, option) != _says(recipe.config, option):
             log.info("%s: is not that of the recipe, as was asked for", option)
             continue
         try:
@@ -159,6 +169,13 @@ def _changes(config: TrainConfig, recipe: Recipe, track: Track) -> Iterator[str]
             if found.get(path) != expected.get(path):
                 was, now = (_short(digests.get(path)) for digests in (expected, found))
                 yield f"{option}: {path}: found {now}, expected {was}"
+
+
+def _says(config: TrainConfig, option: str) -> list[Any]:
+    """Return the value of an option; that of paths is those of every head, too."""
+    section, name = option.split(".")
+    heads = config.datasets.heads if name.endswith("_path") else ()
+    return [getattr(one, name) for one in (getattr(config, section), *heads)]
 
 
 def _short(digest: Any) -> str:
