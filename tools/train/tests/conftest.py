@@ -76,7 +76,7 @@ def compile_fast_and_equal_programs_once(tmp_path_factory):
         "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_disable_most_optimizations": True,
     }
-    before = {name: jax.config.read(name) for name in settings}
+    before = {name: jax.config.values[name] for name in settings}
     for name, value in settings.items():
         jax.config.update(name, value)
     yield
