@@ -154,13 +154,15 @@ def begin(make_config, prepare, molecules, tmp_path):
     for name, structures in (("old", molecules(7, 21)), ("new", changed)):
         write_dataset_file(tmp_path / f"{name}.h5", structures, PROVENANCE)
 
-    def make(*arguments):
+    def make(*arguments, **of_new):
         config = resolve(
             *("--start-from", str(tmp_path / "old.msgpack"), "-b", "datasets.n_edge=60"),
             *("--stress-weight", "0", "--train-path", str(tmp_path / "new.h5")),
             *("--multiheads_finetuning", "--pt_train_file", str(tmp_path / "old.h5"), *arguments),
         )
-        return prepare(config)[0]
+        old, new = config.datasets.heads
+        heads = (old, replace(new, **of_new))
+        return prepare(replace(config, datasets=replace(config.datasets, heads=heads)))[0]
 
     return make
 
@@ -177,6 +179,18 @@ def test_both_heads_begin_with_the_readout_of_the_model(begin):
     for name, array in one.parameters.items():
         np.testing.assert_array_equal(array, other.parameters[name])
     assert one.scale["pt_head"] == other.scale["Default"]
+
+
+def test_a_fresh_readout_has_e0s_and_scale_of_its_data(begin):
+    run = begin("--heads", "{'pt_head': {'E0s': 'estimated'}}", readout="fresh", E0s="average")
+    bundle = run.bundle
+    assert run.energy_sources == {"pt_head": "estimated", "Default": "average"}
+    one, other = (select_head(bundle, head) for head in bundle.heads)
+    assert all(np.abs(a).max() < 1e-2 for n, a in one.parameters.items() if "readouts/" in n)
+    assert all(np.abs(a).max() > 0.1 for n, a in other.parameters.items() if "readouts/" in n)
+    assert bundle.scale["Default"] != bundle.scale["pt_head"]
+    with pytest.raises(ConfigError, match="E0s 'estimated', but a fresh readout has none"):
+        begin("--E0s", "estimated", readout="fresh")
 
 
 def test_the_models_own_e0s_by_default_and_isolated_atoms_on_demand(begin):
