@@ -4,12 +4,15 @@ import json
 import logging
 import re
 
+import numpy as np
 import pytest
 
 from mace_jax.artifacts.provenance import external_input, make_provenance
 from mace_jax.artifacts.statistics import write_statistics
+from mace_jax.artifacts.structures_file import writing_structures
 from mace_jax.inspection.cli import main
 from mace_jax.structures.statistics import Statistics
+from mace_jax.structures.structure import Structure
 
 STATISTICS = Statistics((1, 8), {1: -13.5, 8: -432.0}, 12.5, 0.5, 1.5, 5.0)
 
@@ -164,3 +167,29 @@ def test_upgrade_is_asked_for_in_one_way(run, made, arguments):
     code, out, err = run(made, *arguments)
     assert (code, out) == (2, "")
     assert re.search("--upgrade, which takes one file|--upgrade needs either", err)
+
+
+def test_structures_in_extended_xyz_have_an_origin_but_no_version(run, tmp_path):
+    (tmp_path / "model.msgpack").write_text("a model")
+    labels = external_input("labels", tmp_path / "model.msgpack", "model_bundle")
+    water = Structure(
+        np.array([8, 1, 1]),
+        np.eye(3),
+        np.zeros((3, 3)),
+        np.zeros(3, bool),
+        {"energy": np.array(-1.0)},
+        head="pt_head",
+    )
+    with writing_structures(
+        tmp_path / "taught.xyz", make_provenance("mace-jax-shared", [labels])
+    ) as writer:
+        writer.write([water, water])
+    code, out, _ = run("taught.xyz", "--check")
+    assert code == 0
+    assert re.search(r"kind +structures, without a tag\n", out)
+    assert re.search(r"from +labels: model.msgpack, model_bundle, .*, verified", out)
+    for name, text in (("atoms", "6"), ("heads", "pt_head 2"), ("labels", "energy 2")):
+        assert re.search(rf"{name} +{text}\n", out + "\n")
+    code, _, err = run("taught.xyz", "--upgrade", "--output", "new.xyz")
+    assert code == 1
+    assert "taught.xyz: has no tag, expected a file with a version" in err

@@ -25,7 +25,7 @@ class Report:
         sha256: its digest; None if none were computed.
         n_bytes: its size.
         kind: of the file; None if it is none of ours.
-        version: of its format; None if Torch MACE wrote it.
+        version: of its format; None if Torch MACE wrote it, and of structures in extended XYZ.
         newest: version of its kind that is written today.
         valid: whether the schema of its own version allows what it says; None without one.
         problem: why it cannot be read, if so.
@@ -61,7 +61,9 @@ class Report:
         if self.kind is None:
             return "none of the contract's"
         if self.version is None:
-            return f"{self.kind}, written by Torch MACE"
+            return f"{self.kind}, " + (
+                "without a tag" if self.provenance else "written by Torch MACE"
+            )
         newest = "the newest" if self.version == self.newest else f"the newest is {self.newest}"
         return f"{self.kind} version {self.version} ({newest}), schema {_validity(self.valid)}"
 
@@ -111,7 +113,7 @@ def inspect_file(path: Path, search: InputSearch, *, quick: bool) -> Report:
         file.kind,
         file.version,
         current_version(file.kind) if file.kind in MADE_BY else None,
-        None if file.document is None else not invalid,
+        None if file.version is None else not invalid,
         problem,
         provenance or None,
         [] if quick else [search.find(item, path) for item in inputs],

@@ -28,6 +28,8 @@ from mace_jax.artifacts.versioned import check_document
 from mace_jax.elements import symbol
 from mace_jax.errors import ArtifactError
 from mace_jax.inspection.tagged_file import TaggedFile, lammps_document
+from mace_jax.structures.label_keys import LabelCounts, LabelKeys
+from mace_jax.structures.read_structures import stream_structures
 from mace_jax.structures.structure import PROPERTY_SHAPES
 
 Summary = dict[str, Any]
@@ -47,6 +49,8 @@ def summarize(file: TaggedFile, *, quick: bool) -> Summary:
     """
     if file.kind == "dataset":
         return _dataset(file.path, quick=quick)
+    if file.kind == "structures":
+        return {} if quick else _structures(file.path)
     if file.container == "arrow":
         return {"holds": "the batches of the plan beside it"}
     if file.kind == "predictions":
@@ -81,6 +85,20 @@ def _content_of(dataset: Dataset) -> Summary:
         "elements": [symbol(number) for number in sorted(elements)],
         "heads": dict(heads),
         "labels": {name: count for name, count in labels.items() if count},
+    }
+
+
+def _structures(path: Path) -> Summary:
+    counts, atoms, elements = LabelCounts(), 0, set[int]()
+    for structure in stream_structures(path, LabelKeys(), counts):
+        atoms += len(structure)
+        elements |= set(np.unique(structure.atomic_numbers).tolist())
+    return {
+        "structures": counts.n_structures,
+        "atoms": atoms,
+        "elements": [symbol(number) for number in sorted(elements)],
+        "heads": dict(counts.heads),
+        "labels": {name: n for name in PROPERTY_SHAPES if (n := counts.total(name))},
     }
 
 

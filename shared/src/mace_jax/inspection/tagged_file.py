@@ -28,7 +28,7 @@ class TaggedFile(NamedTuple):
         container: ``hdf5``, ``parquet``, ``arrow``, ``npz``, ``pickle``, ``msgpack``, ``json``,
             ``json_lines`` or ``extxyz``.
         document: the object with ``schema`` and ``provenance``; None where Torch MACE, which writes
-            no tag, made the file.
+            no tag, made the file; without ``schema`` for structures in extended XYZ.
         kind: of the file.
         version: of its format; None without a tag.
     """
@@ -59,6 +59,8 @@ def read_tagged_file(path: Path) -> TaggedFile:
             return TaggedFile(path, container, None, "dataset", None)
         if container == "json" and "schema" not in document and "atomic_energies" in document:
             return TaggedFile(path, container, None, "statistics", None)
+        if container == "extxyz" and "schema" not in document and "tool" in document["provenance"]:
+            return TaggedFile(path, container, document, "structures", None)
         schema = document["schema"]
         kind, version = schema["kind"], schema["version"]
         if not (isinstance(kind, str) and isinstance(version, int)):

@@ -27,12 +27,11 @@ def is_newest(file: TaggedFile) -> bool:
     """Return whether there is nothing to upgrade.
 
     Raises:
-        ArtifactError: the file has no version: it is Torch MACE's, or part of a plan.
+        ArtifactError: the file has no version: it is Torch MACE's, extended XYZ, or part of a plan.
     """
     if file.version is None or file.container == "arrow":
-        what = (
-            "belongs to a plan" if file.container == "arrow" else "is Torch MACE's, without a tag"
-        )
+        untagged = "is Torch MACE's, without a tag" if file.document is None else "has no tag"
+        what = "belongs to a plan" if file.container == "arrow" else untagged
         message = f"{file.path}: {what}, expected a file with a version; it is read as it is"
         raise ArtifactError(message)
     document = file.document or {}
