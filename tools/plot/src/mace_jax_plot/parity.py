@@ -14,7 +14,7 @@ from mace_jax.elements import symbol
 from mace_jax.errors import ArtifactError, ConfigError
 from mace_jax.structures.structure_block import is_per_atom
 
-_WIDEST = 5.0  # root mean squares to either side that histograms of errors show
+_WIDEST = 8.0  # mean absolute errors to either side that are shown
 _MOST_GROUPS = 6  # that have a curve of their own; the palette has as many colours
 
 
@@ -47,18 +47,60 @@ class Values(NamedTuple):
 
 @dataclass
 class Extremes:
-    """Of a quantity: the least and greatest label or prediction, and the largest error."""
+    """Of a quantity: the least and greatest label and prediction, and the largest error."""
 
-    low: float = np.inf
-    high: float = -np.inf
+    labels: tuple[float, float] = (np.inf, -np.inf)
+    predictions: tuple[float, float] = (np.inf, -np.inf)
     error: float = 0.0
 
     def add(self, values: Values) -> None:
         """Take the values of a block into account."""
-        for found in (values.labels, values.predictions):
-            self.low = min(self.low, float(found.min()))
-            self.high = max(self.high, float(found.max()))
+        self.labels = _wider(self.labels, values.labels)
+        self.predictions = _wider(self.predictions, values.predictions)
         self.error = max(self.error, float(np.abs(values.predictions - values.labels).max()))
+
+
+def _wider(extremes: tuple[float, float], values: NDArray[np.float64]) -> tuple[float, float]:
+    return min(extremes[0], float(values.min())), max(extremes[1], float(values.max()))
+
+
+@dataclass
+class ErrorHistogram:
+    """Errors in bins, of all values and of groups of one kind.
+
+    Attributes:
+        edges: of the bins, in the unit of errors, ``[bins + 1]``.
+        groups: name -> errors in each bin, of the groups with most values.
+        n_groups: how many there are.
+        counts: errors of all values in each bin, ``[bins]``.
+    """
+
+    edges: NDArray[np.float64]
+    groups: dict[str, NDArray[np.int64]]
+    n_groups: int
+    counts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, sizes: dict[str, int], n_values: int, widest: float) -> "ErrorHistogram":
+        """Return empty bins: an odd number, one for zero, as the smallest group has values for.
+
+        Args:
+            sizes: values of each group.
+            n_values: in all.
+            widest: error to either side that is shown.
+        """
+        chosen = sorted(sorted(sizes, key=lambda name: (-sizes[name], name))[:_MOST_GROUPS])
+        least = min((sizes[name] for name in chosen), default=n_values)
+        n_bins = 2 * int(np.clip(1.75 * least ** (1 / 3), 7, 30)) + 1
+        groups = {name: np.zeros(n_bins, np.int64) for name in chosen}
+        edges = np.linspace(-widest, widest, n_bins + 1)
+        return cls(edges, groups, len(sizes), np.zeros(n_bins, np.int64))
+
+    def add(self, errors: NDArray[np.float64], names: NDArray[np.str_] | None) -> None:
+        """Count errors, and those of each group by the ``names`` of the groups, if there are."""
+        self.counts += np.histogram(errors, self.edges)[0]
+        for name in self.groups:
+            self.groups[name] += np.histogram(errors[names == name], self.edges)[0]
 
 
 @dataclass
@@ -68,44 +110,31 @@ class Parity:
     Attributes:
         quantity: which.
         edges: of the bins of labels and predictions, ``[bins + 1]``.
-        error_edges: of the bins of errors, in the unit of errors.
-        groups: ``element``, ``config_type`` and ``head``, where there is something to tell apart,
-            -> name -> errors in each bin, of the groups with most values.
-        n_groups: kind -> how many groups there are.
+        histograms: ``element``, ``config_type`` and ``head`` -> errors, where there is something
+            to tell apart; else one without a name.
         density: values in each bin, labels by predictions, ``[bins, bins]``.
-        errors: errors in each bin, of all values.
-        n_beyond: errors outside of these bins.
+        n_values: all, also those outside of these bins.
     """
 
     quantity: Quantity
     edges: NDArray[np.float64]
-    error_edges: NDArray[np.float64]
-    groups: dict[str, dict[str, NDArray[np.int64]]]
-    n_groups: dict[str, int]
+    histograms: dict[str, ErrorHistogram]
     density: NDArray[np.int64] = field(init=False)
-    errors: NDArray[np.int64] = field(init=False)
-    n_beyond: int = 0
+    n_values: int = 0
 
     def __post_init__(self) -> None:
         """Begin with empty bins."""
         n_bins = len(self.edges) - 1
         self.density = np.zeros((n_bins, n_bins), np.int64)
-        self.errors = np.zeros(len(self.error_edges) - 1, np.int64)
 
     def add(self, values: Values) -> None:
         """Count the values of a block."""
+        self.n_values += values.labels.size
         bins = [self.edges, self.edges]
         self.density += np.histogram2d(values.labels, values.predictions, bins)[0].astype(np.int64)
         errors = (values.predictions - values.labels) * Scale.of(self.quantity).factor
-        counts = self._histogram(errors)
-        self.errors += counts
-        self.n_beyond += errors.size - int(counts.sum())
-        for kind, groups in self.groups.items():
-            for name in groups:
-                groups[name] += self._histogram(errors[values.groups[kind] == name])
-
-    def _histogram(self, errors: NDArray[np.float64]) -> NDArray[np.int64]:
-        return np.histogram(errors, self.error_edges)[0]
+        for kind, histogram in self.histograms.items():
+            histogram.add(errors, values.groups.get(kind))
 
 
 def block_values(block: PredictionsBlock, quantity: Quantity) -> Values | None:
@@ -197,21 +226,20 @@ def _require_finite(block: PredictionsBlock, path: Path, n_before: int) -> None:
 
 
 def _empty_parity(name: str, errors: LabelErrors, extremes: Extremes) -> Parity:
-    """Return bins: as many as there are values for, and of errors an odd number, one for zero."""
+    """Return bins for all labels, but for no prediction and no error that is far beyond others."""
     quantity, n_values = QUANTITIES[name], errors.all.sums[name].n
+    widest = min(extremes.error, _WIDEST * errors.all.metrics()[f"mae_{name}"])
+    low = max(min(extremes.labels[0], extremes.predictions[0]), extremes.labels[0] - widest)
+    high = min(max(extremes.labels[1], extremes.predictions[1]), extremes.labels[1] + widest)
+    room = 0.0 if low < high else 0.5
     n_bins = int(np.clip(2 * n_values**0.5, 30, 120))
-    n_error_bins = 2 * int(np.clip(1.75 * n_values ** (1 / 3), 7, 30)) + 1
-    room = 0.0 if extremes.low < extremes.high else 0.5
-    edges = np.linspace(extremes.low - room, extremes.high + room, n_bins + 1)
-    widest = min(extremes.error, _WIDEST * errors.all.metrics()[f"rmse_{name}"]) or 1.0
-    error_edges = np.linspace(-widest, widest, n_error_bins + 1) * Scale.of(quantity).factor
-    sizes = _group_sizes(name, errors)
-    groups = {
-        kind: {group: np.zeros(n_error_bins, np.int64) for group in _largest(found)}
-        for kind, found in sizes.items()
-    }
-    n_groups = {kind: len(found) for kind, found in sizes.items()}
-    return Parity(quantity, edges, error_edges, groups, n_groups)
+    sizes = _group_sizes(name, errors) or {"": {}}
+    shown = (widest or 1.0) * Scale.of(quantity).factor
+    return Parity(
+        quantity,
+        np.linspace(low - room, high + room, n_bins + 1),
+        {kind: ErrorHistogram.of(found, n_values, shown) for kind, found in sizes.items()},
+    )
 
 
 def _group_sizes(name: str, errors: LabelErrors) -> dict[str, dict[str, int]]:
@@ -221,8 +249,3 @@ def _group_sizes(name: str, errors: LabelErrors) -> dict[str, dict[str, int]]:
         if name in found.sums:
             sizes[kind][group] = found.sums[name].n
     return {kind: found for kind, found in sizes.items() if found}
-
-
-def _largest(sizes: dict[str, int]) -> list[str]:
-    """Return the groups that have most values, by name."""
-    return sorted(sorted(sizes, key=lambda name: (-sizes[name], name))[:_MOST_GROUPS])

@@ -20,16 +20,15 @@ def parity_figure(parities: Sequence[Parity]) -> Figure:
     Args:
         parities: of ``read_parities``, one at least.
     """
-    n_columns = 1 + max(max(len(parity.groups), 1) for parity in parities)
+    n_columns = 1 + max(len(parity.histograms) for parity in parities)
     with styled():
         figure = Figure(figsize=(4.2 * n_columns, 3.5 * len(parities)), layout="constrained")
         grid = figure.subplots(len(parities), n_columns, squeeze=False)
         for parity, (left, *rest) in zip(parities, grid, strict=True):
             _draw_density(left, parity)
-            kinds = list(parity.groups) or [""]
-            for axes, kind in zip(rest, kinds, strict=False):
+            for axes, kind in zip(rest, parity.histograms, strict=False):
                 _draw_errors(axes, parity, kind)
-            for axes in rest[len(kinds) :]:
+            for axes in rest[len(parity.histograms) :]:
                 axes.remove()
     return figure
 
@@ -46,26 +45,30 @@ def _draw_density(axes: Axes, parity: Parity) -> None:
     axes.locator_params(axis="x", nbins=4)
     axes.locator_params(axis="y", nbins=5)
     label = _with_unit(parity.quantity.label, Scale.of(parity.quantity).unit)
-    axes.set_xlabel(f"label: {label}")
+    axes.set_xlabel(f"label: {label}" + _beyond(parity, parity.density))
     axes.set_ylabel(f"predicted: {label}")
 
 
 def _draw_errors(axes: Axes, parity: Parity, kind: str) -> None:
     """Draw the errors of all, filled, and those of the groups of one kind."""
-    edges = parity.error_edges
-    axes.stairs(_shares(parity.errors), edges, fill=True, color=GRAY, alpha=0.3, label="all")
-    groups = parity.groups.get(kind, {})
-    for (name, counts), color in zip(groups.items(), PALETTE, strict=False):
-        axes.stairs(_shares(counts), edges, color=color, label=shortened(name))
+    found = parity.histograms[kind]
+    axes.stairs(_shares(found.counts), found.edges, fill=True, color=GRAY, alpha=0.3, label="all")
+    for (name, counts), color in zip(found.groups.items(), PALETTE, strict=False):
+        axes.stairs(_shares(counts), found.edges, color=color, label=shortened(name, 18))
     label = _with_unit(f"error of {parity.quantity.label}", Scale.of(parity.quantity).error_unit)
-    n_values = int(parity.density.sum())
-    beyond = f"\n{parity.n_beyond} of {n_values} values lie beyond" if parity.n_beyond else ""
-    axes.set_xlabel(label + beyond)
+    axes.set_xlabel(label + _beyond(parity, found.counts))
     axes.set_ylabel("share of the values (%)")
-    title = _KINDS.get(kind, "")
-    if parity.n_groups.get(kind, 0) > len(groups):
-        title += f",\nthe largest {len(groups)} of {parity.n_groups[kind]}"
-    axes.legend(title=title or None, loc="upper left", bbox_to_anchor=(1, 1))
+    axes.locator_params(axis="x", nbins=5)
+    title = _KINDS.get(kind)
+    if found.n_groups > len(found.groups):
+        title = f"{title},\nthe largest {len(found.groups)}\nof {found.n_groups}"
+    axes.legend(title=title, alignment="left", loc="upper left", bbox_to_anchor=(1, 1))
+
+
+def _beyond(parity: Parity, counts: NDArray[np.int64]) -> str:
+    """Say how many values are outside of the bins, on a line of its own."""
+    n_beyond = parity.n_values - int(counts.sum())
+    return f"\n{n_beyond} of {parity.n_values} values lie beyond" if n_beyond else ""
 
 
 def _shares(counts: NDArray[np.int64]) -> NDArray[np.float64]:

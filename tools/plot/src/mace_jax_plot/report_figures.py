@@ -75,7 +75,9 @@ def predictions(artifacts: Sequence[Artifact]) -> str:
         parts.append(_error_table([row for rows in of_each for row in _worst(rows)]))
         if any(len(rows) > _MOST_ROWS for rows in of_each):
             everything = [row for rows in of_each for row in rows]
-            parts.append(folded("errors of all groups", _error_table(everything)))
+            parts.append(
+                folded("errors of all groups; above, the largest", _error_table(everything))
+            )
     return "\n".join(parts)
 
 

@@ -14,9 +14,9 @@ from mace_jax_plot.style import GRAY, colors, shortened, styled
 
 # What is drawn of every run; "training, evaluated" is left out for the sake of the eye.
 _MODES: dict[str, tuple[str, dict[str, Any]]] = {
-    "train": ("training", {"linestyle": ":", "linewidth": 1.2}),
-    "valid": ("validation", {"linestyle": "-"}),
-    "eval_test": ("test", {"linestyle": "none", "marker": "*", "markersize": 11}),
+    "train": ("training", {"linestyle": ":", "linewidth": 1.1}),
+    "valid": ("validation", {"linestyle": "-", "linewidth": 1.4}),
+    "eval_test": ("test", {"linestyle": "none", "marker": "*", "markersize": 8}),
 }
 
 
