@@ -99,8 +99,9 @@ def _upgraded(
         message = f"{files[0]}: --upgrade needs either --output or --overwrite; give one of them"
         raise ConfigError(message)
     file = read_tagged_file(files[0])
+    newest = is_newest(file)
     summary = {"kind": file.kind, "from": file.version, "to": current_version(file.kind)}
-    if is_newest(file):
+    if newest:
         log.info("%s: %s version %s is the newest; nothing written", *file[:1], *file[3:])
         return Result(files[0], summary)
     target = output or files[0]
