@@ -36,7 +36,7 @@ def parity_figure(parities: Sequence[Parity]) -> Figure:
 def _draw_density(axes: Axes, parity: Parity) -> None:
     edges = parity.edges
     shown = np.ma.masked_equal(parity.density.T, 0)
-    norm = LogNorm(vmin=1, vmax=max(10, shown.max()))
+    norm = LogNorm(vmin=1, vmax=max(10, int(parity.density.max())))
     mesh = axes.pcolormesh(edges, edges, shown, norm=norm, rasterized=True)
     bar = axes.figure.colorbar(mesh, ax=axes, shrink=0.75, format=lambda value, _: f"{value:g}")
     bar.ax.set_title("values", fontsize=8)
