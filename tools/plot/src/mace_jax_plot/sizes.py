@@ -125,8 +125,9 @@ def histograms(rows: Sequence[Sequence[Panel]]) -> Figure:
 
 def _draw(axes: Axes, panel: Panel, color: str) -> None:
     counts, edges = np.histogram(panel.values, _edges(panel.values))
-    look = {"color": color, "edgecolor": color, "linewidth": 0.4}  # no seams between the bars
-    axes.bar(edges[:-1], counts, np.diff(edges), align="edge", **look)
+    widths = np.diff(edges)
+    # the line closes the seams between bars
+    axes.bar(edges[:-1], counts, widths, align="edge", color=color, edgecolor=color, linewidth=0.4)
     axes.set_xlabel(panel.label)
     axes.set_ylabel(panel.counted)
     axes.xaxis.set_major_locator(_whole_numbers())
