@@ -172,6 +172,10 @@ def test_summaries(capsys):
     dataset = inspect(HERE / "dataset" / "v2" / "flat.h5").summary
     assert (dataset["structures"], dataset["atoms"]) == (2, 5)
     assert dataset["labels"]["energy"] == 2
+    index = inspect(HERE / "index" / "v1" / "train.parquet").summary
+    atoms = {"H": 2, "C": 1, "O": 1, "Si": 1}
+    assert dataset["elements"] == index["elements"] == atoms
+    assert dataset["heads"] == index["heads"] == {"Default": 1, "pbe": 1}
     checkpoint = inspect(HERE / "checkpoint" / "v1" / "run.checkpoint").summary
     assert (checkpoint["epoch under way"], checkpoint["batches done of it"]) == (2, 1)
     plan = inspect(HERE / "batch_plan" / "v3" / "train.plan.json").summary

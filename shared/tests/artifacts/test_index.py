@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mace_jax.artifacts.index import (
+    Index,
     IndexRow,
     IndexWriter,
+    atoms_of_elements,
     hill_formula,
     index_row,
     merge_indices,
@@ -265,3 +267,11 @@ def test_counts_of_neighbors_must_fit_the_atoms(path):
     with pytest.raises(ArtifactError, match="row 1: n_neighbors of 1 atoms, expected 2"):
         read_index(path)
     assert read_index(path, ["n_edges"]).n_structures == 2
+
+
+@given(st.lists(st.lists(st.sampled_from([1, 2, 6, 8, 27, 118]), min_size=1), min_size=1))
+def test_atoms_of_elements_are_counted_in_formulas(structures):
+    formulas = [hill_formula(np.array(atomic_numbers)) for atomic_numbers in structures]
+    index = Index(pa.table({"formula": formulas}), 4.0, "train", DIGEST, len(formulas))
+    found, counts = np.unique(np.concatenate(structures), return_counts=True)
+    assert atoms_of_elements(index) == dict(zip(found.tolist(), counts.tolist(), strict=True))

@@ -137,8 +137,9 @@ def test_folder_stands_for_its_files(run, made):
     code, out, _ = run(made.parent)
     assert code == 0
     assert out.startswith(str(made))
-    code, out, err = run(made.parent / "data")
-    assert (code, err) == (1, "")  # train.xyz holds predictions of no tool of ours
+    code, out, _ = run(made.parent / "data")
+    assert code == 0
+    assert out.startswith(str(made.parent / "data" / "train.xyz"))
 
 
 def test_report(run, made):
@@ -186,10 +187,55 @@ def test_structures_in_extended_xyz_have_an_origin_but_no_version(run, tmp_path)
         writer.write([water, water])
     code, out, _ = run("taught.xyz", "--check")
     assert code == 0
-    assert re.search(r"kind +structures, without a tag\n", out)
+    assert re.search(r"kind +extxyz, data; none of the contract's\n", out)
     assert re.search(r"from +labels: model.msgpack, model_bundle, .*, verified", out)
     for name, text in (("atoms", "6"), ("heads", "pt_head 2"), ("labels", "energy 2")):
         assert re.search(rf"{name} +{text}\n", out + "\n")
     code, _, err = run("taught.xyz", "--upgrade", "--output", "new.xyz")
     assert code == 1
-    assert "taught.xyz: has no tag, expected a file with a version" in err
+    assert "taught.xyz: holds data, without a tag, expected a file with a version" in err
+
+
+XYZ = """3
+Properties=species:S:1:pos:R:3:REF_forces:R:3 REF_energy=-1.5 head=pbe
+O 0 0 0 0 0 1
+H 0 0 1 0 0 0
+H 0 1 0 0 0 0
+1
+Properties=species:S:1:pos:R:3 energy=-0.5 head=scan
+H 0 0 0
+"""
+
+
+def test_data_are_counted(run, tmp_path):
+    (tmp_path / "a.xyz").write_text(XYZ)
+    code, out, _ = run("a.xyz", "--json")
+    (file,) = json.loads(out)["summary"]["files"]
+    assert (code, file["kind"], file["version"], file["valid"]) == (0, "extxyz", None, None)
+    assert file["summary"] == {
+        "structures": 2,
+        "atoms": 4,
+        "elements": {"H": 3, "O": 1},
+        "heads": {"pbe": 1, "scan": 1},
+        "labels": {"energy": 2, "forces": 1},
+        "label keys": {"energy": ["REF_energy", "energy"], "forces": ["REF_forces"]},
+    }
+    code, out, _ = run("a.xyz")
+    assert "extxyz, data; none of the contract's" in out
+    assert re.search(r"elements +H 3, O 1\n", out)
+
+
+def test_bad_data_are_named_unless_nothing_is_read(run, tmp_path):
+    (tmp_path / "a.xyz").write_text(XYZ.replace("H 0 0 0", "H 0 0 zero"))
+    code, out, _ = run("a.xyz")
+    assert code == 1
+    assert "PROBLEM" in out
+    assert "a.xyz: frame 1" in out
+    assert run("a.xyz", "--quick")[0] == 0
+
+
+def test_data_have_no_version(run, tmp_path):
+    (tmp_path / "a.xyz").write_text(XYZ)
+    code, out, err = run("a.xyz", "--upgrade", "--overwrite")
+    assert (code, out) == (1, "")
+    assert "a.xyz: holds data, without a tag, expected a file with a version" in err

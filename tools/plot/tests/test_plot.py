@@ -9,8 +9,6 @@ import matplotlib as mpl
 import pytest
 from matplotlib.figure import Figure
 
-from mace_jax.artifacts.provenance import make_provenance
-from mace_jax.artifacts.versioned import tag
 from mace_jax.errors import ArtifactError
 from mace_jax_plot.cli import main
 from mace_jax_plot.curves import draw_curves, metrics_files, read_run
@@ -32,20 +30,6 @@ def rows_of(n_epochs: int, head: str = "Default") -> list[dict]:
 
 
 @pytest.fixture
-def write(tmp_path: Path) -> Callable[..., Path]:
-    """Return a function that writes a metrics file."""
-
-    def write_metrics(rows: list[dict], status: str = "finished", name: str = "run") -> Path:
-        provenance = make_provenance("mace-jax-train", [], reproducible=True)
-        header = {"schema": tag("metrics"), "provenance": provenance, "status": status}
-        path = tmp_path / f"{name}.metrics"
-        path.write_text("\n".join(json.dumps(line) for line in (header, *rows)) + "\n")
-        return path
-
-    return write_metrics
-
-
-@pytest.fixture
 def plot(capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Return a function that runs the command successfully and returns its stdout."""
 
@@ -57,20 +41,6 @@ def plot(capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
         return captured.out
 
     return run
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """Return a list that every figure is added to when it is saved."""
-    figures: list[Figure] = []
-    save = Figure.savefig
-
-    def keep(figure: Figure, *arguments: object, **options: object) -> None:
-        figures.append(figure)
-        save(figure, *arguments, **options)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
-    return figures
 
 
 def labels_of(figure: Figure, panel: int) -> list[str]:

@@ -6,6 +6,7 @@ data looked through, where the dataset is not.
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from mace_jax.structures.structure_block import StructureBlock, block_digests
 
 KIND = "index"
 _ROW_GROUP = 5_000
-_SYMBOL = re.compile("[A-Z][a-z]?")
+_SYMBOL = re.compile(r"([A-Z][a-z]?)(\d*)")
 _NAME = pa.dictionary(pa.int32(), pa.string())
 _TYPES = {
     "source": _NAME,
@@ -307,9 +308,16 @@ def elements_of_index(path: Path) -> set[int]:
     Raises:
         ArtifactError: the index is missing, damaged or of another kind.
     """
-    formulas = pc.unique(read_index(path, ["formula"]).table["formula"].cast(pa.string()))
-    symbols = {symbol for text in formulas.to_pylist() for symbol in _SYMBOL.findall(text)}
-    return {SYMBOLS.index(symbol) for symbol in symbols}
+    return set(atoms_of_elements(read_index(path, ["formula"])))
+
+
+def atoms_of_elements(index: Index) -> dict[int, int]:
+    """Return atomic number -> atoms in the dataset, ascending; the index needs its formulas."""
+    found: Counter[str] = Counter()
+    for formula in pc.value_counts(index.table["formula"].cast(pa.string())).to_pylist():
+        for symbol, count in _SYMBOL.findall(formula["values"]):
+            found[symbol] += int(count or 1) * formula["counts"]
+    return dict(sorted((SYMBOLS.index(symbol), count) for symbol, count in found.items()))
 
 
 def _open(path: Path) -> pq.ParquetFile:

@@ -25,7 +25,7 @@ class Report:
         sha256: its digest; None if none were computed.
         n_bytes: its size.
         kind: of the file; None if it is none of ours.
-        version: of its format; None if Torch MACE wrote it, and of structures in extended XYZ.
+        version: of its format; None if Torch MACE wrote it, and of extended XYZ.
         newest: version of its kind that is written today.
         valid: whether the schema of its own version allows what it says; None without one.
         problem: why it cannot be read, if so.
@@ -60,10 +60,10 @@ class Report:
     def _kind(self) -> str:
         if self.kind is None:
             return "none of the contract's"
+        if self.kind == "extxyz":
+            return "extxyz, data; none of the contract's"
         if self.version is None:
-            return f"{self.kind}, " + (
-                "without a tag" if self.provenance else "written by Torch MACE"
-            )
+            return f"{self.kind}, written by Torch MACE"
         newest = "the newest" if self.version == self.newest else f"the newest is {self.newest}"
         return f"{self.kind} version {self.version} ({newest}), schema {_validity(self.valid)}"
 

@@ -8,12 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mace_jax.artifacts.batch_plan import read_batch_plan
 from mace_jax.artifacts.checkpoint import read_checkpoint
-from mace_jax.artifacts.dataset import Dataset
-from mace_jax.artifacts.index import read_index
 from mace_jax.artifacts.metrics import read_metrics
 from mace_jax.artifacts.model_bundle import ModelBundle, read_model_bundle, unpack_model_bundle
 from mace_jax.artifacts.predictions import read_predictions
@@ -27,13 +23,10 @@ from mace_jax.artifacts.training_sums import read_training_sums
 from mace_jax.artifacts.versioned import check_document
 from mace_jax.elements import symbol
 from mace_jax.errors import ArtifactError
+from mace_jax.inspection.data_summaries import dataset_summary, extxyz_summary, index_summary
 from mace_jax.inspection.tagged_file import TaggedFile, lammps_document
-from mace_jax.structures.label_keys import LabelCounts, LabelKeys
-from mace_jax.structures.read_structures import stream_structures
-from mace_jax.structures.structure import PROPERTY_SHAPES
 
 Summary = dict[str, Any]
-_STRIDE = 1024
 _ERRORS = ("loss", "rmse_e_per_atom", "rmse_f", "rmse_stress", "mae_e_per_atom", "mae_f")
 
 
@@ -42,15 +35,15 @@ def summarize(file: TaggedFile, *, quick: bool) -> Summary:
 
     Args:
         file: of any kind.
-        quick: don't read all structures of a dataset.
+        quick: don't read all structures of a dataset or of extended XYZ.
 
     Raises:
         MaceJaxError: it is damaged, or of a version that is not read.
     """
     if file.kind == "dataset":
-        return _dataset(file.path, quick=quick)
-    if file.kind == "structures":
-        return {} if quick else _structures(file.path)
+        return dataset_summary(file.path, quick=quick)
+    if file.kind == "extxyz":
+        return extxyz_summary(file.path, quick=quick)
     if file.container == "arrow":
         return {"holds": "the batches of the plan beside it"}
     if file.kind == "predictions":
@@ -59,64 +52,6 @@ def summarize(file: TaggedFile, *, quick: bool) -> Summary:
         message = f"{file.path}: unknown kind {file.kind!r}; upgrade mace-jax-shared"
         raise ArtifactError(message)
     return _SUMMARIES[file.kind](file.path)
-
-
-def _dataset(path: Path, *, quick: bool) -> Summary:
-    with Dataset(path) as dataset:
-        summary: Summary = {"structures": len(dataset), "layout": dataset.layout}
-        if dataset.r_max is not None:
-            summary["pairs within, Å"] = dataset.r_max
-        return summary if quick else summary | _content_of(dataset)
-
-
-def _content_of(dataset: Dataset) -> Summary:
-    atoms, elements = 0, set()
-    heads: Counter[str] = Counter()
-    labels: Counter[str] = Counter()
-    for start in range(0, len(dataset), _STRIDE):
-        block = dataset.read_block(range(start, min(start + _STRIDE, len(dataset))))
-        atoms += int(block.n_atoms.sum())
-        elements |= set(np.unique(block.atomic_numbers).tolist())
-        heads.update(block.heads)
-        for name in PROPERTY_SHAPES:
-            labels[name] += int(block.label(name).present.sum())
-    return {
-        "atoms": atoms,
-        "elements": [symbol(number) for number in sorted(elements)],
-        "heads": dict(heads),
-        "labels": {name: count for name, count in labels.items() if count},
-    }
-
-
-def _structures(path: Path) -> Summary:
-    counts, atoms, elements = LabelCounts(), 0, set[int]()
-    for structure in stream_structures(path, LabelKeys(), counts):
-        atoms += len(structure)
-        elements |= set(np.unique(structure.atomic_numbers).tolist())
-    return {
-        "structures": counts.n_structures,
-        "atoms": atoms,
-        "elements": [symbol(number) for number in sorted(elements)],
-        "heads": dict(counts.heads),
-        "labels": {name: n for name in PROPERTY_SHAPES if (n := counts.total(name))},
-    }
-
-
-def _index(path: Path) -> Summary:
-    index = read_index(path)
-    table = index.table
-    labels = {name: int(np.sum(table[name].to_numpy())) for name in PROPERTY_SHAPES}
-    return {
-        "structures": index.n_structures,
-        "of dataset": index.dataset_name,
-        "dataset sha256": index.dataset_sha256,
-        "r_max, Å": index.r_max,
-        "atoms": int(np.sum(table["n_atoms"].to_numpy())),
-        "edges": int(np.sum(table["n_edges"].to_numpy())),
-        "formulas": len(table["formula"].unique()),
-        "heads": dict(Counter(table["head"].to_pylist())),
-        "labels": {name: count for name, count in labels.items() if count},
-    }
 
 
 def _statistics(path: Path) -> Summary:
@@ -289,7 +224,7 @@ def _lammps_model(path: Path) -> Summary:
 
 
 _SUMMARIES: Mapping[str, Callable[[Path], Summary]] = {
-    "index": _index,
+    "index": index_summary,
     "statistics": _statistics,
     "training_sums": _training_sums,
     "batch_plan": _batch_plan,

@@ -27,9 +27,9 @@ class TaggedFile(NamedTuple):
         path: of the file.
         container: ``hdf5``, ``parquet``, ``arrow``, ``npz``, ``pickle``, ``msgpack``, ``json``,
             ``json_lines`` or ``extxyz``.
-        document: the object with ``schema`` and ``provenance``; None where Torch MACE, which writes
-            no tag, made the file; without ``schema`` for structures in extended XYZ.
-        kind: of the file.
+        document: the object with ``schema`` and ``provenance``; None in a file of Torch MACE, which
+            writes no tag, and in extended XYZ that holds data, unless these say who wrote them.
+        kind: of the file; ``extxyz`` of data.
         version: of its format; None without a tag.
     """
 
@@ -59,8 +59,9 @@ def read_tagged_file(path: Path) -> TaggedFile:
             return TaggedFile(path, container, None, "dataset", None)
         if container == "json" and "schema" not in document and "atomic_energies" in document:
             return TaggedFile(path, container, None, "statistics", None)
-        if container == "extxyz" and "schema" not in document and "tool" in document["provenance"]:
-            return TaggedFile(path, container, document, "structures", None)
+        if container == "extxyz" and "schema" not in document:
+            origin = document if "tool" in document["provenance"] else None
+            return TaggedFile(path, container, origin, "extxyz", None)
         schema = document["schema"]
         kind, version = schema["kind"], schema["version"]
         if not (isinstance(kind, str) and isinstance(version, int)):

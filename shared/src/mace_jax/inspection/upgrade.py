@@ -27,11 +27,11 @@ def is_newest(file: TaggedFile) -> bool:
     """Return whether there is nothing to upgrade.
 
     Raises:
-        ArtifactError: the file has no version: it is Torch MACE's, extended XYZ, or part of a plan.
+        ArtifactError: the file has no version: it is Torch MACE's, or data, or part of a plan.
     """
     if file.version is None or file.container == "arrow":
-        untagged = "is Torch MACE's, without a tag" if file.document is None else "has no tag"
-        what = "belongs to a plan" if file.container == "arrow" else untagged
+        others = {"arrow": "belongs to a plan", "extxyz": "holds data, without a tag"}
+        what = others.get(file.container, "is Torch MACE's, without a tag")
         message = f"{file.path}: {what}, expected a file with a version; it is read as it is"
         raise ArtifactError(message)
     document = file.document or {}

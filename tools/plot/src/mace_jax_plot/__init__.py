@@ -1,1 +1,1 @@
-"""Plot the learning curves of MACE-JAX training runs."""
+"""Draw figures and reports of MACE-JAX training runs."""

@@ -1,46 +1,50 @@
-"""Learning curves: the loss of training and validation, and one panel for each metric."""
+"""Learning curves of a run: the loss of training and validation, a panel for each metric."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from mace_jax.artifacts.atomic_write import atomic_file
 from mace_jax.artifacts.metrics import read_metrics
 from mace_jax.errors import ArtifactError, ConfigError
+from mace_jax_plot.metric_axes import factor, label_axes
+from mace_jax_plot.style import BLUE, ORANGE, save, styled
 
 Row = dict[str, Any]
 
-# Colours that stay apart for colour-blind readers and in print (Okabe and Ito).
 _MODES = {
-    "train": ("training", "#0072B2", "-"),
-    "eval_train": ("training, evaluated", "#0072B2", "--"),
-    "valid": ("validation", "#D55E00", "-"),
-    "eval_test": ("test", "#000000", "none"),
+    "train": ("training", BLUE, "-"),
+    "eval_train": ("training, evaluated", BLUE, "--"),
+    "valid": ("validation", ORANGE, "-"),
+    "eval_test": ("test", "black", "none"),
 }
-_LABELS = {
-    "e": "energy (meV)",
-    "e_per_atom": "energy (meV/atom)",
-    "f": "force (meV/Å)",
-    "stress": "stress (meV/Å³)",
-    "virials": "virial (meV)",
-    "virials_per_atom": "virial (meV/atom)",
-    "mu": "dipole",  # in whatever unit the labels have
-    "mu_per_atom": "dipole by atoms",
-}
-_STYLE: dict[Any, Any] = {
-    "font.size": 11,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "lines.linewidth": 1.8,
-    "savefig.dpi": 200,
-    "svg.hashsalt": "mace-jax",  # element ids, and with them the file, do not change by themselves
-}
+
+
+class TrainingRun(NamedTuple):
+    """The metrics of a run, checked: its name, how it ended, and its rows."""
+
+    name: str
+    status: str
+    rows: list[Row]
+
+    @property
+    def title(self) -> str:
+        """The name, and the status unless that is ``finished``."""
+        return self.name if self.status == "finished" else f"{self.name} ({self.status})"
+
+    @property
+    def heads(self) -> list[str]:
+        """Heads in the order in which they occur."""
+        return list(dict.fromkeys(row["head"] for row in self.rows))
+
+    def points(self, mode: str, head: str, key: str) -> list[tuple[int, float]]:
+        """Return epochs and values of a metric, in the unit of its axis."""
+        return [
+            (row["epoch"], factor(key) * row[key])
+            for row in self.rows
+            if row["mode"] == mode and row["head"] == head and row.get(key) is not None
+        ]
 
 
 def metrics_files(path: Path) -> list[Path]:
@@ -54,14 +58,6 @@ def metrics_files(path: Path) -> list[Path]:
         message = f"{path}: no .metrics files there; give the folder of a training run"
         raise ArtifactError(message)
     return files
-
-
-class TrainingRun(NamedTuple):
-    """The metrics of a run, checked: its name, how it ended, and its rows."""
-
-    name: str
-    status: str
-    rows: list[Row]
 
 
 def read_run(path: Path, keys: list[str], start_interval: int) -> TrainingRun:
@@ -102,35 +98,27 @@ def draw_curves(path: Path, run: TrainingRun, keys: list[str], *, linear: bool) 
         keys: metrics to show.
         linear: linear instead of logarithmic vertical axes.
     """
-    figure = curves_figure(run, keys, linear=linear)
-    with mpl.rc_context(_STYLE), atomic_file(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:], metadata=_no_date(path))
+    save(curves_figure(run, keys, linear=linear), path)
 
 
 def curves_figure(run: TrainingRun, keys: list[str], *, linear: bool) -> Figure:
     """Return the figure that ``draw_curves`` writes."""
-    with mpl.rc_context(_STYLE):
-        panels = ["loss", *keys]
-        figure = Figure(figsize=(4.2 * len(panels), 3.6), layout="constrained")
+    panels = ["loss", *keys]
+    with styled():
+        figure = Figure(figsize=(3.9 * len(panels), 3.6), layout="constrained")
         for axes, key in zip(
             figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
         ):
-            _draw_panel(axes, run.rows, key, linear=linear)
-        unfinished = "" if run.status == "finished" else f" ({run.status})"
-        figure.suptitle(run.name + unfinished)
+            _draw_panel(axes, run, key, linear=linear)
+        figure.suptitle(run.title)
     return figure
 
 
-def _draw_panel(axes: Axes, rows: list[Row], key: str, *, linear: bool) -> None:
-    factor = 1000 if "(meV" in _axis_label(key) else 1
-    heads = list(dict.fromkeys(row["head"] for row in rows))
+def _draw_panel(axes: Axes, run: TrainingRun, key: str, *, linear: bool) -> None:
+    heads = run.heads
     for mode, (label, color, line) in _MODES.items():
         for number, head in enumerate(heads):
-            points = [
-                (row["epoch"], factor * row[key])
-                for row in rows
-                if row["mode"] == mode and row["head"] == head and row.get(key) is not None
-            ]
+            points = run.points(mode, head, key)
             if not points:
                 continue
             name = label if len(heads) == 1 else f"{label}, {head}"
@@ -144,39 +132,10 @@ def _draw_panel(axes: Axes, rows: list[Row], key: str, *, linear: bool) -> None:
                 markersize=11 if mode == "eval_test" else 3.5,
                 alpha=1 - 0.6 * number / len(heads),
             )
-    axes.set_xlabel("epoch")
-    axes.set_ylabel(_axis_label(key))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if not linear and any(row.get(key) for row in rows):  # zeros alone have no logarithm
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(_plain_number)
-        axes.yaxis.set_minor_formatter(_plain_leading_number)
-    axes.legend(frameon=False)
-
-
-def _plain_number(value: float, _position: float) -> str:
-    return f"{value:g}"
-
-
-def _plain_leading_number(value: float, _position: float) -> str:
-    """Label 2 and 5 between powers of ten, where a range of less than two decades needs it."""
-    return f"{value:g}" if f"{value:e}"[0] in "25" else ""
-
-
-def _axis_label(key: str) -> str:
-    if key == "loss":
-        return "loss"
-    kind, _, quantity = key.removeprefix("rel_").partition("_")
-    name, _, unit = _LABELS.get(quantity, quantity).partition(" (")
-    if key.startswith("rel_"):
-        return f"relative {name} {kind.upper()} (%)"
-    return f"{name} {kind.upper()} ({unit}" if unit else f"{name} {kind.upper()}"
+    # zeros alone have no logarithm
+    label_axes(axes, key, logarithmic=not linear and any(row.get(key) for row in run.rows))
+    axes.legend()
 
 
 def _is_metric(name: str, value: Any) -> bool:
     return value is not None and name.split("_", maxsplit=1)[0] in ("loss", "mae", "rmse", "rel")
-
-
-def _no_date(path: Path) -> dict[str, Any]:
-    """Return metadata that keeps the time of drawing out of the file."""
-    return {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}.get(path.suffix, {})
