@@ -3,8 +3,9 @@
 Programs that share a simulation among processes, such as LAMMPS, give each of them a domain. Of a
 domain's neighbours nothing is known but the vectors between atoms.
 
-Where no features come from elsewhere, a layer needs the atoms within as many cutoffs of the own ones
-as there are layers after it. So each layer may have pairs of its own: the first of the layer before.
+Where no features come from elsewhere, a layer needs the atoms within as many cutoffs of the own
+ones as there are layers after it. So each layer may have pairs of its own: the first of those that
+the layer before it has.
 """
 
 from collections.abc import Sequence

@@ -1,10 +1,10 @@
 """A network on one domain of a larger system, with features of other domains' atoms exchanged.
 
 Where a domain needs nothing of others one compiled function gives energies and their gradient.
-Otherwise the network runs in stages, a layer each. Between them the features of atoms that belong to other
-domains are replaced by what these domains computed; on the way back what has been collected for
-such atoms is given to their owners. The chain rule between stages is applied here, by hand, because
-an exchange waits for other processes and so is no part of a compiled program.
+Otherwise the network runs in stages, a layer each. Between them the features of atoms that belong
+to other domains are replaced by what these domains computed; on the way back what has been
+collected for such atoms is given to their owners. The chain rule between stages is applied here, by
+hand, because an exchange waits for other processes and so is no part of a compiled program.
 """
 
 from collections.abc import Mapping, Sequence

@@ -160,6 +160,7 @@ class _Reach:
         self.own = own[np.argsort(entries.centers[own], kind="stable")]
         self.centers, self.neighbors = entries.centers[self.own], entries.neighbors[self.own]
         self.vectors = entries.vectors[self.own]
+        self._lengths = np.linalg.norm(self.vectors, axis=1)
         self.depths = np.full(len(entries.species), np.iinfo(np.int16).max, np.int16)
         self.depths[: entries.n_local] = 0
         self._ghosts = np.flatnonzero(self.neighbors >= entries.n_local)
@@ -169,10 +170,9 @@ class _Reach:
 
     def own_pairs(self) -> tuple[Integers, Integers]:
         """Return the pairs of own atoms, as ``starts`` and ``ends`` of a neighbourhood."""
-        lengths = np.linalg.norm(self.vectors, axis=1)
-        near = np.flatnonzero(lengths < self._r_max)
+        near = np.flatnonzero(self._lengths < self._r_max)
         near = near[self.centers[near] < self.neighbors[near]]
-        self._seen = near[np.argsort(lengths[near], kind="stable")]  # nearest centre first
+        self._seen = near[np.argsort(self._lengths[near], kind="stable")]  # nearest centre first
         return np.full(len(near), -1), near
 
     def pairs_of_shell(self, depth: int) -> tuple[Integers, Integers]:
@@ -185,17 +185,20 @@ class _Reach:
         depths = self.depths[receiver]
         outward = (depths > depth) | ((depths == depth) & (sender < receiver))
         start, end = start[outward], end[outward]
-        close = np.linalg.norm(self.vectors[end] - self.vectors[start], axis=1) < self._r_max
+        between = self.vectors[end] - self.vectors[start]
+        close = np.einsum("ij,ij->i", between, between) < self._r_max**2
         self._seen = end[close]
         return start[close], end[close]
 
     def _entries_around(self, seen: Integers) -> tuple[Integers, Integers]:
-        """Pair each entry with all entries of its centre that end at a ghost."""
+        """Pair each entry with those of its centre that end at a ghost, which may be close."""
         centers = self.centers[seen]
         counts = self._counts[centers]
         start = np.repeat(seen, counts)
         offset = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        return start, self._ghosts[np.repeat(self._first[centers], counts) + offset]
+        end = self._ghosts[np.repeat(self._first[centers], counts) + offset]
+        close = self._lengths[end] - self._lengths[start] < self._r_max
+        return start[close], end[close]
 
 
 def check_entries(entries: NeighborEntries, source: str) -> None:
