@@ -153,8 +153,19 @@ def half_empty() -> Atoms:
     return atoms
 
 
+def one_in_a_small_box() -> Atoms:
+    """Return an atom that sees its own images alone."""
+    return Atoms("Cl", cell=[2.9, 3.4, 5.3], pbc=True)
+
+
+def one_alone() -> Atoms:
+    """Return an atom that sees nothing."""
+    return Atoms("Cl", positions=[[4.0, 5.0, 6.0]], cell=[12.0] * 3, pbc=True)
+
+
 STRUCTURES = {
-    function.__name__: function for function in (crystal, disordered, triclinic, half_empty)
+    function.__name__: function
+    for function in (crystal, disordered, triclinic, half_empty, one_in_a_small_box, one_alone)
 }
 
 

@@ -57,6 +57,15 @@ def test_a_process_without_atoms(lammps, model, structure_of, expected, flavor):
     assert_same(outcome.found, expected("vectors", "half_empty"))
 
 
+@pytest.mark.parametrize(("flavor", "n_processes"), [("plain", 1), ("exchange", 2)])
+@pytest.mark.parametrize("structure", ["one_in_a_small_box", "one_alone"])
+def test_one_atom(lammps, model, structure_of, expected, structure, flavor, n_processes):
+    outcome = lammps(model("vectors").lammps, structure_of(structure), flavor, n_processes)
+    assert outcome.code == 0, outcome.text
+    for name, values in expected("vectors", structure).items():
+        np.testing.assert_allclose(outcome.found[name], values, rtol=0, atol=1e-10, err_msg=name)
+
+
 def test_lists_of_ghosts_change_nothing(lammps, model, structure_of, expected):
     outcome = lammps(model("vectors").lammps, structure_of("crystal"), "plain", ghosts=1)
     assert outcome.code == 0, outcome.text

@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 from mace_jax.artifacts.batch_plan import Caps
 from mace_jax.batching.neighbor_table import fill_table, join_pairs, n_rows
 from mace_jax.errors import DataError
-from mace_jax.structures.neighbor_list import count_neighbors, neighbor_list, pair_list
+from mace_jax.structures.neighbor_list import (
+    PairList,
+    count_neighbors,
+    neighbor_list,
+    pair_list,
+)
 from mace_jax.structures.structure import Structure
 
 R_MAX = 3.0
@@ -204,3 +209,16 @@ def test_caps_cover_themselves(caps):
 @given(lists_of_edges(), st.integers(1, 20), several_caps)
 def test_what_fits_in_one_fits_in_the_covering_caps(lists, n_neighbor, others):
     check(lists, Caps.covering([caps_of(lists, n_neighbor), *others]))
+
+
+def test_atoms_that_only_send_have_no_slots():
+    """A triangle, of which the last atom receives nothing."""
+    pairs = PairList(
+        np.array([0, 2, 1], np.int32), np.array([1, 0, 2], np.int32), np.zeros((3, 3), np.int32)
+    )
+    table = fill_table(pairs, Caps(n_node=4, n_edge=6, n_graph=2, n_neighbor=2, n_row=4), 2)
+    edges = [edge[:2] for edge in edges_in_slots(pairs, table)]
+    assert edges == [(1, 0), (2, 0), (0, 1), (2, 1)]
+    last = table.slot_pair.size - 1
+    assert table.slot_direction.ravel()[last] == 0
+    np.testing.assert_array_equal(table.pair_slots, [[2, 0], [1, last], [last, 3]])

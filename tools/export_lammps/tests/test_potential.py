@@ -134,10 +134,11 @@ def test_three_layers(load, bundle, assert_as_ase, mode, borders):
     assert_as_ase(simulate(atoms, potentials, borders), atoms, content)
 
 
-def test_one_layer(load, bundle, assert_as_ase):
-    """Nothing is exchanged."""
+@pytest.mark.parametrize("mode", ["halo", "staged"])
+def test_one_layer(load, bundle, assert_as_ase, mode):
+    """Nothing is exchanged, and ghosts only send."""
     atoms, content = structure(), bundle(1)
-    potentials = [connect(load(content), "staged") for _ in range(2)]
+    potentials = [connect(load(content), mode) for _ in range(2)]
     assert_as_ase(simulate(atoms, potentials, (3.0,)), atoms, content)
 
 

@@ -33,8 +33,8 @@ class NeighborTable(NamedTuple):
         slot_pair: pair in each slot, int32 ``[n_row, n_neighbor]``.
         slot_direction: 1 where the row's atom is the pair's receiver, -1 where it is its sender, 0
             in an empty slot, int8 ``[n_row, n_neighbor]``.
-        pair_slots: the slots of each pair in the flattened table, that of its receiver first,
-            int32 ``[n_pair, 2]``.
+        pair_slots: the slots of each pair in the flattened table, that of its receiver first; the
+            last slot of all in place of one that it lacks, int32 ``[n_pair, 2]``.
     """
 
     row_node: NDArray[np.int32]
@@ -63,18 +63,22 @@ def join_pairs(pieces: Sequence[PairList], n_node: NDArray[np.integer]) -> PairL
     return PairList(senders + first_node, receivers + first_node, shifts)
 
 
-def fill_table(pairs: PairList, caps: Caps) -> NeighborTable:
+def fill_table(pairs: PairList, caps: Caps, n_receiver: int | None = None) -> NeighborTable:
     """Put the edges of a batch into slots: by receiver, then sender, then shift.
 
     Args:
         pairs: of the batch, in the order of their edges.
         caps: its padded shape; rows that are left over belong to the last atom.
+        n_receiver: atoms that receive edges; those after them only send, and their derivatives are
+            not asked for. By default all receive.
 
     Raises:
         IncompatibleError: the atoms need more rows.
     """
-    n_pair = len(pairs.senders)
     n_neighbors = count_neighbors(pairs, caps.n_node)
+    if n_receiver is not None:
+        n_neighbors[n_receiver:] = 0
+    n_edge = n_neighbors.sum()
     rows = n_rows(n_neighbors, caps.n_neighbor)
     if rows.sum() > caps.n_row:
         message = (
@@ -83,15 +87,15 @@ def fill_table(pairs: PairList, caps: Caps) -> NeighborTable:
         )
         raise IncompatibleError(message)
     rows[-1] += caps.n_row - rows.sum()
-    edge_pair, edge_direction = _edges_of_pairs(pairs, caps.n_node)
+    edge_pair, edge_direction = (x[:n_edge] for x in _edges_of_pairs(pairs, caps.n_node))
     first_edge, first_row = (np.cumsum(counts) - counts for counts in (n_neighbors, rows))
     offset = np.repeat(caps.n_neighbor * first_row - first_edge, n_neighbors)
-    slots = np.arange(2 * n_pair) + offset
+    slots = np.arange(n_edge) + offset
     table = NeighborTable(
         np.repeat(np.arange(caps.n_node, dtype=np.int32), rows),
         np.zeros((caps.n_row, caps.n_neighbor), np.int32),
         np.zeros((caps.n_row, caps.n_neighbor), np.int8),
-        np.zeros((caps.n_pair, 2), np.int32),
+        np.full((caps.n_pair, 2), caps.n_row * caps.n_neighbor - 1, np.int32),
     )
     table.slot_pair.reshape(-1)[slots] = edge_pair
     table.slot_direction.reshape(-1)[slots] = edge_direction

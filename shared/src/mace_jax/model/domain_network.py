@@ -1,10 +1,10 @@
 """A network on one domain of a larger system, with features of other domains' atoms exchanged.
 
-Where a domain stands alone one compiled function gives energies and their gradient. Otherwise the
-network runs in stages, a layer each. Between them the features of atoms that belong to other
-domains are replaced by what these domains computed; on the way back what has been collected for
-such atoms is given to their owners. The chain rule between stages is applied here, by hand, because
-an exchange waits for other processes and so is no part of a compiled program.
+Where a domain needs nothing of others one compiled function gives energies and their gradient.
+Otherwise the network runs in stages, a layer each. Between them the features of atoms that belong
+to other domains are replaced by what these domains computed; on the way back what has been
+collected for such atoms is given to their owners. The chain rule between stages is applied here, by
+hand, because an exchange waits for other processes and so is no part of a compiled program.
 """
 
 from collections.abc import Mapping, Sequence
@@ -85,21 +85,24 @@ class DomainNetwork:
         self._pull_back = jit(self._traced_pull_back)
 
     def evaluate(
-        self, domain: Domain, exchange: FeatureExchange | None = None
+        self, domains: Sequence[Domain], exchange: FeatureExchange | None = None
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the energy of each of the domain's own atoms, and the gradient of their sum.
 
         Args:
-            domain: padded.
+            domains: padded; as each layer sees it, or the only one that all see, which it must be
+                where features are exchanged.
             exchange: with other domains; by default there are none.
 
-        Returns: interaction energies without E0, eV, ``[n_node]``, 0 of other atoms; derivatives
-            by the vectors, eV/Å, ``[n_pair, 3]``.
+        Returns: interaction energies without E0, eV, ``[n_own]``, 0 of padding; derivatives by the
+            vectors that the first layer sees, eV/Å, ``[n_pair, 3]``.
         """
         with self._precision():
             if exchange is None:
-                found = self._whole(self._parameters, domain.vectors, domain)
+                vectors = [domain.vectors for domain in domains]
+                found = self._whole(self._parameters, vectors, domains)
             else:
+                (domain,) = domains
                 found = self._in_stages(domain, exchange)
             energies, gradient = jax.device_get(found)
         return energies.astype(np.float64), gradient.astype(np.float64)
@@ -119,17 +122,34 @@ class DomainNetwork:
         return energies, gradient
 
     def _traced_whole(
-        self, parameters: Parameters, vectors: Array, domain: Domain
+        self, parameters: Parameters, vectors: Sequence[Array], domains: Sequence[Domain]
     ) -> tuple[Array, Array]:
-        """Return energies and gradient of a domain that stands alone."""
+        """Return energies and gradient of a domain that needs no exchange."""
         self.n_compilations += 1  # jax runs this line only when it compiles
+        model, batches = self._network(parameters), [self._batch(domain) for domain in domains]
+        n_nodes = [len(batch.species) for batch in batches]
+        n_nodes += n_nodes[-1:] * (len(self._outputs) + 1 - len(n_nodes))  # of every layer
 
-        def energy(vectors: Array) -> tuple[Array, Array]:
-            energies = self._network(parameters)(vectors, self._batch(domain))
+        def energy(vectors: Sequence[Array]) -> tuple[Array, Array]:
+            edges = [model.edges(*each) for each in zip(vectors, batches, strict=True)]
+            edges += edges[-1:] * (len(n_nodes) - len(edges))
+            embedded = features = model.embed(batches[0])
+            layers = []
+            for index, n_needed in enumerate([*n_nodes[1:], len(domains[0].own)]):
+                features = _resized(features, n_nodes[index])
+                features = model.layer(index, features, edges[index], n_needed)
+                layers.append(features)
+            read = [_resized(features, n_nodes[-1]) for features in (embedded, *layers)]
+            energies = model.read_out(read[0], read[1:], vectors[-1], batches[-1])
+            energies = energies[: len(domains[0].own)]
             return energies.sum(), energies
 
-        gradient, energies = jax.grad(energy, has_aux=True)(vectors)
-        return energies, gradient
+        gradients, energies = jax.grad(energy, has_aux=True)(vectors)
+        total, *others = gradients
+        for gradient in others:  # of the first pairs
+            n_pair = min(len(total), len(gradient))
+            total = total.at[:n_pair].add(gradient[:n_pair])
+        return energies, total
 
     def _traced_stage(
         self, index: int, parameters: Parameters, below: Sequence[Array], domain: Domain
@@ -162,8 +182,10 @@ class DomainNetwork:
             embedded = model.embed(batch)
             layers = [self._unpacked(index, x) for index, x in enumerate(received)]
             below = layers[-1] if layers else embedded
-            layers.append(model.layer(len(layers), below, model.edges(vectors, batch)))
-            energies = model.read_out(embedded, layers, vectors, batch)
+            edges, n_node, n_own = model.edges(vectors, batch), len(batch.species), len(domain.own)
+            features = model.layer(len(layers), below, edges, n_own)
+            layers.append(_resized(features, n_node))
+            energies = model.read_out(embedded, layers, vectors, batch)[:n_own]
             return energies.sum(), energies
 
         gradients, energies = jax.grad(energy, argnums=(0, 1), has_aux=True)(
@@ -187,7 +209,7 @@ class DomainNetwork:
             positions=jnp.zeros((n_node, 3), dtype),
             species=domain.species,
             node_graph=jnp.zeros(n_node, jnp.int32),
-            node_mask=domain.local,
+            node_mask=jnp.pad(domain.own, (0, n_node - len(domain.own))),
             pair_senders=domain.pair_senders,
             pair_receivers=domain.pair_receivers,
             pair_shifts=jnp.zeros((len(domain.pair_mask), 3), dtype),
@@ -233,3 +255,11 @@ class DomainNetwork:
     def _precision(self) -> Any:
         """Return a context in which jax computes in the bundle's dtype."""
         return jax.enable_x64(self._dtype == "float64")
+
+
+def _resized(features: Features, n_node: int) -> Features:
+    """Return the features of the first ``n_node`` nodes, those that are missing as 0."""
+    return {
+        irrep: jnp.pad(x[:n_node], ((0, max(n_node - len(x), 0)), (0, 0), (0, 0)))
+        for irrep, x in features.items()
+    }

@@ -117,10 +117,25 @@ class MessagePassing(nnx.Module):
         )
         return Edges(batch, *self._harmonics(vectors, batch), radial, cutoff)
 
-    def layer(self, index: int, features: Features, edges: Edges) -> Features:
-        """Return the features of every node after layer ``index``, from those before it."""
+    def layer(
+        self, index: int, features: Features, edges: Edges, n_needed: int | None = None
+    ) -> Features:
+        """Return the features of every node after layer ``index``, from those before it.
+
+        Args:
+            index: of the layer.
+            features: ``[n_node, 2l+1, channels]`` per irrep.
+            edges: of ``edges``.
+            n_needed: only of the first so many nodes; by default of all.
+        """
         species = edges.batch.species
         message, residual = self.interactions[index](features, edges, species)
+        if n_needed is not None:
+            message, residual = (
+                {irrep: x[:n_needed] for irrep, x in features.items()}
+                for features in (message, residual)
+            )
+            species = species[:n_needed]
         return self.products[index](message, residual, species)
 
     def _harmonics(self, vectors: Array, batch: GraphBatch) -> tuple[Array, dict[Irrep, Array]]:

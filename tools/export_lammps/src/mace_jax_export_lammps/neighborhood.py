@@ -39,13 +39,14 @@ class Neighborhood(NamedTuple):
     """What a network sees, and where it is from.
 
     Attributes:
-        pairs: atoms and pairs.
-        atoms: LAMMPS's number of each atom, ``[n_node]``.
-        ends: entry of the list that ends at each pair's receiver, ``[n_pair]``.
+        layers: atoms and pairs that each layer sees, or the only ones that all see.
+        atoms: LAMMPS's number of each atom that receives messages.
+        ends: entry of the list that ends at each pair's receiver, ``[n_pair]``, for the pairs of
+            the first layer; those of the others are the first of them.
         starts: entry that ends at its sender, -1 where that is the entry's centre, ``[n_pair]``.
     """
 
-    pairs: DomainPairs
+    layers: tuple[DomainPairs, ...]
     atoms: Integers
     ends: Integers
     starts: Integers
@@ -91,96 +92,113 @@ def exchanged_neighborhood(
     once = (centers < neighbors) | ((centers == neighbors) & (first > 0))
     atoms = np.concatenate([np.arange(entries.n_local), foreign])
     pairs = DomainPairs(
-        entries.species[atoms], entries.n_local, centers[once], neighbors[once], vectors[once]
+        species=entries.species[atoms],
+        n_local=entries.n_local,
+        n_receiver=len(atoms),
+        senders=centers[once],
+        receivers=neighbors[once],
+        vectors=vectors[once],
     )
-    return Neighborhood(pairs, atoms, kept[once], np.full(len(pairs.senders), -1))
+    return Neighborhood((pairs,), atoms, kept[once], np.full(len(pairs.senders), -1))
 
 
-def halo_neighborhood(entries: NeighborEntries, r_max: float, n_layers: int) -> Neighborhood:
-    """Return all pairs that energies of own atoms depend on, ghosts among themselves included.
+def halo_neighborhood(
+    entries: NeighborEntries, r_max: float, n_layers: int, n_elements: int
+) -> Neighborhood:
+    """Return what each layer needs for the energies of own atoms, ghosts among themselves included.
+
+    The last layer needs the pairs of own atoms, each one before those of the neighbours in them,
+    too. What the first layer is told of an atom is its element: a ghost that is only a neighbour is
+    represented by an atom that all ghosts of its element share.
 
     Args:
         entries: within ``n_layers * r_max`` at least.
         r_max: cutoff of the network, Å.
         n_layers: its layers.
+        n_elements: its elements.
     """
-    own = np.flatnonzero(entries.centers < entries.n_local)
-    own = own[np.argsort(entries.centers[own], kind="stable")]
-    centers, neighbors = entries.centers[own], entries.neighbors[own]
-    vectors = entries.vectors[own]
-    lengths = np.linalg.norm(vectors, axis=1)
-    near = np.flatnonzero(lengths < r_max)
-    once = near[centers[near] < neighbors[near]]
-    pieces: list[tuple[Integers, Integers]] = [(np.full(len(once), -1), once)]
+    reach = _Reach(entries, r_max)
+    shells = [reach.own_pairs()]
+    for depth in range(1, n_layers):
+        shells.append(reach.pairs_of_shell(depth))
+    starts, ends = (np.concatenate(parts) for parts in zip(*shells, strict=True))
+    atoms = np.argsort(reach.depths, kind="stable")
+    n_atoms = np.searchsorted(reach.depths[atoms], np.arange(n_layers), side="right")
+    atoms = atoms[: n_atoms[-1]]
+    nodes = len(atoms) + entries.species.astype(np.int64)
+    nodes[atoms] = np.arange(len(atoms))
+    species = np.concatenate([entries.species[atoms], np.arange(n_elements, dtype=np.int32)])
+    senders = nodes[np.where(starts < 0, reach.centers[ends], reach.neighbors[starts])]
+    receivers = nodes[reach.neighbors[ends]]
+    vectors = reach.vectors[ends] - np.where(starts[:, None] < 0, 0, reach.vectors[starts])
+    n_pairs = np.cumsum([len(end) for _, end in shells])
 
-    reach = _Reach(entries, centers, neighbors)
-    frontier: Integers = near[neighbors[near] >= entries.n_local]
-    frontier = frontier[np.argsort(lengths[frontier], kind="stable")]  # nearest centre first
-    for _ in range(n_layers - 1):
-        start, end = reach.entries_around(reach.new_receivers(frontier))
-        close = np.linalg.norm(vectors[end] - vectors[start], axis=1) < r_max
-        pieces.append((start[close], end[close]))
-        frontier = end[close]
-    starts = np.concatenate([start for start, _ in pieces])
-    ends = np.concatenate([end for _, end in pieces])
-    senders = np.where(starts < 0, centers[ends], neighbors[starts])
-    receivers = neighbors[ends]
-    # a pair of ghosts that are both receivers was found from either
-    again = reach.is_receiver[senders] & reach.is_receiver[receivers] & (senders > receivers)
-    kept = np.flatnonzero(~again)
-    return _numbered(
-        entries, own, senders[kept], receivers[kept], ends[kept], starts[kept], vectors
-    )
+    def layer(n_receiver: int, n_node: int, n_pair: int) -> DomainPairs:
+        pairs = (array[:n_pair] for array in (senders, receivers, vectors))
+        return DomainPairs(species[:n_node], entries.n_local, n_receiver, *pairs)
+
+    layers = [layer(n_atoms[-1], len(species), n_pairs[-1])]
+    for depth in reversed(range(1, n_layers)):
+        layers.append(layer(n_atoms[depth], n_atoms[depth], n_pairs[depth - 1]))
+    starts = np.where(starts < 0, -1, reach.own[starts])
+    return Neighborhood(tuple(layers), atoms, reach.own[ends], starts)
 
 
 class _Reach:
-    """Which ghosts send messages on, and a centre from which each of them is seen."""
+    """What is seen from own atoms, and from ghosts as the entries of one centre tell.
 
-    def __init__(self, entries: NeighborEntries, centers: Integers, neighbors: Integers) -> None:
-        self.is_receiver = np.zeros(len(entries.species), bool)
-        self._centers, self._neighbors = centers, neighbors
-        self._ghosts = np.flatnonzero(neighbors >= entries.n_local)
-        counts = np.bincount(centers[self._ghosts], minlength=entries.n_local)
+    Attributes:
+        own: entries with an own centre, by centre.
+        centers, neighbors, vectors: of these.
+        depths: how many neighbours away from an own atom each atom is, ``[n_total]``; of those that
+            are further away than has been asked for, many.
+    """
+
+    def __init__(self, entries: NeighborEntries, r_max: float) -> None:
+        self._r_max = r_max
+        own = np.flatnonzero(entries.centers < entries.n_local)
+        self.own = own[np.argsort(entries.centers[own], kind="stable")]
+        self.centers, self.neighbors = entries.centers[self.own], entries.neighbors[self.own]
+        self.vectors = entries.vectors[self.own]
+        self._lengths = np.linalg.norm(self.vectors, axis=1)
+        self.depths = np.full(len(entries.species), np.iinfo(np.int16).max, np.int16)
+        self.depths[: entries.n_local] = 0
+        self._ghosts = np.flatnonzero(self.neighbors >= entries.n_local)
+        counts = np.bincount(self.centers[self._ghosts], minlength=entries.n_local)
         self._counts, self._first = counts, np.cumsum(counts) - counts
+        self._seen: Integers = self._ghosts[:0]  # entries that end at neighbours of the last shell
 
-    def new_receivers(self, seen: Integers) -> Integers:
-        """Return one entry for each ghost of ``seen`` that has not been one before."""
-        seen = seen[~self.is_receiver[self._neighbors[seen]]]
-        ghosts, first = np.unique(self._neighbors[seen], return_index=True)
-        self.is_receiver[ghosts] = True
-        return seen[first]
+    def own_pairs(self) -> tuple[Integers, Integers]:
+        """Return the pairs of own atoms, as ``starts`` and ``ends`` of a neighbourhood."""
+        near = np.flatnonzero(self._lengths < self._r_max)
+        near = near[self.centers[near] < self.neighbors[near]]
+        self._seen = near[np.argsort(self._lengths[near], kind="stable")]  # nearest centre first
+        return np.full(len(near), -1), near
 
-    def entries_around(self, seen: Integers) -> tuple[Integers, Integers]:
-        """Pair each entry with all entries of its centre that end at another ghost."""
-        centers = self._centers[seen]
+    def pairs_of_shell(self, depth: int) -> tuple[Integers, Integers]:
+        """Return the pairs of ghosts that are ``depth`` away, but for those of lesser depths."""
+        seen = self._seen[self.depths[self.neighbors[self._seen]] > depth]
+        ghosts, first = np.unique(self.neighbors[seen], return_index=True)
+        self.depths[ghosts] = depth
+        start, end = self._entries_around(seen[first])
+        sender, receiver = self.neighbors[start], self.neighbors[end]
+        depths = self.depths[receiver]
+        outward = (depths > depth) | ((depths == depth) & (sender < receiver))
+        start, end = start[outward], end[outward]
+        between = self.vectors[end] - self.vectors[start]
+        close = np.einsum("ij,ij->i", between, between) < self._r_max**2
+        self._seen = end[close]
+        return start[close], end[close]
+
+    def _entries_around(self, seen: Integers) -> tuple[Integers, Integers]:
+        """Pair each entry with those of its centre that end at a ghost, which may be close."""
+        centers = self.centers[seen]
         counts = self._counts[centers]
         start = np.repeat(seen, counts)
         offset = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         end = self._ghosts[np.repeat(self._first[centers], counts) + offset]
-        others = end != start
-        return start[others], end[others]
-
-
-def _numbered(
-    entries: NeighborEntries,
-    own: Integers,
-    senders: Integers,
-    receivers: Integers,
-    ends: Integers,
-    starts: Integers,
-    vectors: NDArray[np.float64],
-) -> Neighborhood:
-    """Number the atoms that occur, own ones first, and the entries as LAMMPS does."""
-    occurring = np.union1d(senders, receivers)
-    ghosts = occurring[occurring >= entries.n_local]
-    atoms = np.concatenate([np.arange(entries.n_local), ghosts])
-    nodes = np.zeros(len(entries.species), np.int64)
-    nodes[atoms] = np.arange(len(atoms))
-    differences = vectors[ends] - np.where(starts[:, None] < 0, 0, vectors[starts])
-    pairs = DomainPairs(
-        entries.species[atoms], entries.n_local, nodes[senders], nodes[receivers], differences
-    )
-    return Neighborhood(pairs, atoms, own[ends], np.where(starts < 0, -1, own[starts]))
+        close = self._lengths[end] - self._lengths[start] < self._r_max
+        return start[close], end[close]
 
 
 def check_entries(entries: NeighborEntries, source: str) -> None:

@@ -6,7 +6,7 @@ test it. It computes in one of two ways, whichever the LAMMPS that runs it offer
 - ``staged``: processes exchange the features of atoms after every layer. Each computes the energies
   of its own atoms alone; periodic images of own atoms are these atoms themselves.
 - ``halo``: without an exchange, every process computes the features of all ghosts that messages can
-  come from, within the cutoff times the number of layers.
+  come from, in each layer those within the cutoff times the number of layers after it.
 """
 
 import os
@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mace_jax.artifacts.batch_plan import Caps
-from mace_jax.batching.domain import domain_room, pad_domain
+from mace_jax.batching.domain import DomainRoom, domain_room, pad_domain
 from mace_jax.errors import ConfigError, DataError, IncompatibleError, MaceJaxError
 from mace_jax_export_lammps.exchange import (
     GhostExchange,
@@ -85,7 +84,7 @@ class MACEPotential:
         self.mode = "halo"
         self._interface: Any = None
         self._network: Any = None
-        self._caps: Caps | None = None
+        self._room: DomainRoom | None = None
         self._token = process_token()
         self._alone, self._tested = True, False
         self._source = model.source
@@ -178,10 +177,10 @@ class MACEPotential:
         if entries.n_local == 0:
             self._pass_on(exchange)
             return
-        self._caps = domain_room(near.pairs, self._caps)
+        self._room = domain_room(near.layers, self._room)
         if not self._tested:
             self._run_self_test(exchange)
-        energies, gradient = self._evaluate(near, self._caps, exchange)
+        energies, gradient = self._evaluate(near, self._room, exchange)
         write_results(data, energies, near.entry_forces(gradient, len(entries.vectors)))
 
     def _build(self) -> None:
@@ -203,7 +202,7 @@ class MACEPotential:
         """
         config = self._bundle.config
         if self.mode == "halo":
-            return halo_neighborhood(entries, config.r_max, config.num_interactions), None
+            return self._halo(entries), None
         ghosts = GhostExchange(data)
         owners = ghosts.owners(self._token)
         self._alone &= ghosts.stands_alone(owners)
@@ -216,6 +215,11 @@ class MACEPotential:
             return near, None
         return near, NodeExchange(ghosts, near.atoms, len(entries.species))
 
+    def _halo(self, entries: NeighborEntries) -> Neighborhood:
+        config = self._bundle.config
+        n_layers, n_elements = config.num_interactions, len(config.atomic_numbers)
+        return halo_neighborhood(entries, config.r_max, n_layers, n_elements)
+
     def _pass_on(self, exchange: NodeExchange | None) -> None:
         """Take part in the exchange of a step without having atoms."""
         if exchange is not None:
@@ -226,19 +230,19 @@ class MACEPotential:
                 exchange.reverse(row)
 
     def _evaluate(
-        self, near: Neighborhood, caps: Caps, exchange: NodeExchange | NoExchange | None
+        self, near: Neighborhood, room: DomainRoom, exchange: NodeExchange | NoExchange | None
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the energy of each own atom, E0 included, and derivatives by pair vectors.
 
         Raises:
             DataError: one is not finite.
         """
-        pairs = near.pairs
-        domain = pad_domain(pairs, caps, self._bundle.config.r_max, self._bundle.dtype)
-        energies, gradient = self._network.evaluate(domain, exchange)
-        own = slice(pairs.n_local)
-        energies = energies[own] + self._atomic_energies[pairs.species[own]]
-        gradient = gradient[: len(pairs.senders)]
+        first = near.layers[0]
+        domains = pad_domain(near.layers, room, self._bundle.config.r_max, self._bundle.dtype)
+        energies, gradient = self._network.evaluate(domains, exchange)
+        own = slice(first.n_local)
+        energies = energies[own] + self._atomic_energies[first.species[own]]
+        gradient = gradient[: len(first.senders)]
         if not (np.isfinite(energies).all() and np.isfinite(gradient).all()):
             message = (
                 f"{self._source}: energy or forces are not finite; look for atoms that are very "
@@ -256,12 +260,15 @@ class MACEPotential:
         def evaluate(
             entries: NeighborEntries,
         ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-            near = exchanged_neighborhood(
-                entries, self._bundle.config.r_max, np.arange(entries.n_local)
+            owners = np.arange(entries.n_local)
+            near = (
+                self._halo(entries)
+                if self.mode == "halo"
+                else exchanged_neighborhood(entries, self._bundle.config.r_max, owners)
             )
-            self._caps = domain_room(near.pairs, self._caps)
+            self._room = domain_room(near.layers, self._room)
             alone = None if exchange is None else NoExchange()
-            energies, gradient = self._evaluate(near, self._caps, alone)
+            energies, gradient = self._evaluate(near, self._room, alone)
             return energies, near.entry_forces(gradient, len(entries.vectors))
 
         record = self._model.self_test
