@@ -34,6 +34,7 @@ RELEASED = {
     ("train_config", 3): "c292f70e5b3e66e182fdb25e1f108910869b92c1f33f48286a9f647d8d41b688",
     ("train_config", 4): "6fa3d956448d8685ef0b808af4dcc49c14c21b184702722a5ce22f96bd2ce173",
     ("train_config", 5): "8705ec37a8a2be5568dc4021ca3a775b5f1405294adc6232eec35f94e2f628a2",
+    ("train_config", 6): "ef095c3994106ae7bdf72bddc03e59f12a801e5768bf495850c6a4f001a242fb",
     ("training_sums", 1): "d69bd122173b6d1d2fcdb0344515846d14952cebba1ca232bf020f67ca24b020",
 }
 ALL = [(kind, version) for kind in kinds() for version in range(1, current_version(kind) + 1)]

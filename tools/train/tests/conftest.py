@@ -57,6 +57,12 @@ def random_molecules(n: int, seed: int) -> list[Structure]:
     return structures
 
 
+@pytest.fixture(scope="session")
+def molecules() -> Callable[[int, int], list[Structure]]:
+    """Return ``random_molecules``."""
+    return random_molecules
+
+
 def write_dataset(path: Path, structures: list[Structure]) -> str:
     write_dataset_file(path, structures, make_provenance("mace-jax-preprocess", []))
     return str(path)

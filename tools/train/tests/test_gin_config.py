@@ -366,6 +366,8 @@ ELSEWHERE = {
     "datasets.atomic_energies_override": ("average", lambda config: config.datasets.E0s),
     "model.atomic_energies": ("average", lambda config: config.datasets.E0s),
     "model.atomic_numbers": ((1, 8), lambda config: config.datasets.atomic_numbers),
+    "model.heads": (("a", "b"), lambda config: tuple(one.name for one in config.datasets.heads)),
+    "datasets.head_configs": ({"a": {}}, lambda config: {config.datasets.heads[0].name: {}}),
     "model.readout_mlp_irreps": ("8x0e", lambda config: config.model.MLP_irreps),
     "optimizer.stage_two_lr": (0.5, lambda config: config.train.swa_config.lr),
     "optimizer.stage_two_interval": (9, lambda config: config.train.swa_config.start_interval),
@@ -527,6 +529,7 @@ NUMBER = st.floats(1e-3, 0.9)
 PATHS = TEXT | st.lists(TEXT, min_size=1, max_size=3).map(tuple)
 VALUES = {
     **{f"datasets.{split}_path": PATHS for split in ("train", "valid", "test")},
+    "datasets.heads": st.just(()),
     "datasets.atomic_numbers": st.lists(st.integers(1, 90), min_size=1, max_size=3).map(tuple),
     "datasets.config_type_weights": st.dictionaries(TEXT, NUMBER, max_size=2),
     "model.correlation": st.integers(1, 3) | st.tuples(st.integers(1, 3), st.integers(1, 3)),

@@ -142,13 +142,6 @@ def test_an_impossible_network_is_said_before_data_are_read(make_config, prepare
         prepare(config)
 
 
-def test_training_data_of_several_heads(make_config, prepare, train_path):
-    path = train_path(lambda index, s: replace(s, head="pbe" if index % 2 else "r2scan"))
-    message = r"changed\.h5: structures of heads pbe, r2scan, expected those of one head"
-    with pytest.raises(DataError, match=message):
-        prepare(make_config(datasets={"train_path": path}))
-
-
 def test_training_data_of_one_head_of_any_name(make_config, prepare, train_path):
     path = train_path(lambda _, s: replace(s, head="pbe"))
     run, _ = prepare(make_config(datasets={"train_path": path}))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import msgspec
 
@@ -73,7 +73,7 @@ def train_config_from_sections(
 
 
 def _require_known(values: Mapping[str, Any], section: type, prefix: str, source: str) -> None:
-    """Refuse keys that the section, or one inside it, does not have.
+    """Refuse keys that the section, or one inside it or in a list of it, does not have.
 
     Raises:
         ConfigError: names the nearest key that there is.
@@ -84,8 +84,12 @@ def _require_known(values: Mapping[str, Any], section: type, prefix: str, source
             place = f"{source}: {prefix.rstrip('.')}".rstrip(": ")
             message = f"{place}: unknown {name}; {did_you_mean(name, known)}"
             raise ConfigError(message)
-        if is_section(known[name]) and isinstance(value, Mapping):
-            _require_known(value, without_none(known[name]), f"{prefix}{name}.", source)
+        kind = without_none(known[name])
+        of_items = next(iter(get_args(kind)), None) if get_origin(kind) is tuple else kind
+        if is_section(of_items):
+            for item in value if isinstance(value, list | tuple) else (value,):
+                if isinstance(item, Mapping):
+                    _require_known(item, of_items, f"{prefix}{name}.", source)
 
 
 def _names(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

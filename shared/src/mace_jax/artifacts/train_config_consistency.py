@@ -1,6 +1,7 @@
 """Which values of a configuration contradict each other."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
 from itertools import chain, pairwise
 from typing import Any
 
@@ -41,6 +42,13 @@ _PREDICTED: Mapping[str, tuple[str, ...]] = {
     "EnergyDipolesMACE": ("energy", "forces", "stress", "virials", "dipole"),
 }
 
+_SPLITS = ("train", "valid", "test")
+# of ``train.best_head``: all heads, each by its weight
+WEIGHTED = "weighted"
+# of rows of the metrics file: all heads together
+ALL_HEADS = "all"
+RESERVED = (WEIGHTED, ALL_HEADS)
+
 # dotted name of a value, and why it can't be what it is
 Problem = tuple[str, str]
 
@@ -55,12 +63,13 @@ def check_consistency(config: TrainConfig, where: Callable[[str], str]) -> None:
     Raises:
         ConfigError: names the first value that contradicts another.
     """
-    checks = (_datasets, _optimizer, _schedule, _averaging, _stage_two, _predicted, _run)
+    checks = (_datasets, _heads, _optimizer, _schedule, _averaging, _stage_two, _predicted, _run)
     for name, problem in chain.from_iterable(check(config) for check in checks):
         value: Any = config
         for part in name.split("."):
             value = getattr(value, part)
-        message = f"{where(name)}: {name} = {value!r}, but {problem}"
+        shown = ":" if name == "datasets.heads" else f" = {value!r}, but"
+        message = f"{where(name)}: {name}{shown} {problem}"
         raise ConfigError(message)
 
 
@@ -75,9 +84,44 @@ def _strays(
 
 
 def _datasets(config: TrainConfig) -> Iterator[Problem]:
-    for split in ("train", "valid", "test"):
-        if getattr(config.datasets, f"{split}_path") in ((), ""):
+    heads = config.datasets.heads
+    own = [head.name for head in heads if head.train_path is not None]
+    for split in _SPLITS:
+        given = getattr(config.datasets, f"{split}_path")
+        if given in ((), ""):
             yield f"datasets.{split}_path", "it names no data; give a path, or several"
+        if given is not None and own:
+            yield f"datasets.{split}_path", "heads have paths of their own; name all data there"
+    if config.datasets.train_path is None and not heads:
+        yield "datasets.train_path", "there is nothing to train on; give --train-path"
+
+
+def _heads(config: TrainConfig) -> Iterator[Problem]:
+    heads, prefix = config.datasets.heads, "datasets.heads"
+    names = [head.name for head in heads]
+    for name in sorted({name for name in names if names.count(name) > 1 or name in RESERVED}):
+        what = "is given twice" if names.count(name) > 1 else "means all heads together"
+        yield prefix, f"the name {name!r} {what}; choose another"
+    for head in heads:
+        paths = {split: getattr(head, f"{split}_path") for split in _SPLITS}
+        for split, path in paths.items():
+            if path in ((), "") or (path is not None and paths["train"] is None):
+                what = "names no data" if path in ((), "") else "is given, but no train_path"
+                yield prefix, f"{head.name}: {split}_path {what}; give paths, or none of them"
+        keys = [item.name for item in fields(head) if item.name.endswith("_key")]
+        for name in keys if paths["train"] is None else ():
+            if getattr(head, name) is not None:
+                yield (
+                    prefix,
+                    f"{head.name}: {name} is given, but no train_path; give datasets.{name}",
+                )
+        if paths["train"] is None and config.datasets.train_path is None:
+            yield prefix, f"{head.name}: has no data; give it a train_path"
+    if heads and not any(head.weight for head in heads):
+        yield prefix, "all weights are 0, so nothing would be learned; raise one"
+    if names and config.train.best_head not in (WEIGHTED, *names):
+        problem = f"there are {', '.join(names)}; name one of them, or {WEIGHTED}"
+        yield "train.best_head", problem
 
 
 def _optimizer(config: TrainConfig) -> Iterator[Problem]:

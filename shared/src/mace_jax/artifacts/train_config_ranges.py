@@ -10,6 +10,7 @@ from mace_jax.errors import ConfigError
 _POSITIVE = (
     "flags.process_count",
     "datasets.r_max",
+    "datasets.heads.r_max",
     "datasets.n_edge",
     "datasets.max_batches",
     "model.r_max",
@@ -41,6 +42,7 @@ _POSITIVE = (
     "train.swa_config.max_snapshots",
     "train.swa_config.loss.huber_delta",
 )
+_TERMS = ("energy", "forces", "stress", "virials", "dipole")
 _NOT_NEGATIVE = (
     "flags.seed",
     "flags.process_index",
@@ -48,10 +50,12 @@ _NOT_NEGATIVE = (
     "datasets.num_workers",
     "datasets.config_type_weights",
     "model.max_ell",
-    *(f"loss.{term}_weight" for term in ("energy", "forces", "stress", "virials", "dipole")),
+    "datasets.heads.weight",
+    "datasets.heads.config_type_weights",
     *(
-        f"train.swa_config.loss.{term}_weight"
-        for term in ("energy", "forces", "stress", "virials", "dipole")
+        f"{section}.{term}_weight"
+        for section in ("loss", "train.swa_config.loss", "datasets.heads")
+        for term in _TERMS
     ),
     "optimizer.weight_decay",
     "optimizer.schedule_free_weight_lr_power",

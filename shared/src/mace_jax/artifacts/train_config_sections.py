@@ -49,13 +49,56 @@ class LogsConfig:
 
 
 @dataclass(frozen=True)
+class HeadConfig:
+    """One of several readout heads: its data, and what they count in the loss.
+
+    Attributes:
+        name: of the head.
+        train_path, valid_path, test_path: as in ``DatasetsConfig``; all structures in them are of
+            this head. Either every head has a ``train_path``, or none: then the structures of
+            ``DatasetsConfig`` name their heads themselves.
+        weight: what its part of the loss is multiplied by in training; with 0 it trains nothing.
+        energy_weight, …, dipole_weight: what single terms are multiplied by, in evaluations, too.
+        r_max: cutoff its data are meant for, Å; an error if the run has another one.
+        readout: of a model that training begins with, the head whose readout, E0s, scale and shift
+            this one begins with; ``fresh`` for random weights. By default the one of this name, or
+            else ``model.torch_head``, or else the only one.
+        E0s, energy_key, …, config_type_weights: as in ``DatasetsConfig``, where they are not
+            given here.
+    """
+
+    name: str
+    train_path: str | tuple[str, ...] | None = None
+    valid_path: str | tuple[str, ...] | None = None
+    test_path: str | tuple[str, ...] | None = None
+    weight: float = 1.0
+    energy_weight: float = 1.0
+    forces_weight: float = 1.0
+    stress_weight: float = 1.0
+    virials_weight: float = 1.0
+    dipole_weight: float = 1.0
+    r_max: float | None = None
+    readout: str | None = None
+    E0s: str | None = None
+    energy_key: str | None = None
+    forces_key: str | None = None
+    stress_key: str | None = None
+    virials_key: str | None = None
+    dipole_key: str | None = None
+    polarizability_key: str | None = None
+    charges_key: str | None = None
+    config_type_weights: dict[str, float] | None = None
+
+
+@dataclass(frozen=True)
 class DatasetsConfig:
     """What the run reads.
 
     Attributes:
         train_path, valid_path, test_path: the splits: a path, or several, whose structures follow
             each other. Each is HDF5 (a file, folder or glob ``*.h5`` is one dataset), extxyz or
-            anything else that ASE reads, or a glob of such files.
+            anything else that ASE reads, or a glob of such files. Where the training data are of
+            several heads, so is the model.
         statistics_file: of preprocess; computed if there is none.
         train_plan, valid_plan, test_plan: of plan-batches; made if there is none.
         r_max: cutoff, Å; the same as ``model.r_max``.
@@ -70,9 +113,10 @@ class DatasetsConfig:
         shuffle: whether each epoch has an order of its own.
         max_batches: steps of an epoch, at most; the next epoch has other batches.
         num_workers: processes that make the batches of each split; 0: this one does.
+        heads: readout heads, in the order that they have in the model; by default those of the data.
     """
 
-    train_path: str | tuple[str, ...]
+    train_path: str | tuple[str, ...] | None = None
     valid_path: str | tuple[str, ...] | None = None
     test_path: str | tuple[str, ...] | None = None
     statistics_file: str | None = None
@@ -95,6 +139,7 @@ class DatasetsConfig:
     shuffle: bool = True
     max_batches: int | None = None
     num_workers: int = 0
+    heads: tuple[HeadConfig, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,7 +155,8 @@ class ModelSection:
     value that is neither the default nor the model's is an error.
 
     Attributes:
-        torch_head: its head that is trained; needed if it has several.
+        torch_head: its head that is trained; needed if it has several, and the run none of their
+            names.
         torch_param_dtype: what its weights are rounded to first.
     """
 
@@ -295,6 +341,8 @@ class TrainSection:
         eval_test: whether the test data are evaluated at every evaluation, not only at the end.
         log_errors: which errors the table of an evaluation shows.
         best_metric: what the best weights have lowest: a column of the metrics file.
+        best_head: head whose metric that is; ``weighted``: the sum over heads of weight times
+            metric. In mace-torch it is the last head.
         patience: evaluations without a better one that end the run.
         swa_config: stage two.
         max_skipped_steps: steps, at most, that may be left out because loss or gradient is not
@@ -314,6 +362,7 @@ class TrainSection:
     eval_test: bool = False
     log_errors: LogErrors = "PerAtomRMSE"
     best_metric: str = "loss"
+    best_head: str = "weighted"
     patience: int | None = None
     swa_config: SWAConfig | None = None
     max_skipped_steps: int = 0

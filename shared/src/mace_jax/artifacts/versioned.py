@@ -60,9 +60,13 @@ def _statistics_v1_to_v2(statistics: Document) -> Document:
     return {**_of_version(statistics, 2), "energy_std": None, "heads": {}}
 
 
-def _train_config_v4_to_v5(config: Document) -> Document:
-    """Version 5 reports to TensorBoard, and can read a split from several paths."""
-    return {**_of_version(config, 5), "tensorboard": {"enabled": False, "dir": None}}
+def _train_config_v5_to_v6(config: Document) -> Document:
+    """Version 6 has heads."""
+    return {
+        **_of_version(config, 6),
+        "datasets": {**config["datasets"], "heads": []},
+        "train": {**config["train"], "best_head": "weighted"},
+    }
 
 
 def _predictions_v2_to_v3(metadata: Document) -> Document:
@@ -109,7 +113,7 @@ MIGRATIONS: Mapping[tuple[str, int], Callable[[Document], Document]] = {
     ("model_bundle", 1): _model_bundle_v1_to_v2,
     ("predictions", 2): _predictions_v2_to_v3,
     ("statistics", 1): _statistics_v1_to_v2,
-    ("train_config", 4): _train_config_v4_to_v5,
+    ("train_config", 5): _train_config_v5_to_v6,
 }
 
 

@@ -53,6 +53,7 @@ class GraphBuilder(NamedTuple):
         atomic_energies: head -> atomic number -> E0, eV; no heads for a model without energy.
         inputs: what else the model is told.
         config_type_weights: what the weights of structures are multiplied by; 1 where not given.
+        config_type_weights_of_heads: the same of heads that have others.
     """
 
     r_max: float
@@ -61,6 +62,7 @@ class GraphBuilder(NamedTuple):
     atomic_energies: Mapping[str, Mapping[int, float]]
     inputs: tuple[EmbeddingSpec, ...] = ()
     config_type_weights: Mapping[str, float] = {}
+    config_type_weights_of_heads: Mapping[str, Mapping[str, float]] = {}
 
     def build(self, structure: Structure, head: str | None = None) -> Graph:
         """Return the graph of ``structure``: ``build_all`` of one."""
@@ -83,17 +85,17 @@ class GraphBuilder(NamedTuple):
         Raises:
             DataError: the model lacks an element, a head or an input.
         """
+        names = [
+            self.require_head(head, structure.place) if head else self.head_of(structure)
+            for structure in structures
+        ]
         structures = [
-            weighted_by_config_type(structure, self.config_type_weights) for structure in structures
+            weighted_by_config_type(structure, self._config_type_weights(name))
+            for structure, name in zip(structures, names, strict=True)
         ]
         n_node = np.array([len(structure) for structure in structures])
         species = self._species(structures)
-        heads = [
-            self.heads.index(
-                self.require_head(head, structure.place) if head else self.head_of(structure)
-            )
-            for structure in structures
-        ]
+        heads = [self.heads.index(name) for name in names]
         references = self._references(np.repeat(heads, n_node), species, n_node)
         if pairs is None:
             pairs = [neighbor_pairs(structure, self.r_max) for structure in structures]
@@ -116,6 +118,9 @@ class GraphBuilder(NamedTuple):
                 strict=True,
             )
         ]
+
+    def _config_type_weights(self, head: str) -> Mapping[str, float]:
+        return self.config_type_weights_of_heads.get(head, self.config_type_weights)
 
     def _species(self, structures: Sequence[Structure]) -> NDArray[np.int32]:
         """Return the species of all atoms of all structures, ``[n_node]``."""

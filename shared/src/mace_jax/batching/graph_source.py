@@ -33,6 +33,7 @@ class DatasetGraphs:
         datasets: Sequence[Dataset],
         builder: GraphBuilder,
         paths: Sequence[Path] | None = None,
+        heads: Sequence[str | None] | None = None,
     ) -> None:
         """Keep the datasets, which stay the caller's to close.
 
@@ -40,10 +41,12 @@ class DatasetGraphs:
             datasets: open ones.
             builder: what turns structures into graphs.
             paths: where other processes find them; by default where they were opened.
+            heads: readout head of all structures of each dataset; None: each structure's own.
         """
         self.datasets = datasets
         self.builder = builder
         self.paths = paths or [dataset.path for dataset in datasets]
+        self.heads = heads or [None] * len(datasets)
         self._ends = np.cumsum([len(dataset) for dataset in datasets])
 
     def __call__(self, ids: Ids) -> list[Graph]:
@@ -61,24 +64,28 @@ class DatasetGraphs:
             inside = numbers - (self._ends[source] - len(dataset))
             stored = dataset.r_max == self.builder.r_max
             pairs = dataset.read_pairs(inside) if stored else None
-            graphs = self.builder.build_all(dataset.read(inside), pairs)
+            structures = dataset.read(inside)
+            graphs = self.builder.build_all(structures, pairs, head=self.heads[source])
             found.update(zip(numbers.tolist(), graphs, strict=True))
         return [found[number] for number in wanted.tolist()]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle paths instead of open files."""
-        return _UnopenedGraphs, (tuple(self.paths), self.builder)
+        return _UnopenedGraphs, (tuple(self.paths), self.builder, tuple(self.heads))
 
 
 class _UnopenedGraphs:
     """The graphs of datasets that are opened when the first is asked for, not while unpickled."""
 
-    def __init__(self, paths: Sequence[Path], builder: GraphBuilder) -> None:
-        self._paths, self._builder = paths, builder
+    def __init__(
+        self, paths: Sequence[Path], builder: GraphBuilder, heads: Sequence[str | None]
+    ) -> None:
+        self._paths, self._builder, self._heads = paths, builder, heads
 
     @cached_property
     def _graphs(self) -> DatasetGraphs:
-        return DatasetGraphs([Dataset(path) for path in self._paths], self._builder)
+        datasets = [Dataset(path) for path in self._paths]
+        return DatasetGraphs(datasets, self._builder, heads=self._heads)
 
     def __call__(self, ids: Ids) -> list[Graph]:
         """Return the graphs with these numbers, in this order."""

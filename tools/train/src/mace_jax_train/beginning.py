@@ -23,6 +23,7 @@ from mace_jax_train.gin_text import gin_text
 from mace_jax_train.inputs import SPLITS, converted_path, split_sources
 from mace_jax_train.processes import Processes
 from mace_jax_train.run_files import BUNDLES, RunFiles
+from mace_jax_train.run_heads import have_own_paths
 from mace_jax_train.run_lock import locked
 from mace_jax_train.start import Run, prepare_run
 
@@ -149,17 +150,26 @@ def _write_config(run: Run, to: RunFiles, files: RunFiles) -> None:
 def _with_prepared_inputs(config: TrainConfig, files: RunFiles) -> TrainConfig:
     """Have a continued run read what it made when it began, instead of making it again."""
     datasets: dict[str, Any] = {}
+    of_heads: dict[str, dict[str, Any]] = {head.name: {} for head in config.datasets.heads}
     for split in SPLITS:
-        sources = split_sources(config.datasets, split)
-        if sources:
-            paths = [_prepared(source, files, number) for number, source in enumerate(sources)]
-            datasets[f"{split}_path"] = tuple(map(str, paths))
+        paths: dict[str, tuple[str, ...]] = {}
+        for number, source in enumerate(split_sources(config.datasets, split)):
+            path = str(_prepared(source, files, number))
+            paths[source.head] = (*paths.get(source.head, ()), path)
+        for head, found in paths.items():
+            own = of_heads[head] if have_own_paths(config.datasets) else datasets
+            own[f"{split}_path"] = found
         plan = files.path(f".{split}.plan.json")
         if getattr(config.datasets, f"{split}_plan") is None and plan.exists():
             datasets[f"{split}_plan"] = str(plan)
     statistics = files.path(".statistics.json")
     if config.datasets.statistics_file is None and statistics.exists():
-        datasets |= {"statistics_file": str(statistics), "E0s": None}  # they are in the file
+        # the E0s are in the file
+        datasets |= {"statistics_file": str(statistics), "E0s": None}
+        of_heads = {head: {**changed, "E0s": None} for head, changed in of_heads.items()}
+    datasets["heads"] = tuple(
+        replace(head, **of_heads[head.name]) for head in config.datasets.heads
+    )
     return replace(config, datasets=replace(config.datasets, **datasets))
 
 

@@ -26,6 +26,7 @@ _NOT_COMPARED: Mapping[str, str] = {
     "coordinator_port",
     "datasets": "train_path valid_path test_path train_plan valid_plan test_plan statistics_file "
     "num_workers",
+    "datasets.heads": "train_path valid_path test_path readout",
     "model": "start_from torch_checkpoint foundation_model torch_head torch_param_dtype",
     "train": "log_errors max_skipped_steps resume_from checkpoint_dir checkpoint_steps "
     "checkpoint_every checkpoint_keep checkpoint_best",
@@ -57,16 +58,19 @@ def run_identity(run: Run) -> Document:
 
 def _compared(config: TrainConfig) -> Document:
     sections = {
-        name: {
-            option: value
-            for option, value in asdict(getattr(config, name)).items()
-            if option not in _NOT_COMPARED.get(name, "").split()
-        }
+        name: _without(asdict(getattr(config, name)), _NOT_COMPARED.get(name, ""))
         for name in _COMPARED_SECTIONS
     }
+    of_heads = _NOT_COMPARED["datasets.heads"]
+    heads = [_without(head, of_heads) for head in sections["datasets"]["heads"]]
+    sections["datasets"]["heads"] = heads
     if config.optimizer.scheduler.name != "warmup_cosine_decay":
         del sections["optimizer"]["max_epochs"]  # only says when to stop
     return sections
+
+
+def _without(options: Document, names: str) -> Document:
+    return {option: value for option, value in options.items() if option not in names.split()}
 
 
 def _plain(value: Any) -> Any:

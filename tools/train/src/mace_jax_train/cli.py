@@ -107,7 +107,7 @@ def _dry_run(config: Any, compile_cache: bool) -> Result:
     from mace_jax.cli.progress import track_on_stderr
     from mace_jax_train.data_parallel import all_devices
     from mace_jax_train.dry_run import describe_run
-    from mace_jax_train.inputs import split_paths
+    from mace_jax_train.inputs import split_sources
     from mace_jax_train.processes import Processes
     from mace_jax_train.run_files import RunFiles
     from mace_jax_train.start import prepare_run
@@ -129,7 +129,7 @@ def _dry_run(config: Any, compile_cache: bool) -> Result:
         summary["devices"],
         summary["compile_seconds"],
     )
-    return Result(Path(split_paths(config.datasets, "train")[0]), summary)
+    return Result(split_sources(config.datasets, "train")[0].path, summary)
 
 
 def _train(

@@ -21,7 +21,7 @@ def describe_run(run: Run) -> dict[str, Any]:
     """
     devices = run.devices
     network, parameters = split_trainable(run.model)
-    method = make_method(run.config, network, run.n_steps, devices)
+    method = make_method(run.config, network, run.n_steps, devices, run.factors)
     state = method.initial_state(parameters)
     evaluated = method.evaluated(state)
     started = time.perf_counter()

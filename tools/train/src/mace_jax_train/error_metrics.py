@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from mace_jax.artifacts.train_config_consistency import ALL_HEADS
 from mace_jax.batching.graph_batch import GraphBatch
-from mace_jax_train.loss import Comparison, Predicted, compare
+from mace_jax_train.head_losses import part_of_head
+from mace_jax_train.loss import Comparison, Loss, Predicted, compare
 
 
 class Quantity(NamedTuple):
@@ -56,11 +58,13 @@ class BatchErrors(NamedTuple):
         n_graph: real graphs.
         loss: summed over them.
         sums: by the names of quantities; of what the network predicts.
+        heads: the same of each head, if there are several.
     """
 
     n_graph: Array
     loss: Array
     sums: Mapping[str, ErrorSums]
+    heads: tuple["BatchErrors", ...] = ()
 
 
 def batch_errors(predicted: Predicted, batch: GraphBatch, loss: Array) -> BatchErrors:
@@ -72,6 +76,26 @@ def batch_errors(predicted: Predicted, batch: GraphBatch, loss: Array) -> BatchE
         if quantity.label in predicted
     }
     return BatchErrors(n_graph, loss * n_graph, sums)
+
+
+def errors_of_heads(
+    predicted: Predicted, batch: GraphBatch, loss: Array, of_one: Loss, n_heads: int
+) -> BatchErrors:
+    """Sum the errors of a batch as ``batch_errors`` does, and those of each head beside.
+
+    Args:
+        predicted: of the network.
+        batch: labels.
+        loss: of the batch.
+        of_one: the loss of a batch of which only the graphs of one head count.
+        n_heads: how many there are.
+    """
+    errors = batch_errors(predicted, batch, loss)
+    if n_heads == 1:
+        return errors
+    parts = [part_of_head(batch, head) for head in range(n_heads)]
+    of_heads = [batch_errors(predicted, part, of_one(predicted, part)) for part in parts]
+    return errors._replace(heads=tuple(of_heads))
 
 
 def _sums(rows: Comparison) -> ErrorSums:
@@ -99,6 +123,38 @@ def metrics(batches: Sequence[BatchErrors]) -> dict[str, float | None]:
         sums = total.sums.get(name, ErrorSums(*np.zeros(5)))
         result |= dict(_errors(name, sums, relative=quantity.relative))
     return result
+
+
+def metrics_of_heads(
+    batches: Sequence[BatchErrors], heads: Sequence[str]
+) -> dict[str, dict[str, float | None]]:
+    """Return the metrics of each head that has structures, and of all under ``ALL_HEADS``.
+
+    Args:
+        batches: one at least.
+        heads: their names; of one alone there is no other.
+    """
+    everything = metrics(batches)
+    if len(heads) == 1:
+        return {heads[0]: everything}
+    parts = {head: [batch.heads[index] for batch in batches] for index, head in enumerate(heads)}
+    found = {
+        head: metrics(part)
+        for head, part in parts.items()
+        if sum(float(batch.n_graph) for batch in part)
+    }
+    return {**found, ALL_HEADS: everything}
+
+
+def with_speed(
+    by_head: Mapping[str, dict[str, Any]], speed: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Give the last row what is known of all heads together, and the others none of it."""
+    last = list(by_head)[-1]
+    return {
+        head: {**row, **(speed if head == last else {"time": None})}
+        for head, row in by_head.items()
+    }
 
 
 def _errors(name: str, sums: ErrorSums, *, relative: bool) -> Iterator[tuple[str, float | None]]:

@@ -15,7 +15,7 @@ from mace_jax.batching.graph_batch import GraphBatch
 from mace_jax.batching.loader import PlannedLoader
 from mace_jax.errors import DivergedError
 from mace_jax_train.data_parallel import Devices
-from mace_jax_train.error_metrics import BatchErrors, metrics
+from mace_jax_train.error_metrics import BatchErrors, metrics_of_heads, with_speed
 from mace_jax_train.evaluation_table import evaluation_table
 from mace_jax_train.method import Method
 from mace_jax_train.progress import Row
@@ -31,8 +31,8 @@ def evaluate(
     loader: PlannedLoader,
     asked: Callable[[], bool] = lambda: False,
     pause: Callable[[bool], None] = lambda _: None,
-) -> Row:
-    """Return the metrics of a split, and how fast they were found.
+) -> dict[str, Row]:
+    """Return the metrics of a split by head, of all heads last, and how fast they were found.
 
     Args:
         method: what evaluates a batch.
@@ -64,7 +64,8 @@ def evaluate(
     read()
     seconds = time.perf_counter() - started
     n_graph = sum(int(errors.n_graph) for errors in found)
-    return {**metrics(found), "time": seconds, "graphs_per_second": n_graph / seconds}
+    speed = {"time": seconds, "graphs_per_second": n_graph / seconds}
+    return with_speed(metrics_of_heads(found, method.heads), speed)
 
 
 def _finite(errors: BatchErrors, group: range, loader: PlannedLoader) -> BatchErrors:

@@ -5,7 +5,7 @@ import logging
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, get_args, get_origin
 
 import click
@@ -90,6 +90,8 @@ class _ConfigOption(click.Option):
             value = self.flag.value
         elif self.flag.words:
             value = self.flag.words[value]
+        elif self.flag.parse:
+            value = self.flag.parse(value)
         given: list[tuple[Flag, Any]] = ctx.meta.setdefault(_GIVEN, [])
         given.append((self.flag, None if value is _NOTHING else value))
 
@@ -100,6 +102,8 @@ def _settings(flag: Flag) -> dict[str, Any]:
     kind = without_none(hint)
     if flag.value is not None:
         return {"is_flag": True, "flag_value": True}
+    if flag.parse:
+        return {"type": click.STRING}
     if words := flag.words or choices(hint):
         # with a metavar of its own, because click would write the words with dashes
         return {"type": click.Choice(list(words)), "metavar": f"[{'|'.join(words)}]"}
@@ -197,7 +201,7 @@ class TrainCommand(ToolCommand):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse, and say of an unknown flag what it may have meant."""
         try:
-            return super().parse_args(ctx, list(_joined_numbers(args)))
+            return super().parse_args(ctx, list(_joined(args)))
         except click.NoSuchOption as error:
             name = error.option_name
             if "." in name:
@@ -220,15 +224,24 @@ class TrainCommand(ToolCommand):
                 formatter.write_dl(titled[title])
 
 
-def _joined_numbers(args: Sequence[str]) -> Iterator[str]:
-    """Make one value of the numbers in ``--atomic-numbers 1 6 8``, as argparse does."""
-    numbers: list[str] | None = None
+# flags that take several values, as of argparse, and what is one
+_SEVERAL: Mapping[str, Callable[[str], bool]] = {
+    "--atomic-numbers": str.isdecimal,
+    "--heads": lambda arg: arg.isidentifier(),
+}
+
+
+def _joined(args: Sequence[str]) -> Iterator[str]:
+    """Make one value of the numbers in ``--atomic-numbers 1 6 8``, and of names of heads."""
+    values: list[str] | None = None
+    is_one: Callable[[str], bool] = str.isdecimal
     for arg in (*args, ""):
-        if numbers is not None and arg.isdecimal():
-            numbers.append(arg)
+        if values is not None and is_one(arg):
+            values.append(arg)
             continue
-        if numbers:
-            yield " ".join(numbers)
-        numbers = [] if arg.replace("_", "-") == "--atomic-numbers" else None
+        if values:
+            yield " ".join(values)
+        flag = arg.replace("_", "-")
+        values, is_one = ([], _SEVERAL[flag]) if flag in _SEVERAL else (None, is_one)
         if arg:
             yield arg

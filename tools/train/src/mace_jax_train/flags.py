@@ -4,11 +4,12 @@ Its type and the words that it takes are those of the value it sets; ranges are 
 whole configuration. A flag that is not given changes nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mace_jax.artifacts.train_config_fields import FIELDS, choices
+from mace_jax_train.head_options import parse_heads, read_heads
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Flag:
         words: words that it takes -> what each stands for.
         weak: whether any other flag of the same target wins.
         hidden: whether it is left out of the help: another spelling, for old scripts.
+        parse: from its text to the value, where the value's type does not say it.
     """
 
     names: str
@@ -32,6 +34,7 @@ class Flag:
     words: Mapping[str, str] | None = None
     weak: bool = False
     hidden: bool = False
+    parse: Callable[[str], Any] | None = None
 
 
 _SCHEDULES = {
@@ -98,6 +101,18 @@ FLAGS = (
         "datasets.config_type_weights",
         "dict literal: config_type -> weight of its structures",
     ),
+    Flag(
+        "--heads",
+        "datasets.heads",
+        "names of readout heads, or a dict literal: name -> its train_path, weight, E0s, …",
+        parse=parse_heads,
+    ),
+    Flag(
+        "--heads-config --head-config",
+        "datasets.heads",
+        "JSON or YAML file of the same",
+        parse=read_heads,
+    ),
     Flag("--shuffle/--no-shuffle", "datasets.shuffle", "another order of batches in each epoch"),
     Flag("--suffle", "datasets.shuffle", "as mace-jax spells it", hidden=True),
     Flag("--stream-train-max-batches", "datasets.max_batches", "steps of an epoch, at most"),
@@ -159,6 +174,11 @@ FLAGS = (
     Flag("--eval-test/--no-eval-test", "train.eval_test", "evaluate the test data every time"),
     Flag("--log-errors", "train.log_errors", "which errors are shown"),
     Flag("--best-metric", "train.best_metric", "what the best weights have lowest"),
+    Flag(
+        "--best-head",
+        "train.best_head",
+        "head whose metric that is; weighted: of all, each times its weight",
+    ),
     Flag("--patience", "train.patience", "evaluations without a better one that end the run"),
     Flag("--max-skipped-steps", "train.max_skipped_steps", "steps that may be not finite"),
     Flag("--checkpoint-dir", "train.checkpoint_dir", "folder [default: that of the run]"),

@@ -79,8 +79,9 @@ def load_train_config(
         *_settings(statements),
         *_given("", flags, lambda name: places.get(name, source)),
     ]
-    sections, found_at = _nested(settings)
-    if not sections.get("datasets", {}).get("train_path"):
+    sections, found_at = _nested(list(_with_heads_combined(settings)))
+    datasets = sections.get("datasets", {})
+    if not datasets.get("train_path") and not datasets.get("heads"):
         message = f"{source}: datasets.train_path is not set; give --train-path"
         raise ConfigError(message)
     return train_config_from_sections(sections, source, found_at)
@@ -178,6 +179,20 @@ def _given(
             yield from _given(f"{name}.", value, where)
         else:
             yield _Setting(name, value, where(name), "flags")
+
+
+def _with_heads_combined(settings: Sequence[_Setting]) -> Iterator[_Setting]:
+    """Yield settings; where heads are both named and described, all of them are."""
+    heads = [item for item in settings if item.name == "datasets.heads"]
+    described = [item.value for item in heads if isinstance(item.value, Mapping)]
+    named = [item.value for item in heads if isinstance(item.value, list | tuple) and item.value]
+    yield from (item for item in settings if item.name != "datasets.heads")
+    if described and named and all(isinstance(name, str) for name in named[-1]):
+        options = described[-1]
+        every = {str(name): options.get(name, {}) for name in (*named[-1], *options)}
+        yield heads[-1]._replace(value=every)
+    elif heads:
+        yield heads[-1]
 
 
 def _nested(settings: Sequence[_Setting]) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:

@@ -14,6 +14,7 @@ from mace_jax.artifacts.train_config_consistency import (
 )
 from mace_jax.artifacts.train_config_fields import FIELDS, choices, is_section
 from mace_jax.artifacts.train_config_sections import SECTIONS
+from mace_jax_train.head_options import head_sections
 
 MODULES = frozenset({"mace_jax", "modules", "tools", "gin_functions", "gin_datasets", "gin_model"})
 
@@ -45,6 +46,8 @@ MEANS: Mapping[str, str] = {
     "datasets.stream_train_max_batches": "datasets.max_batches",
     "datasets.stream_train_shuffle": "datasets.shuffle",
     "model.atomic_energies": "datasets.E0s",
+    "model.heads": "datasets.heads",
+    "datasets.head_configs": "datasets.heads",
     "model.atomic_numbers": "datasets.atomic_numbers",
     "model.readout_mlp_irreps": "model.MLP_irreps",
     "optimizer.max_num_epochs": "optimizer.max_epochs",
@@ -86,12 +89,9 @@ ONLY: Mapping[str, tuple[Any, str]] = {
     "flags.profile": (False, "there is no profiler; use jax.profiler"),
     "reload.path": (None, "give train.resume_from a checkpoint or model.start_from a bundle"),
     "checks.enabled": (False, "give --dry-run"),
-    "datasets.heads": (("Default",), "one head is trained; choose it with mace-jax-preprocess"),
-    "datasets.head_configs": (None, "one head is trained; name its files as datasets.train_path"),
     "datasets.prefactor_stress": (1.0, "convert the stresses to eV/Å³ before"),
     "datasets.remap_stress": (None, "write the stresses as 3×3 or in Voigt order before"),
     "datasets.valid_fraction": (None, "split with mace-jax-preprocess --valid_fraction"),
-    "model.heads": (("Default",), "one head is trained"),
     "model.path_normalization": ("path", "the numbers are those of mace-torch; leave it out"),
     "model.gradient_normalization": ("path", "the numbers are those of mace-torch; leave it out"),
     "model.learnable_atomic_energies": (False, "E0s are not trained; leave it out"),
@@ -132,6 +132,7 @@ VALUES: Mapping[str, Callable[[Any], Any]] = {
     "model.distance_transform": lambda value: "None" if value is None else value,
     "model.scaling": lambda value: "no_scaling" if value in (None, "constant_scaling") else value,
     "datasets.E0s": lambda value: repr(value) if isinstance(value, dict) else value,
+    "datasets.heads": head_sections,
     "loss.loss_cls": _loss,
     "train.swa_config.loss.loss_cls": _loss,
     "optimizer.scheduler.boundaries_and_scales": _pairs,

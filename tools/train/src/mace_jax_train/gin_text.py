@@ -1,12 +1,13 @@
 """The complete configuration of a run as a gin file that repeats it."""
 
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 from mace_jax.artifacts.train_config_consistency import SCHEDULE_PARAMETERS
 from mace_jax.artifacts.train_config_sections import (
     SECTIONS,
+    HeadConfig,
     LossConfig,
     ScheduleConfig,
     SWAConfig,
@@ -35,4 +36,12 @@ def _bindings(configurable: str, section: Any) -> Iterator[str]:
             yield f"{name} = @{referred}"
             yield from _bindings(referred, value)
         else:
-            yield f"{name} = {value!r}"
+            yield f"{name} = {_literal(value)!r}"
+
+
+def _literal(value: Any) -> Any:
+    """Return a value, or heads by name, as gin can write them."""
+    if isinstance(value, tuple) and any(isinstance(item, HeadConfig) for item in value):
+        by_name = [asdict(head) for head in value]
+        return {head.pop("name"): head for head in by_name}
+    return value

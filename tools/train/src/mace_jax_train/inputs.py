@@ -6,7 +6,7 @@ the run.
 
 import glob
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from mace_jax.artifacts.dataset import SUFFIXES, Dataset
 from mace_jax.artifacts.model_bundle import EmbeddingSpec
 from mace_jax.artifacts.provenance import Input
 from mace_jax.artifacts.train_config import term_weights
-from mace_jax.artifacts.train_config_sections import DatasetsConfig, TrainConfig
+from mace_jax.artifacts.train_config_sections import DatasetsConfig, HeadConfig, TrainConfig
 from mace_jax.batching.plan import plan_batches
 from mace_jax.batching.plan_report import plan_lines
 from mace_jax.errors import ConfigError, DataError, IncompatibleError
@@ -36,6 +36,7 @@ from mace_jax.structures.label_keys import LabelKeys
 from mace_jax.structures.structure import PROPERTY_SHAPES
 from mace_jax.tracking import Track
 from mace_jax_train.run_files import RunFiles
+from mace_jax_train.run_heads import configured_heads, have_own_paths
 from mace_jax_train.split_data import SplitData, require_distinct
 
 log = logging.getLogger(__name__)
@@ -67,34 +68,46 @@ def open_datasets(
     }
 
 
-def split_paths(config: DatasetsConfig, split: str) -> tuple[str, ...]:
-    """Return the paths that a split is read from; none if there is no such split."""
+def split_paths(config: DatasetsConfig | HeadConfig, split: str) -> tuple[str, ...]:
+    """Return the paths that a split, or a head's part of it, is read from; maybe none."""
     given: str | tuple[str, ...] | None = getattr(config, f"{split}_path")
     return (given,) if isinstance(given, str) else given or ()
 
 
 def split_sources(config: DatasetsConfig, split: str) -> list[Source]:
-    """Return what a split is read from, in order; a glob of HDF5 files is one dataset.
+    """Return what a split is read from, head by head; a glob of HDF5 files is one dataset.
 
     Raises:
         DataError: another glob names no file.
     """
-    sources = []
-    for text in split_paths(config, split):
+    if not have_own_paths(config):
+        return [Source(path, split) for path in _expanded(split_paths(config, split))]
+    return [
+        Source(path, split, head.name)
+        for head in config.heads
+        for path in _expanded(split_paths(head, split))
+    ]
+
+
+def _expanded(texts: Sequence[str]) -> Iterator[Path]:
+    for text in texts:
         path = Path(text)
         as_named = path.suffix in SUFFIXES or path.exists() or not glob.has_magic(text)
-        sources += [Source(one, split) for one in ([path] if as_named else expand_inputs([path]))]
-    return sources
+        yield from [path] if as_named else expand_inputs([path])
 
 
 def converted_path(files: RunFiles, split: str, number: int) -> Path:
-    """Return where what source ``number`` of a split was converted to is kept."""
+    """Return where what source ``number`` of a split, of all heads, was converted to is kept."""
     return files.path(".data") / split / f"{split}_{number}.h5"
 
 
-def label_keys(config: DatasetsConfig) -> LabelKeys:
-    """Return the user's own keys of what extxyz has."""
-    keys = {name: getattr(config, f"{name}_key") for name in PROPERTY_SHAPES}
+def label_keys(config: DatasetsConfig, head: str | None = None) -> LabelKeys:
+    """Return the user's own keys of what extxyz has, maybe those of a head's files."""
+    sections: dict[str | None, DatasetsConfig | HeadConfig] = {
+        section.name: section for section in configured_heads(config)
+    }
+    section = sections.get(head, config)
+    keys = {name: getattr(section, f"{name}_key") for name in PROPERTY_SHAPES}
     given = {name: key for name, key in keys.items() if key}
     return LabelKeys(given, head=config.head_key) if config.head_key else LabelKeys(given)
 
@@ -108,27 +121,30 @@ def _open_split(
     files: RunFiles,
     stack: ExitStack,
 ) -> SplitData:
-    datasets = []
-    given: list[tuple[Path, str, Sequence[Path]]] = []
+    datasets: list[tuple[Dataset, str | None]] = []
+    given: dict[str, list[tuple[Path, str, Sequence[Path]]]] = {}
     for number, source in enumerate(sources):
+        head = source.head if have_own_paths(config.datasets) else None
+        of_head = given.setdefault(source.head, [])
         if source.is_dataset:
             dataset = stack.enter_context(Dataset(source.path))
-            datasets.append(dataset)
-            given.append((source.path, dataset.sha256(), dataset.paths))
+            datasets.append((dataset, head))
+            of_head.append((source.path, dataset.sha256(), dataset.paths))
             continue
         require_file(source.path)
         origin = source.as_input()
-        given.append((source.path, origin.sha256, [source.path]))
+        of_head.append((source.path, origin.sha256, [source.path]))
         target = converted_path(files, split, number)
         if _convert(source, origin, target, config, told, isolated, files):
-            datasets.append(stack.enter_context(Dataset(target)))
-    require_distinct(split, given)
+            datasets.append((stack.enter_context(Dataset(target)), head))
+    for items in given.values():
+        require_distinct(split, items)
     if not datasets:
         names = ", ".join(str(source.path) for source in sources)
         message = f"{names}: isolated atoms only, expected structures to train on; name their file"
         raise DataError(message)
-    filled = tuple(dataset for dataset in datasets if len(dataset))
-    return SplitData(split, filled or tuple(datasets))
+    filled = [item for item in datasets if len(item[0])] or datasets
+    return SplitData(split, tuple(item[0] for item in filled), tuple(item[1] for item in filled))
 
 
 def _convert(
@@ -147,7 +163,8 @@ def _convert(
 
     Returns: whether there is anything in it.
     """
-    keys = label_keys(config.datasets)
+    own = have_own_paths(config.datasets)
+    keys = label_keys(config.datasets, source.head if own else None)
     provenance = replace(files, reproducible=True).provenance([origin])
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=target.parent) as folder, Processes(1) as processes:
@@ -159,7 +176,8 @@ def _convert(
                 require_energies(spool.labels["energy"], len(spool), read.counts, keys)
             spool.path.replace(target)
             log.info("%s: converted %s to %s", source.split, source.path, target.name)
-    isolated.merge(read.isolated)
+    for head, energies in read.isolated.heads.items():
+        isolated.merge(IsolatedAtoms({source.head if own else head: energies}))
     return spool is not None
 
 

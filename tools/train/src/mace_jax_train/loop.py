@@ -1,8 +1,9 @@
 """The training loop: step through an epoch, evaluate, keep the best, save."""
 
 import logging
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from mace_jax.batching.graph_batch import GraphBatch
 from mace_jax.errors import ConfigError, DivergedError
 from mace_jax.model.load import parameter_table, split_trainable
 from mace_jax.tracking import Advance, Show
+from mace_jax_train.best_rule import BestRule
 from mace_jax_train.checkpoint import Checkpoints, load_progress
 from mace_jax_train.evaluate import ahead, evaluate, log_rows
 from mace_jax_train.interruption import StopSignals
@@ -25,7 +27,7 @@ from mace_jax_train.method import Method, StepReport, make_method
 from mace_jax_train.progress import BatchSize, Best, EpochTotals, Progress, Row
 from mace_jax_train.reports import Report
 from mace_jax_train.run_files import TOOL, RunFiles
-from mace_jax_train.start import HEAD, Run, parameter_count
+from mace_jax_train.start import Run, parameter_count
 from mace_jax_train.trackers import trackers
 
 log = logging.getLogger(__name__)
@@ -65,7 +67,7 @@ def train(run: Run, files: RunFiles, show: Show, checkpoint: Path | None = None)
     """
     network, parameters = split_trainable(run.model)
     n_steps = run.n_steps
-    method = make_method(run.config, network, n_steps, run.devices)
+    method = make_method(run.config, network, n_steps, run.devices, run.factors)
     progress = Progress(method.initial_state(parameters))
     if checkpoint is not None:
         progress = load_progress(checkpoint, run, progress.state, method.evaluated(progress.state))
@@ -147,9 +149,9 @@ class _Training:
             log.info("goes on in %s", self.place())
             return
         rows = self.evaluate(weights)
-        self.require_best_metric(rows[self.judged])
-        self.record(*rows.values())
-        log_rows([*rows.values()], self.config.log_errors)
+        self.require_best_metric(rows)
+        self.record(*rows)
+        log_rows(rows, self.config.log_errors)
         progress.epoch = 1
         self.save_checkpoint()
 
@@ -181,7 +183,7 @@ class _Training:
                 self.save_checkpoint()
         self.read(unread)
         progress.state = self.method.end_epoch(progress.state, progress.epoch)
-        self.record(self.row("train", progress.totals.columns()))
+        self.record(*self.rows("train", progress.totals.columns(self.method.heads)))
 
     def sent(
         self, group: Sequence[tuple[int, GraphBatch]]
@@ -245,24 +247,41 @@ class _Training:
             return False
         weights = self.method.evaluated(progress.state)
         rows = self.evaluate(weights)
-        log_rows([progress.rows[-1], *rows.values()], self.config.log_errors)
-        row = rows[self.judged]
-        improved = progress.judge(row, self.config.best_metric, weights)
+        trained = [row for row in progress.rows if self.is_row(row, "train")]
+        log_rows([*trained, *rows], self.config.log_errors)
+        judged = [row for row in rows if self.is_row(row, self.judged)]
+        rule = self.best_rule(judged)
+        improved = progress.judge(judged, rule, weights)
         for suffix in ("_last.msgpack", "_best.msgpack") if improved else ("_last.msgpack",):
-            self.save_bundle(suffix, Best(row, weights))
-        progress.state = self.method.after_evaluation(progress.state, row["loss"])
-        self.record(*rows.values())
+            self.save_bundle(suffix, Best(dict(rule.shown(judged)), weights))
+        loss = rule._replace(metric="loss").value(judged)
+        progress.state = self.method.after_evaluation(
+            progress.state, math.inf if loss is None else loss
+        )
+        self.record(*rows)
         return improved
 
-    def evaluate(self, weights: nnx.State) -> dict[str, Row]:
-        """Return the rows of an evaluation, by mode."""
-        return {
-            mode: self.row(mode, self.evaluate_split(weights, split))
-            for mode, split in self.evaluated.items()
-        }
+    def is_row(self, row: Row, mode: str) -> bool:
+        """Return whether a row is of a mode in the epoch that is under way."""
+        return (row["mode"], row["epoch"]) == (mode, self.progress.epoch)
 
-    def evaluate_split(self, weights: nnx.State, split: str) -> Row:
-        """Return what an evaluation finds for a split."""
+    def best_rule(self, rows: Sequence[Row]) -> BestRule:
+        """Return what decides which weights are the best, of rows of the judged mode by head."""
+        factors, found = self.run.factors, {row["head"] for row in rows}
+        weights = dict(zip(factors.names, factors.weights, strict=True))
+        evaluated = [name for name in factors.names if name in found]
+        return BestRule.of(self.config.best_metric, self.config.best_head, weights, evaluated)
+
+    def evaluate(self, weights: nnx.State) -> list[Row]:
+        """Return the rows of an evaluation, mode after mode."""
+        return [
+            row
+            for mode, split in self.evaluated.items()
+            for row in self.rows(mode, self.evaluate_split(weights, split))
+        ]
+
+    def evaluate_split(self, weights: nnx.State, split: str) -> dict[str, Row]:
+        """Return what an evaluation finds for a split, by head."""
         return evaluate(self.method, weights, self.run.loaders[split], self.asked, self.pause)
 
     def end_epoch(self, improved: bool) -> None:
@@ -353,23 +372,29 @@ class _Training:
 
     def test_row(self, best: Best) -> Row:
         """Return the row of the test set for the best weights; it may have been written then."""
-        for row in self.progress.rows:
-            if (row["mode"], row["epoch"]) == ("eval_test", best.row["epoch"]):
-                return row
+        of_epoch = ("eval_test", best.row["epoch"])
+        found = [row for row in self.progress.rows if (row["mode"], row["epoch"]) == of_epoch]
+        if found:
+            return found[-1]
         weights = self.devices.replicated(jax.tree.map(jnp.asarray, best.weights))
-        columns = self.evaluate_split(weights, "test")
         of_best = ("epoch", "interval", "n_updates", "lr", "n_skipped")
-        row = self.row("eval_test", columns) | {name: best.row[name] for name in of_best}
-        self.record(row)
-        log_rows([row], self.config.log_errors)
-        return row
+        known = {name: best.row[name] for name in of_best}
+        by_head = self.evaluate_split(weights, "test")
+        rows = [row | known for row in self.rows("eval_test", by_head)]
+        self.record(*rows)
+        log_rows(rows, self.config.log_errors)
+        return rows[-1]
 
-    def row(self, mode: str, columns: Row) -> Row:
+    def rows(self, mode: str, by_head: Mapping[str, Row]) -> list[Row]:
+        """Return rows of the metrics file."""
+        return [self.row(mode, head, columns) for head, columns in by_head.items()]
+
+    def row(self, mode: str, head: str, columns: Row) -> Row:
         """Return a row of the metrics file."""
         progress = self.progress
         row = {
             "mode": mode,
-            "head": HEAD,
+            "head": head,
             "epoch": progress.epoch,
             "interval": progress.epoch,
             "n_updates": int(progress.state.n_updates),
@@ -387,19 +412,39 @@ class _Training:
         if self.journal:
             self.journal.append(*rows)
 
-    def require_best_metric(self, row: Row) -> None:
+    def require_best_metric(self, rows: Sequence[Row]) -> None:
         """Check that there is something to be best by.
 
         Raises:
             ConfigError: the evaluations do not find it.
         """
+        judged = [row for row in rows if self.is_row(row, self.judged)]
+        of_heads = {row["head"]: row for row in judged}
+        rule = self.best_rule(judged)
+        deciding = rule.weights or {self.config.best_head: 1.0}
+        for head in deciding:
+            if head not in of_heads:
+                message = (
+                    f"train.best_head: {head!r} has no structures in "
+                    f"{self.evaluated[self.judged]}; name its data, or another head"
+                )
+                raise ConfigError(message)
+            self.require_metric(of_heads[head])
+
+    def require_metric(self, row: Row) -> None:
+        """Check that a row has what is to be the lowest.
+
+        Raises:
+            ConfigError: it has not.
+        """
         metric = self.config.best_metric
         known = [name for name in row if name == "loss" or "mae_" in name or "rmse_" in name]
         found = [name for name in known if row[name] is not None]
         if metric not in found:
+            of_head = f" for head {row['head']}" if len(self.method.heads) > 1 else ""
             message = (
                 f"train.best_metric: {metric!r} is not found by the evaluation of "
-                f"{self.evaluated[self.judged]}, expected one of {', '.join(found)}"
+                f"{self.evaluated[self.judged]}{of_head}, expected one of {', '.join(found)}"
             )
             raise ConfigError(message)
 

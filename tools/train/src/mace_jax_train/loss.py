@@ -16,6 +16,7 @@ from mace_jax.artifacts.train_config import term_weights
 from mace_jax.artifacts.train_config_sections import LossConfig, LossName
 from mace_jax.batching.graph_batch import GraphBatch
 from mace_jax.errors import ConfigError
+from mace_jax_train.head_losses import ONE_HEAD, HeadFactors, row_factors
 
 Predicted = Mapping[str, Array]
 Loss = Callable[[Predicted, GraphBatch], Array]
@@ -120,7 +121,7 @@ def quantities(config: LossConfig) -> frozenset[str]:
     return frozenset(term_weights(config))
 
 
-def make_loss(config: LossConfig) -> Loss:
+def make_loss(config: LossConfig, heads: HeadFactors = ONE_HEAD) -> Loss:
     """Return the loss of a batch: a scalar, and 0 for a batch of padding.
 
     Energies, virials and dipoles are compared per atom. Penalties are squares, in ``huber`` Huber's
@@ -131,10 +132,12 @@ def make_loss(config: LossConfig) -> Loss:
     The numbers are those of mace-torch's classes, except where these disregard weights and so
     train missing labels as zeros: everywhere in ``huber`` and ``dipole``, in the dipole term of
     ``energy_forces_dipole``, in the forces term of ``l1l2``. Here each label has its weight, that
-    of its structure included, which ``universal`` disregards in mace-torch.
+    of its structure included, which ``universal`` disregards in mace-torch. What a head counts
+    multiplies penalties, Huber's, too; where it is 0 nothing of a row gets into a gradient.
 
     Args:
         config: resolved, as in a loaded configuration.
+        heads: what each of them counts.
 
     Raises:
         ConfigError: by the loss, when the network does not predict what it needs.
@@ -149,12 +152,28 @@ def make_loss(config: LossConfig) -> Loss:
         for term, weight in weights.items():
             rows = compare(term, predicted, batch, per_atom=term in _PER_ATOM)
             penalty = _PENALTIES.get(config.loss_cls, {}).get(term, _squares)
-            values = penalty(rows, config.huber_delta)
+            values = _of_heads(penalty, rows, config.huber_delta, heads.of(term), term, batch)
             n_values = jnp.maximum(rows.n_row, 1) * values[0].size
             total += weight * _SCALE.get(term, 1.0) * values.sum() / n_values
         return total
 
     return loss
+
+
+def _of_heads(
+    penalty: Penalty,
+    rows: Comparison,
+    delta: float,
+    factors: tuple[float, ...],
+    term: str,
+    batch: GraphBatch,
+) -> Array:
+    """Return the penalties of rows, each times the factor of its head."""
+    if set(factors) == {1.0}:
+        return penalty(rows, delta)
+    factor = row_factors(factors, term, batch).reshape(rows.weight.shape)
+    rows = rows._replace(error=jnp.where(factor > 0, rows.error, 0))
+    return factor * penalty(rows, delta)
 
 
 def _require_predicted(config: LossConfig, predicted: Predicted) -> None:

@@ -25,7 +25,7 @@ from mace_jax.batching.graph_batch import GraphBatch
 from mace_jax_train.averaging import no_snapshots, with_snapshot
 from mace_jax_train.data_parallel import ONE_DEVICE, Devices
 from mace_jax_train.error_metrics import BatchErrors
-from mace_jax_train.loss import make_loss
+from mace_jax_train.head_losses import ONE_HEAD, HeadFactors
 from mace_jax_train.optimizer import make_optimizer
 from mace_jax_train.schedule import after_loss, make_schedule, no_plateau
 from mace_jax_train.step import (
@@ -71,12 +71,14 @@ class Method:
         updates_per_epoch: of the schedule.
         stages: one or two.
         devices: that train together.
+        heads: names of the network's heads.
     """
 
     config: TrainConfig
     updates_per_epoch: int
     stages: tuple[Stage, ...]
     devices: Devices
+    heads: tuple[str, ...] = ONE_HEAD.names
     _current: Stage = field(init=False)
 
     def __post_init__(self) -> None:
@@ -190,7 +192,11 @@ def shaped_as(parameters: nnx.State, vector: Array) -> nnx.State:
 
 
 def make_method(
-    config: TrainConfig, network: Network, steps_per_epoch: int, devices: Devices = ONE_DEVICE
+    config: TrainConfig,
+    network: Network,
+    steps_per_epoch: int,
+    devices: Devices = ONE_DEVICE,
+    heads: HeadFactors = ONE_HEAD,
 ) -> Method:
     """Return the method of a run.
 
@@ -199,6 +205,7 @@ def make_method(
         network: as a function of its trained parameters.
         steps_per_epoch: batches of an epoch, or groups of them on several devices.
         devices: that train together.
+        heads: of the network, and what each counts.
     """
     optimizer, swa = config.optimizer, config.train.swa_config
     if optimizer.algorithm == "schedulefree" and config.train.ema_decay is not None:
@@ -208,8 +215,8 @@ def make_method(
     def stage(loss: LossConfig, optimizer: OptimizerConfig) -> Stage:
         lr = learning_rate(optimizer, updates_per_epoch)
         return Stage(
-            make_train_step(network, make_loss(loss), lr, config, devices),
-            make_eval_step(network, make_loss(loss), devices),
+            make_train_step(network, loss, heads, lr, config, devices),
+            make_eval_step(network, loss, heads, devices),
             jax.jit(partial(flush, make_update(lr, config)), donate_argnums=0),
         )
 
@@ -217,7 +224,7 @@ def make_method(
     if swa and swa.loss and swa.lr:
         constant = replace(optimizer, lr=swa.lr, scheduler=ScheduleConfig())
         stages.append(stage(swa.loss, constant))
-    return Method(config, updates_per_epoch, tuple(stages), devices)
+    return Method(config, updates_per_epoch, tuple(stages), devices, heads.names)
 
 
 def learning_rate(config: OptimizerConfig, updates_per_epoch: int) -> LearningRate:

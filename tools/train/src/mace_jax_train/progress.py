@@ -1,6 +1,7 @@
 """Where a run stands: all that changes while it trains, which is what a checkpoint keeps."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -10,8 +11,10 @@ from flax import nnx
 from numpy.typing import NDArray
 
 from mace_jax.artifacts.metrics import metrics_line
+from mace_jax.artifacts.train_config_consistency import ALL_HEADS
 from mace_jax.batching.graph_batch import GraphBatch
-from mace_jax_train.error_metrics import BatchErrors, metrics
+from mace_jax_train.best_rule import BestRule
+from mace_jax_train.error_metrics import BatchErrors, metrics_of_heads, with_speed
 from mace_jax_train.method import StepReport, TrainState
 
 Row = dict[str, Any]
@@ -65,18 +68,19 @@ class EpochTotals:
         before = self.errors or [np.zeros_like(leaf) for leaf in leaves]
         self.errors = [total + leaf for total, leaf in zip(before, leaves, strict=True)]
 
-    def columns(self) -> Row:
-        """Return what a row of the metrics file says of these steps."""
-        errors: BatchErrors | None = None
+    def columns(self, heads: Sequence[str]) -> dict[str, Row]:
+        """Return what the metrics file says of these steps, by head, of all heads last."""
+        found: dict[str, Row] = {heads[0] if len(heads) == 1 else ALL_HEADS: {"loss": None}}
         if self.n_steps:
-            errors = jax.tree.unflatten(self._form, self.errors)
-        return {
-            **(metrics([errors]) if errors else {"loss": None}),
+            errors: BatchErrors = jax.tree.unflatten(self._form, self.errors)
+            found = {**metrics_of_heads([errors], heads)}
+        whole = {
             "time": self.seconds,
             "graphs_per_second": self.n_graph / self.seconds if self.seconds else None,
             "edge_padding": self.padding,
             "gradient_norm": self.gradient_norm / self.n_steps if self.n_steps else None,
         }
+        return with_speed(found, whole)
 
     def note(self) -> str:
         """Return what is shown beside the progress."""
@@ -128,12 +132,24 @@ class Progress:
         self.rows += rows
         self.lines += map(metrics_line, rows)
 
-    def judge(self, row: Row, metric: str, weights: nnx.State) -> bool:
-        """Take over a row whose metric is the lowest, with its weights; return whether it is.
+    def judge(self, rows: Sequence[Row], rule: BestRule, weights: nnx.State) -> bool:
+        """Take over an evaluation whose value is the lowest, with its weights.
 
-        A metric that is missing or not a number is never the lowest.
+        A value that is missing or not a number is never the lowest.
+
+        Args:
+            rows: of one mode, by head.
+            rule: what is best.
+            weights: that were evaluated.
+
+        Returns: whether it is.
         """
-        value, lowest = row[metric], self.best.row[metric] if self.best else math.inf
+        value, row, lowest = rule.value(rows), dict(rule.shown(rows)), math.inf
+        if self.best:
+            of_best = (row["mode"], self.best.row["epoch"])
+            known = [one for one in self.rows if (one["mode"], one["epoch"]) == of_best]
+            found = rule.value(known or [self.best.row])
+            lowest = math.inf if found is None else found
         if value is None or not value < lowest:
             self.waited += 1
             return False

@@ -1,7 +1,7 @@
 """The structures of a split: those of one dataset, or of several that follow each other."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mace_jax.artifacts.dataset import Dataset
@@ -17,10 +17,12 @@ class SplitData:
     Attributes:
         name: ``train``, ``valid`` or ``test``.
         datasets: open ones.
+        heads: of all structures of each dataset; None: each structure's own.
     """
 
     name: str
     datasets: tuple[Dataset, ...]
+    heads: tuple[str | None, ...]
 
     def __len__(self) -> int:
         """Return the number of structures."""
@@ -28,8 +30,14 @@ class SplitData:
 
     def __iter__(self) -> Iterator[Structure]:
         """Read all structures in order."""
-        for dataset in self.datasets:
-            yield from dataset
+        for number in range(len(self.datasets)):
+            yield from self.of_dataset(number)
+
+    def of_dataset(self, number: int) -> Iterator[Structure]:
+        """Read the structures of one dataset, each of the head that it has in the run."""
+        head = self.heads[number]
+        for structure in self.datasets[number]:
+            yield structure if head in (None, structure.head) else replace(structure, head=head)
 
     def __str__(self) -> str:
         """Return the paths, for messages."""

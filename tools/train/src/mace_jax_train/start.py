@@ -12,7 +12,7 @@ from mace_jax.architecture import architecture, model_inputs
 from mace_jax.artifacts.batch_plan import BatchPlan, Caps
 from mace_jax.artifacts.model_bundle import ModelBundle
 from mace_jax.artifacts.provenance import Input
-from mace_jax.artifacts.train_config_sections import FlagsConfig, TrainConfig
+from mace_jax.artifacts.train_config_sections import FlagsConfig, HeadConfig, TrainConfig
 from mace_jax.batching.graph_source import DatasetGraphs
 from mace_jax.batching.loader import PlannedLoader
 from mace_jax.errors import ConfigError
@@ -21,11 +21,13 @@ from mace_jax.model.load import build_model, graph_builder, load_model, model_pa
 from mace_jax.model.mace import MACE, DipoleMACE
 from mace_jax.tracking import Track
 from mace_jax_train.data_parallel import ONE_DEVICE, Devices
+from mace_jax_train.head_losses import HeadFactors, head_factors
 from mace_jax_train.inputs import open_datasets, run_plan
 from mace_jax_train.run_files import RunFiles
+from mace_jax_train.run_heads import HEAD, configured_heads, require_cutoff
 from mace_jax_train.split_data import SplitData
 from mace_jax_train.starting_energies import continued_bundle
-from mace_jax_train.starting_model import HEAD, read_starting_model
+from mace_jax_train.starting_model import read_starting_model
 from mace_jax_train.survey import survey_splits
 from mace_jax_train.training_statistics import given_statistics, run_r_max
 from mace_jax_train.untrained_model import configured_network, untrained_bundle
@@ -48,6 +50,8 @@ class Run:
         resources: the open files and the workers that they read from.
         devices: that train together.
         labels: split -> label -> structures that have it with a weight above 0.
+        heads: of the network, in order.
+        energy_sources: head -> where its E0s are from.
     """
 
     config: TrainConfig
@@ -58,6 +62,13 @@ class Run:
     resources: ExitStack
     devices: Devices = ONE_DEVICE
     labels: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    heads: tuple[HeadConfig, ...] = (HeadConfig(HEAD),)
+    energy_sources: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def factors(self) -> HeadFactors:
+        """What each head counts in the loss."""
+        return head_factors(self.heads)
 
     @property
     def n_steps(self) -> int:
@@ -93,6 +104,7 @@ def prepare_run(
         inputs += [item for split, data in splits.items() for item in data.inputs(split)]
         given = given_statistics(config.datasets, splits["train"], inputs)
         r_max = run_r_max(config, given, network.r_max if starting else None)
+        require_cutoff(config.datasets.heads, r_max)
         train = survey_splits(config, splits, starting, given, told, r_max)
         train.sums.isolated_atoms.merge(isolated)
         planned: list[Input] = []
@@ -101,18 +113,21 @@ def prepare_run(
             for split, data in splits.items()
         }
         if starting:
-            bundle = continued_bundle(
+            bundle, sources = continued_bundle(
                 config, starting, train, plans["train"], files, inputs, backend, track
             )
             model = load_model(bundle, starting.name, backend)
         else:
             network = replace(network, r_max=r_max)
-            bundle = untrained_bundle(config, network, train, files, inputs)
+            bundle, sources = untrained_bundle(config, network, train, files, inputs)
             model = _fresh_network(bundle, config.flags.seed, backend)
             bundle = replace(bundle, parameters=model_parameters(model))
         loaders = _loaders(config, bundle, splits, plans, files, devices, stack)
         read = (*inputs, *planned)  # in this order, whether the run begins or goes on
-        run = Run(config, model, bundle, loaders, read, stack, devices, train.labels)
+        heads = tuple(head.config for head in train.heads)
+        run = Run(
+            config, model, bundle, loaders, read, stack, devices, train.labels, heads, sources
+        )
         _require_enough_batches(run)
         return replace(run, resources=stack.pop_all())
 
@@ -161,8 +176,12 @@ def _loaders(
     stack: ExitStack,
 ) -> dict[str, PlannedLoader]:
     """Return the batches of each split; all that is only evaluated has one shape."""
-    weights = config.datasets.config_type_weights or {}
-    builder = graph_builder(bundle)._replace(config_type_weights=weights)
+    builder = graph_builder(bundle)._replace(
+        config_type_weights=config.datasets.config_type_weights or {},
+        config_type_weights_of_heads={
+            head.name: head.config_type_weights or {} for head in configured_heads(config.datasets)
+        },
+    )
     evaluated = [plans[split].caps for split in splits if split != "train"]
     caps = Caps.covering(evaluated) if evaluated else None  # so that it is compiled once
     max_batches = config.datasets.max_batches
@@ -172,7 +191,10 @@ def _loaders(
         split: stack.enter_context(
             PlannedLoader(
                 DatasetGraphs(
-                    data.datasets, builder, [files.final(one.path) for one in data.datasets]
+                    data.datasets,
+                    builder,
+                    [files.final(one.path) for one in data.datasets],
+                    data.heads,
                 ),
                 plans[split],
                 config.flags.dtype,

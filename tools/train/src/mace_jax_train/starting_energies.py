@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 
 import jax
 import numpy as np
@@ -16,7 +17,7 @@ from mace_jax.artifacts.train_config_sections import TrainConfig
 from mace_jax.batching.graph_batch import GraphBatch, pad_batch
 from mace_jax.batching.graph_source import DatasetGraphs, GraphSource
 from mace_jax.elements import MAX_ATOMIC_NUMBER
-from mace_jax.errors import DataError
+from mace_jax.errors import ConfigError, DataError
 from mace_jax.model.backend import Backend
 from mace_jax.model.load import graph_builder, load_model
 from mace_jax.model.predict import properties
@@ -24,15 +25,19 @@ from mace_jax.structures.atomic_energies import AVERAGE
 from mace_jax.structures.atomic_energy_table import AtomicEnergyTable, atomic_energy_table
 from mace_jax.structures.composition_rows import CompositionRows
 from mace_jax.structures.model_energies import ESTIMATED, estimated_energies, kept_energies
+from mace_jax.structures.statistics import Statistics
 from mace_jax.tracking import Track
 from mace_jax_train.run_files import RunFiles
-from mace_jax_train.starting_model import HEAD, StartingModel
+from mace_jax_train.run_heads import RunHead
+from mace_jax_train.starting_model import StartingModel
 from mace_jax_train.survey import TrainingData
 from mace_jax_train.training_statistics import (
     FOUNDATION,
     ISOLATED_ATOM,
+    energies_of_heads,
+    fresh_table,
     keep_statistics,
-    log_table,
+    statistics_of,
 )
 
 
@@ -45,8 +50,10 @@ def continued_bundle(
     inputs: list[Input],
     backend: Backend,
     track: Track,
-) -> ModelBundle:
-    """Return the starting model as the run needs it: of its elements, with its E0s.
+) -> tuple[ModelBundle, dict[str, str]]:
+    """Return the starting model as the run needs it, and where its E0s are from.
+
+    It has the heads and the elements of the run.
 
     Args:
         config: of the run.
@@ -61,52 +68,89 @@ def continued_bundle(
     Raises:
         ConfigError, DataError: the model lacks an element, or its E0 cannot be had.
     """
-    bundle = starting.of_elements(train.elements, config.flags.dtype)
+    heads = [head.config for head in train.heads]
+    bundle = starting.of_heads(heads, config.flags.seed).of_elements(
+        train.elements, config.flags.dtype
+    )
     if not predicts_energy(bundle.config):
-        return bundle
+        return bundle, {}
 
-    def errors() -> CompositionRows:
-        graphs = DatasetGraphs(train.data.datasets, graph_builder(bundle))
+    @cache
+    def errors() -> Mapping[str, CompositionRows]:
+        data = train.data
+        graphs = DatasetGraphs(data.datasets, graph_builder(bundle), heads=data.heads)
         return prediction_errors(
             bundle, graphs, plan, source=starting.name, backend=backend, track=track
         )
 
-    table = _energies(config.datasets.E0s, bundle.atomic_energies[HEAD], train, errors)
+    own = bundle.atomic_energies
+    tables = {head.name: _energies(head, own[head.name], train, errors) for head in train.heads}
     if train.given:
-        log_table(table)
+        statistics, energies = train.given, energies_of_heads(tables, own, train)
     else:
-        keep_statistics(table, train, files, inputs)
-    return replace(bundle, atomic_energies={HEAD: table.of_elements(train.elements)})
+        statistics, energies = keep_statistics(tables, own, train, files, inputs)
+    scaling = {
+        head.name: statistics_of(statistics, head, train).scale_and_shift(config.model.scaling)
+        for head in train.heads
+        if starting.readout_of(head.config) is None
+    }
+    bundle = replace(
+        bundle,
+        atomic_energies={head: found.energies for head, found in energies.items()},
+        scale={**bundle.scale, **{head: scale for head, (scale, _) in scaling.items()}},
+        shift={**bundle.shift, **{head: shift for head, (_, shift) in scaling.items()}},
+    )
+    return bundle, {head: found.source for head, found in energies.items()}
 
 
 def _energies(
-    e0s: str | None,
+    head: RunHead,
     own: Mapping[int, float],
     train: TrainingData,
-    errors: Callable[[], CompositionRows],
+    errors: Callable[[], Mapping[str, CompositionRows]],
 ) -> AtomicEnergyTable:
-    """Find the E0s of a run that begins with a model.
+    """Find the E0s of a head of a run that begins with a model.
+
+    Its ``E0s`` are ``foundation`` for the model's own, ``estimated`` for those with the least
+    errors; ``average``, ``isolated_atom``, a dict or a file as for a fresh network. None: those of
+    the statistics file, without one the model's own, or for a fresh readout the isolated atoms'.
 
     Args:
-        e0s: ``foundation`` for the model's own, ``estimated`` for those with the least errors;
-            ``average``, ``isolated_atom``, a dict or a file as for a fresh network. None: those of
-            the statistics file, without one the model's own.
-        own: E0s of the model, eV.
+        head: of the run.
+        own: E0s of the model, eV; none for a fresh readout.
         train: training data.
         errors: computes what ``prediction_errors`` does.
+
+    Raises:
+        ConfigError: the model's own are asked for, but there are none.
     """
-    sums, given = train.sums, train.given
-    ((head, of_head),) = sums.heads.items()
-    choice = (e0s or (AVERAGE if given else FOUNDATION)).lower()
-    if choice == FOUNDATION:
-        return kept_energies(own, head, of_head, sums.isolated_atoms.of_head(head))
-    if choice == ESTIMATED:
-        return estimated_energies(own, head, of_head, errors())
-    if given and choice in (AVERAGE, ISOLATED_ATOM):
-        return atomic_energy_table(
-            str(dict(given.of_head(head).atomic_energies)), sums, train.elements
+    sums, given, name = train.sums_of(head), train.given, head.data_name
+    choice = (head.config.E0s or _by_default(given, own)).lower()
+    if choice in (FOUNDATION, ESTIMATED) and not own:
+        message = (
+            f"datasets.heads: {head.name}: E0s {choice!r}, but a fresh readout has none; choose "
+            "average, isolated_atom, a dict or a file"
         )
-    return atomic_energy_table(None if choice == ISOLATED_ATOM else e0s, sums, train.elements)
+        raise ConfigError(message)
+    if choice == FOUNDATION:
+        return kept_energies(own, name, sums.heads[name], sums.isolated_atoms.of_head(name))
+    if choice == ESTIMATED:
+        return estimated_energies(own, name, sums.heads[name], errors()[head.name])
+    if given and choice in (AVERAGE, ISOLATED_ATOM):
+        energies = dict(given.of_head(name).atomic_energies)
+        return atomic_energy_table(str(energies), sums, _alone(train))
+    return fresh_table(head, train)
+
+
+def _by_default(given: Statistics | None, own: Mapping[int, float]) -> str:
+    if given:
+        return AVERAGE
+    return FOUNDATION if own else ISOLATED_ATOM
+
+
+def _alone(train: TrainingData) -> tuple[int, ...] | None:
+    """Return the elements of which a head needs E0s, if there is no other head."""
+    return train.elements if len(train.heads) == 1 else None
 
 
 def prediction_errors(
@@ -117,8 +161,8 @@ def prediction_errors(
     source: str,
     backend: Backend,
     track: Track,
-) -> CompositionRows:
-    """Predict planned structures; return compositions and errors, label minus prediction, eV.
+) -> dict[str, CompositionRows]:
+    """Predict planned structures; return compositions and errors, label minus prediction, by head.
 
     Args:
         bundle: the model.
@@ -137,7 +181,7 @@ def prediction_errors(
     def energies(state: nnx.State, batch: GraphBatch) -> Array:
         return properties(nnx.merge(graphdef, state), batch)["energy"]
 
-    rows = CompositionRows()
+    rows = {head: CompositionRows() for head in bundle.heads}
     planned = list(zip(plan.batches, plan.shape.tolist(), strict=True))
     for ids, shape in track(planned, "estimating E0s", len(planned)):
         batch = graphs(ids) if len(ids) else []
@@ -154,5 +198,6 @@ def prediction_errors(
                 raise DataError(message)
             if "energy" in structure.properties:
                 counts = np.bincount(structure.atomic_numbers, minlength=MAX_ATOMIC_NUMBER + 1)
-                rows.add(counts[None], np.array([graph.interaction_energy - energy]))
+                error = np.array([graph.interaction_energy - energy])
+                rows[bundle.heads[graph.head]].add(counts[None], error)
     return rows

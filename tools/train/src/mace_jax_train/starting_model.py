@@ -1,28 +1,34 @@
 """The model that training begins with: a bundle, a Torch checkpoint or a released model."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mace_jax.architecture import READOUT_IRREPS, predicts_energy
 from mace_jax.artifacts.model_bundle import ModelBundle, ModelConfig
 from mace_jax.artifacts.train_config import term_weights
-from mace_jax.artifacts.train_config_sections import ModelSection, TrainConfig
+from mace_jax.artifacts.train_config_sections import HeadConfig, ModelSection, TrainConfig
 from mace_jax.elements import symbol
 from mace_jax.equivariance.irreps import Irreps
 from mace_jax.errors import ConfigError, DataError
+from mace_jax.model.load import build_model, model_parameters
 from mace_jax.structures.structure import Structure
 from mace_jax.torch_models.foundation_models import released_model
 from mace_jax.torch_models.select_elements import select_elements
-from mace_jax.torch_models.select_head import select_head
+from mace_jax.torch_models.select_head import select_heads
 from mace_jax.torch_models.source import Source, released_source
 from mace_jax.tracking import Track
+from mace_jax_train.run_heads import HEAD
 
 log = logging.getLogger(__name__)
 
-HEAD = "Default"
+# Of a head whose readout has random weights.
+FRESH = "fresh"
 _SOURCES = ("start_from", "torch_checkpoint", "foundation_model")
 _OF_A_SOURCE = ("torch_head", "torch_param_dtype")
 _IRREPS = ("hidden_irreps", "MLP_irreps", "edge_irreps")
@@ -34,22 +40,19 @@ class StartingModel:
     """A model that training begins with.
 
     Attributes:
-        bundle: of the head that is trained, which has the run's name; of all its elements.
+        bundle: of all its elements and heads, until ``of_heads`` and ``of_elements``.
         source: its file.
+        head: whose readout heads begin with that do not say so; None: none was named.
     """
 
     bundle: ModelBundle
     source: Source
+    head: str | None = None
 
     @property
     def name(self) -> str:
         """Its file, for messages."""
         return str(self.source.path)
-
-    @property
-    def atomic_energies(self) -> Mapping[int, float]:
-        """E0 by atomic number, eV; empty for a model without energies."""
-        return self.bundle.atomic_energies.get(HEAD, {})
 
     def require_elements(self, structure: Structure) -> None:
         """Check that the model knows all elements of a structure.
@@ -66,6 +69,53 @@ class StartingModel:
                 f"{sorted(known)}; remove the structure or begin with another model"
             )
             raise DataError(message)
+
+    def readout_of(self, head: HeadConfig) -> str | None:
+        """Return the model's head whose readout a head of the run begins with; None: a fresh one.
+
+        Raises:
+            ConfigError: there is none of that name, or several that it may be.
+        """
+        known, asked = self.bundle.heads, head.readout
+        if asked == FRESH:
+            return None
+        if asked is None:
+            named = head.name if head.name in known else self.head
+            asked = named or (known[0] if len(known) == 1 else None)
+        if asked in known:
+            return asked
+        what = "has several heads" if asked is None else f"has no head {asked!r}"
+        message = (
+            f"{self.name}: {what}, expected one of {list(known)} for head {head.name}; set "
+            "model.torch_head, or readout of the head"
+        )
+        raise ConfigError(message)
+
+    def of_heads(self, heads: Sequence[HeadConfig], seed: int) -> "StartingModel":
+        """Return the model of the heads of a run; those that it had else are dropped.
+
+        Args:
+            heads: of the run.
+            seed: of the weights of fresh readouts.
+
+        Raises:
+            ConfigError: as of ``readout_of``, or a readout is asked for that cannot be fresh.
+        """
+        sources = {head.name: self.readout_of(head) for head in heads}
+        if not predicts_energy(self.bundle.config):
+            return replace(self, bundle=replace(self.bundle, heads=tuple(sources)))
+        fresh = None
+        if None in sources.values():
+            fresh = _fresh_parameters(self.bundle, len(sources), seed)
+        bundle = select_heads(self.bundle, sources, fresh)
+        dropped = [name for name in self.bundle.heads if name not in sources.values()]
+        log.info(
+            "%s: readouts: %s%s",
+            self.name,
+            ", ".join(f"{head} from {source or FRESH}" for head, source in sources.items()),
+            f"; dropped: {', '.join(dropped)}" if dropped else "",
+        )
+        return replace(self, bundle=bundle)
 
     def of_elements(self, elements: Sequence[int], dtype: str) -> ModelBundle:
         """Return the model of some of its elements, in the dtype of training.
@@ -101,26 +151,43 @@ def read_starting_model(config: TrainConfig, track: Track) -> StartingModel | No
     whole = source.read()
     _require_own_options(config, whole.config, source.path)
     _require_predicted(config, whole.config, source.path)
-    head = _head(whole, config.model.torch_head, source.path)
-    bundle = _renamed(select_head(whole, head))
+    bundle = whole
     if config.model.torch_param_dtype:
         bundle = bundle.astype(config.model.torch_param_dtype)
     kept = bundle.config
     log.info(
-        "training begins with %s: %s, head %s of %s, %s weights; r_max %g Å, avg_num_neighbors %g, "
-        "scale %s and shift %s are kept",
+        "training begins with %s: %s, heads %s, %s weights; r_max %g Å, avg_num_neighbors %g, "
+        "scale and shift of each head are kept",
         source.path,
         kept.model,
-        head,
         ", ".join(whole.heads),
         bundle.dtype,
         kept.r_max,
         kept.avg_num_neighbors,
-        bundle.scale.get(HEAD, "none"),
-        bundle.shift.get(HEAD, "none"),
     )
     card = {"file": source.path.name, "license": whole.license, "model_card": whole.model_card}
-    return StartingModel(replace(bundle, model_card={"starting_model": card}, parity=None), source)
+    bundle = replace(bundle, model_card={"starting_model": card}, parity=None)
+    starting = StartingModel(bundle, source, config.model.torch_head)
+    for head in config.datasets.heads or _named(config.model):
+        starting.readout_of(head)  # what is impossible is said before data are read
+    return starting
+
+
+def _named(section: ModelSection) -> tuple[HeadConfig, ...]:
+    """Return the head that is asked for where no heads are configured."""
+    return (HeadConfig(HEAD, readout=section.torch_head),) if section.torch_head else ()
+
+
+def _fresh_parameters(bundle: ModelBundle, n_heads: int, seed: int) -> dict[str, NDArray[Any]]:
+    """Return random weights of the same network with so many heads, by path."""
+    network = build_model(
+        bundle.config,
+        scale=[1.0] * n_heads,
+        shift=[0.0] * n_heads,
+        dtype=bundle.dtype,
+        rng=np.random.default_rng(seed),
+    )
+    return model_parameters(network)
 
 
 def _source(section: ModelSection, track: Track) -> Source | None:
@@ -141,32 +208,6 @@ def _source(section: ModelSection, track: Track) -> Source | None:
     if named[0] == "foundation_model" and not Path(text).is_file():
         return released_source(released_model(text), offline=False, track=track)
     return Source(Path(text))
-
-
-def _head(bundle: ModelBundle, asked: str | None, path: Path) -> str:
-    """Return the head that is trained; nothing is guessed where there are several."""
-    if asked is None and len(bundle.heads) == 1:
-        return bundle.heads[0]
-    if asked not in bundle.heads:
-        what = "has several heads" if asked is None else f"has no head {asked!r}"
-        message = f"{path}: {what}, expected one of {list(bundle.heads)}; set model.torch_head"
-        raise ConfigError(message)
-    return asked
-
-
-def _renamed(bundle: ModelBundle) -> ModelBundle:
-    """Give the only head the run's name."""
-
-    def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
-        return dict(zip((HEAD,), values.values(), strict=False))
-
-    return replace(
-        bundle,
-        heads=(HEAD,),
-        atomic_energies=renamed(bundle.atomic_energies),
-        scale=renamed(bundle.scale),
-        shift=renamed(bundle.shift),
-    )
 
 
 def _require_own_options(config: TrainConfig, model: ModelConfig, path: Path) -> None:

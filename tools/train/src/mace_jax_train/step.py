@@ -13,14 +13,15 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 from numpy.typing import NDArray
 
-from mace_jax.artifacts.train_config_sections import TrainConfig
+from mace_jax.artifacts.train_config_sections import LossConfig, TrainConfig
 from mace_jax.batching.graph_batch import GraphBatch
 from mace_jax.model.mace import MACE
 from mace_jax.model.predict import properties
 from mace_jax_train.averaging import Snapshots, moving_average
 from mace_jax_train.data_parallel import Devices
-from mace_jax_train.error_metrics import BatchErrors, batch_errors
-from mace_jax_train.loss import Loss
+from mace_jax_train.error_metrics import BatchErrors, errors_of_heads
+from mace_jax_train.head_losses import HeadFactors
+from mace_jax_train.loss import make_loss
 from mace_jax_train.optimizer import clip, make_optimizer, weight_decays
 from mace_jax_train.schedule import Plateau
 
@@ -92,7 +93,8 @@ Update = Callable[[TrainState, Array], TrainState]
 
 def make_train_step(
     network: Network,
-    loss: Loss,
+    loss_config: LossConfig,
+    heads: HeadFactors,
     learning_rate: LearningRate,
     config: TrainConfig,
     devices: Devices,
@@ -103,6 +105,7 @@ def make_train_step(
     state as it was, to the bit.
     """
     update = make_update(learning_rate, config)
+    loss, of_head = make_loss(loss_config, heads), make_loss(loss_config, heads.in_evaluation())
 
     def loss_and_prediction(
         parameters: nnx.State, batch: GraphBatch
@@ -113,7 +116,7 @@ def make_train_step(
     def train_step(state: TrainState, batch: GraphBatch) -> tuple[TrainState, StepReport]:
         gradient_of = jax.value_and_grad(loss_and_prediction, has_aux=True)
         (value, predicted), gradient = gradient_of(state.parameters, batch)
-        errors = batch_errors(predicted, batch, value)
+        errors = errors_of_heads(predicted, batch, value, of_head, len(heads.names))
         gradient, errors = over_devices(devices, ravel_pytree(gradient)[0], errors)
         norm = jnp.linalg.norm(gradient)
         finite = jnp.isfinite(errors.loss) & jnp.isfinite(norm)
@@ -195,12 +198,16 @@ def flush(update: Update, state: TrainState) -> TrainState:
     return state._replace(accumulated=no_gradient(total.gradient))
 
 
-def make_eval_step(network: Network, loss: Loss, devices: Devices) -> EvalStep:
+def make_eval_step(
+    network: Network, loss_config: LossConfig, heads: HeadFactors, devices: Devices
+) -> EvalStep:
     """Return the compiled evaluation of a batch."""
+    loss, of_head = make_loss(loss_config, heads), make_loss(loss_config, heads.in_evaluation())
 
     def eval_step(parameters: nnx.State, batch: GraphBatch) -> BatchErrors:
         predicted = properties(network(parameters), batch)
-        errors = batch_errors(predicted, batch, loss(predicted, batch))
+        value = loss(predicted, batch)
+        errors = errors_of_heads(predicted, batch, value, of_head, len(heads.names))
         return devices.total(errors, errors.n_graph)
 
     return devices.compiled(eval_step)

@@ -13,13 +13,15 @@ from mace_jax.artifacts.train_config_sections import TrainConfig
 from mace_jax.batching.graph import DEFAULT_INPUTS, model_input
 from mace_jax.elements import sorted_elements, species_index
 from mace_jax.errors import DataError
+from mace_jax.structures.isolated_atoms import IsolatedAtoms
 from mace_jax.structures.neighbor_list import count_neighbors, neighbor_pairs
 from mace_jax.structures.statistics import Statistics
 from mace_jax.structures.structure import Structure
 from mace_jax.structures.training_sums import TrainingSums
+from mace_jax_train.run_heads import RunHead, require_known_heads, run_heads
 from mace_jax_train.split_data import SplitData
 from mace_jax_train.starting_model import StartingModel
-from mace_jax_train.usable_labels import UsableLabels
+from mace_jax_train.usable_labels import LabelsOfHeads
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,7 @@ class TrainingData(NamedTuple):
         elements: atomic numbers that the run's model knows, ascending.
         given: the statistics file, if there is one.
         labels: split -> label -> structures that have it with a weight above 0, of all splits.
+        heads: of the run.
     """
 
     data: SplitData
@@ -40,6 +43,14 @@ class TrainingData(NamedTuple):
     elements: tuple[int, ...]
     given: Statistics | None
     labels: Mapping[str, Mapping[str, int]]
+    heads: tuple[RunHead, ...]
+
+    def sums_of(self, head: RunHead) -> TrainingSums:
+        """Return the sums over the structures of one head."""
+        sums, name = TrainingSums(self.sums.r_max), head.data_name
+        sums.heads[name] = self.sums.heads[name]
+        sums.isolated_atoms.merge(IsolatedAtoms({name: self.sums.isolated_atoms.of_head(name)}))
+        return sums
 
 
 def survey_splits(
@@ -64,28 +75,35 @@ def survey_splits(
         r_max: cutoff, Å.
 
     Raises:
-        ArtifactError, DataError: a structure is damaged or does not fit the model, or the training
-            data are of several heads or lack what the loss needs.
-        ConfigError: a config type that is given a weight occurs nowhere in them.
+        ArtifactError, DataError: a structure is damaged or does not fit the model, is of a head
+            that the run does not have, or the training data of a head lack what the loss needs.
+        ConfigError: a config type that is given a weight occurs nowhere in them, or what the data
+            call a head is no name for one.
     """
     elements = config.datasets.atomic_numbers or (given.atomic_numbers if given else ())
     known = sorted_elements(elements)
     sums: list[TrainingSums] = []
     counts: dict[str, Mapping[str, int]] = {}
+    heads: tuple[RunHead, ...] = ()
     for split, data in splits.items():
         require = partial(_require_elements, starting, known)
-        labels = [UsableLabels(config.datasets.config_type_weights or {}) for _ in data.datasets]
+        labels = LabelsOfHeads(config.datasets, len(data.datasets))
         edges = split == "train" and given is None
         sums.append(_survey(data, require, told, labels, r_max, count_edges=edges))
-        for dataset, found in zip(data.datasets, labels, strict=True):
+        for dataset, found in zip(data.datasets, labels.of_datasets(), strict=True):
             log.info("%s: %s: %s", split, dataset.path, found.summary())
-        counts[split] = sum((found.found for found in labels), Counter())
+        total = labels.total()
+        counts[split] = total.found
+        require_known_heads(config.datasets, [one.name for one in heads], total.heads, str(data))
         if split == "train":
-            _require_labels(config, data, labels)
-            _require_one_head(data, labels)
+            labels.require(config, data)
+            heads = run_heads(config, total.heads, str(data))
+            for head in heads if len(heads) > 1 else ():
+                labels.of_head(head.data_name).require_head(config, head.config, str(data))
         if not known and not starting:
             known = _elements_of(sums)
-    return TrainingData(splits["train"], sums[0], known or _elements_of(sums), given, counts)
+    elements = known or _elements_of(sums)
+    return TrainingData(splits["train"], sums[0], elements, given, counts, heads)
 
 
 def _require_elements(
@@ -101,19 +119,19 @@ def _survey(
     data: SplitData,
     require: Callable[[Structure], None],
     told: Sequence[EmbeddingSpec],
-    labels: Sequence[UsableLabels],
+    labels: LabelsOfHeads,
     r_max: float,
     *,
     count_edges: bool,
 ) -> TrainingSums:
-    """Read every structure of a split and sum up what they hold; the labels by dataset."""
+    """Read every structure of a split and sum up what they hold."""
     sums = TrainingSums(r_max)
     assumed: Counter[EmbeddingSpec] = Counter()
-    for dataset, found in zip(data.datasets, labels, strict=True):
+    for number, dataset in enumerate(data.datasets):
         if dataset.r_max not in (None, r_max):
             text = "%s: stores the neighbours at %g Å, not at r_max %g Å: they are searched again"
             log.warning(text, dataset.path, dataset.r_max, r_max)
-        for structure in dataset:
+        for structure in data.of_dataset(number):
             require(structure)
             for spec in told:
                 model_input(structure, spec)
@@ -122,7 +140,7 @@ def _survey(
             if count_edges:
                 n_neighbors = count_neighbors(neighbor_pairs(structure, r_max), len(structure))
             sums.add(structure, n_neighbors)
-            found.add(structure)
+            labels.add(number, structure)
     n = len(data)
     for spec in +assumed:
         text = "%s: %s: given by %d of %d structures; %g is assumed for the others"
@@ -135,35 +153,3 @@ def _elements_of(parts: Sequence[TrainingSums]) -> tuple[int, ...]:
     return sorted_elements(
         number for sums in parts for head in sums.heads.values() for number in head.elements
     )
-
-
-def _require_labels(config: TrainConfig, data: SplitData, labels: Sequence[UsableLabels]) -> None:
-    """Check that there is something to learn from, and warn of datasets without a part of it.
-
-    Raises:
-        ConfigError, DataError: as of ``UsableLabels.require``.
-    """
-    total = UsableLabels(config.datasets.config_type_weights or {})
-    for found in labels:
-        total.merge(found)
-    total.require(config, str(data))
-    for dataset, found in zip(data.datasets, labels, strict=True):
-        if missing := found.missing(config):
-            text = "%s: no %s in any structure: other data alone teach it"
-            log.warning(text, dataset.path, " and no ".join(missing))
-
-
-def _require_one_head(data: SplitData, labels: Sequence[UsableLabels]) -> None:
-    """Check that the training data are of one head.
-
-    Raises:
-        DataError: they are of several, whose energies cannot be told apart yet.
-    """
-    if len({head for found in labels for head in found.heads}) != 1:
-        heads = [", ".join(sorted(found.heads)) for found in labels]
-        what = "; ".join(
-            f"{dataset.path}: {f'structures of heads {names}' if names else 'no structures'}"
-            for dataset, names in zip(data.datasets, heads, strict=True)
-        )
-        message = f"{what}, expected those of one head; train on such data"
-        raise DataError(message)

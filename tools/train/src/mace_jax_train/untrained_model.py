@@ -8,11 +8,10 @@ from mace_jax.architecture import predicts_energy
 from mace_jax.artifacts.model_bundle import ModelBundle, ModelConfig
 from mace_jax.artifacts.provenance import Input
 from mace_jax.artifacts.train_config_sections import ModelSection, TrainConfig
-from mace_jax.structures.statistics import HeadStatistics, Statistics
+from mace_jax.structures.statistics import HeadStatistics
 from mace_jax_train.run_files import RunFiles
-from mace_jax_train.starting_model import HEAD
 from mace_jax_train.survey import TrainingData
-from mace_jax_train.training_statistics import run_statistics
+from mace_jax_train.training_statistics import run_statistics, statistics_of
 
 
 def configured_network(section: ModelSection) -> ModelConfig:
@@ -33,8 +32,8 @@ def untrained_bundle(
     train: TrainingData,
     files: RunFiles,
     inputs: list[Input],
-) -> ModelBundle:
-    """Return the run's model bundle, complete but for its parameters.
+) -> tuple[ModelBundle, dict[str, str]]:
+    """Return the run's model bundle, complete but for its parameters, and where E0s are from.
 
     Args:
         config: of the run.
@@ -46,38 +45,41 @@ def untrained_bundle(
     Raises:
         ConfigError, DataError, IncompatibleError: the E0s or the statistics cannot be had.
     """
-    section = config.model
+    section, heads = config.model, tuple(head.name for head in train.heads)
     bundle = ModelBundle(
         config=replace(network, atomic_numbers=train.elements),
         dtype=config.flags.dtype,
-        heads=(HEAD,),
+        heads=heads,
         atomic_energies={},
         scale={},
         shift={},
         parameters={},
     )
+    sources: dict[str, str] = {}
     if predicts_energy(network):
-        statistics = run_statistics(config.datasets, train, files, inputs)
-        scale, shift = _scale_and_shift(section, statistics)
+        statistics, energies = run_statistics(config.datasets, train, files, inputs)
+        scaling = {
+            head.name: _scale_and_shift(section, statistics_of(statistics, head, train))
+            for head in train.heads
+        }
         bundle = replace(
             bundle,
-            atomic_energies={HEAD: statistics.atomic_energies},
-            scale={HEAD: scale},
-            shift={HEAD: shift},
+            atomic_energies={head: found.energies for head, found in energies.items()},
+            scale={head: scale for head, (scale, _) in scaling.items()},
+            shift={head: shift for head, (_, shift) in scaling.items()},
         )
+        sources = {head: found.source for head, found in energies.items()}
         neighbors = statistics.avg_num_neighbors
     else:
         neighbors = (train.given or train.sums).avg_num_neighbors
     neighbors = section.avg_num_neighbors or neighbors
-    return replace(bundle, config=replace(bundle.config, avg_num_neighbors=neighbors))
+    bundle = replace(bundle, config=replace(bundle.config, avg_num_neighbors=neighbors))
+    return bundle, sources
 
 
-def _scale_and_shift(section: ModelSection, statistics: Statistics) -> tuple[float, float]:
+def _scale_and_shift(section: ModelSection, statistics: HeadStatistics) -> tuple[float, float]:
     """Return scale and shift of the interaction energy, as each model of mace-torch takes them."""
     if section.model == "EnergyDipolesMACE":
         return 1.0, 0.0
-    pooled = HeadStatistics(
-        statistics.atomic_energies, statistics.mean, statistics.std, statistics.energy_std
-    )
-    scale, shift = pooled.scale_and_shift(section.scaling)
+    scale, shift = statistics.scale_and_shift(section.scaling)
     return scale, shift if section.model == "ScaleShiftMACE" else 0.0

@@ -1,13 +1,18 @@
 """Do the training data have what the loss wants to learn?"""
 
+import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from mace_jax.artifacts.train_config import term_weights
-from mace_jax.artifacts.train_config_sections import TrainConfig
+from mace_jax.artifacts.train_config_sections import DatasetsConfig, HeadConfig, TrainConfig
 from mace_jax.errors import ConfigError, DataError
 from mace_jax.structures.structure import Structure, weighted_by_config_type
+from mace_jax_train.run_heads import configured_heads
+from mace_jax_train.split_data import SplitData
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -74,8 +79,16 @@ class UsableLabels:
                     f"weight 0 left out, but {option} is {weight}; set it to 0 or name the key"
                 )
                 raise DataError(message)
+        self.require_config_types(self.config_type_weights, place)
+
+    def require_config_types(self, weights: Mapping[str, float], place: str) -> None:
+        """Check that there are structures of every config type that is given a weight.
+
+        Raises:
+            ConfigError: there are none.
+        """
         # mace-torch's own default names this one
-        unknown = self.config_type_weights.keys() - self.config_types.keys() - {"Default"}
+        unknown = weights.keys() - self.config_types.keys() - {"Default"}
         if unknown:
             message = (
                 f"datasets.config_type_weights: no structure of config type "
@@ -83,6 +96,85 @@ class UsableLabels:
                 f"{', '.join(sorted(self.config_types))}; correct the name"
             )
             raise ConfigError(message)
+
+    def require_head(self, config: TrainConfig, head: HeadConfig, place: str) -> None:
+        """Check that the structures counted, those of a head, teach it something.
+
+        Args:
+            config: of the run.
+            head: whose they are.
+            place: the training data, for messages.
+
+        Raises:
+            DataError: none has a label that counts, or none has an energy that is to be learned.
+        """
+        asked = {t: option for option, t, _ in _terms(config) if getattr(head, f"{t}_weight")}
+        found = [term for term in asked if self.found[term]]
+        missing = ["energy"] if "energy" in asked and "energy" not in found else []
+        missing = missing if found else list(asked)
+        if missing:
+            message = (
+                f"datasets.heads: {head.name}: {' and '.join(missing)} found in 0 of "
+                f"{self.n_structures} structures in {place}, those of weight 0 left out; name the "
+                f"keys of this head's labels, such as energy_key, or set energy_weight to 0"
+            )
+            raise DataError(message)
+        for term in asked.keys() - set(found):
+            text = "head %s: no %s in any of %d structures: the other heads alone teach it"
+            log.warning(text, head.name, term, self.n_structures)
+
+
+class LabelsOfHeads:
+    """What is usable of a split, by dataset and head, each with the weights of its head."""
+
+    def __init__(self, config: DatasetsConfig, n_datasets: int) -> None:
+        """Count nothing yet."""
+        self._config = config
+        self._heads = {head.name: head for head in configured_heads(config)}
+        self._parts: list[dict[str, UsableLabels]] = [{} for _ in range(n_datasets)]
+
+    def add(self, dataset: int, structure: Structure) -> None:
+        """Count one structure of a dataset."""
+        head = structure.head
+        weights = self._heads.get(head, self._config).config_type_weights or {}
+        self._parts[dataset].setdefault(head, UsableLabels(weights)).add(structure)
+
+    def of_datasets(self) -> list[UsableLabels]:
+        """Return the counts of each dataset."""
+        return [self._merged(part.values()) for part in self._parts]
+
+    def of_head(self, head: str) -> UsableLabels:
+        """Return the counts of a head."""
+        return self._merged(part[head] for part in self._parts if head in part)
+
+    def total(self) -> UsableLabels:
+        """Return the counts of everything."""
+        return self._merged(self.of_datasets())
+
+    def _merged(self, parts: Iterable[UsableLabels]) -> UsableLabels:
+        total = UsableLabels(self._config.config_type_weights or {})
+        for part in parts:
+            total.merge(part)
+        return total
+
+    def require(self, config: TrainConfig, data: SplitData) -> None:
+        """Check that there is something to learn from, and warn of datasets without a part of it.
+
+        Args:
+            config: of the run.
+            data: that was counted.
+
+        Raises:
+            ConfigError, DataError: as of ``UsableLabels.require``.
+        """
+        self.total().require(config, str(data))
+        for section in config.datasets.heads:
+            of_types = section.config_type_weights or {}
+            self.of_head(section.name).require_config_types(of_types, str(data))
+        for dataset, found in zip(data.datasets, self.of_datasets(), strict=True):
+            if missing := found.missing(config):
+                text = "%s: no %s in any structure: other data alone teach it"
+                log.warning(text, dataset.path, " and no ".join(missing))
 
 
 def _terms(config: TrainConfig) -> Iterator[tuple[str, str, float]]:

@@ -1,0 +1,79 @@
+"""Heads as they may be written: names, or a mapping of names to options, in gin, JSON or YAML."""
+
+import ast
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mace_jax.errors import ConfigError
+
+# names of the same in mace_run_train
+_MEANS = {f"{split}_file": f"{split}_path" for split in ("train", "valid", "test")}
+_ONE_HEAD = ("Default",)  # what mace-jax writes where there are no heads
+
+
+def head_sections(value: Any) -> Any:
+    """Return the sections of heads, as plain data; what is something else is left as it is.
+
+    Args:
+        value: names, or a mapping of names to options. ``train_file`` is ``train_path``, and
+            ``info_keys`` and ``arrays_keys`` map labels to keys, as in ``mace_run_train``.
+    """
+    if value is None:
+        return ()
+    if isinstance(value, Mapping):
+        return tuple({"name": str(name), **_options(own or {})} for name, own in value.items())
+    names = (value,) if isinstance(value, str) else value
+    if isinstance(names, tuple | list) and all(isinstance(name, str) for name in names):
+        return () if tuple(names) == _ONE_HEAD else tuple({"name": name} for name in names)
+    return value
+
+
+def _options(given: Any) -> dict[str, Any]:
+    if not isinstance(given, Mapping):
+        return {"options": given}
+    options = {_MEANS.get(name, name): value for name, value in given.items()}
+    for group in ("info_keys", "arrays_keys"):
+        keys = options.pop(group, None) or {}
+        options |= {f"{label}_key": key for label, key in keys.items()}
+    if isinstance(options.get("E0s"), Mapping):
+        options["E0s"] = repr(dict(options["E0s"]))
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
+
+
+def parse_heads(text: str) -> Any:
+    """Return what ``--heads`` says: a mapping or list as a literal, or names.
+
+    Raises:
+        ConfigError: it begins like a literal, but is none.
+    """
+    if not text.strip().startswith(("{", "[", "(")):
+        return tuple(text.replace(",", " ").split())
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError) as error:
+        message = f"--heads: {text!r} is not a literal such as \"{{'pbe': {{'weight': 2}}}}\""
+        raise ConfigError(message) from error
+
+
+def read_heads(path: Path) -> Any:
+    """Return what a file of ``--heads-config`` says; a mapping inside ``heads`` stands for it.
+
+    Raises:
+        ConfigError: it is missing, or neither JSON nor YAML with a mapping.
+    """
+    import yaml
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        message = f"{path}: cannot be read ({' '.join(str(error).split())}); give JSON or YAML"
+        raise ConfigError(message) from error
+    inner = found.get("heads") if isinstance(found, Mapping) and len(found) == 1 else None
+    found = inner if isinstance(inner, Mapping) else found
+    if not isinstance(found, Mapping) or not found:
+        message = f"{path}: expected a mapping of head names to options; see --heads-config"
+        raise ConfigError(message)
+    return found
