@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mace_jax.artifacts.atomic_write import atomic_file
+from mace_jax.artifacts.extxyz_writer import LABEL_PREFIX, flat_metadata
 from mace_jax.artifacts.hdf5_rows import GrowingArrays, write_names
 from mace_jax.artifacts.predictions import (
     EXTXYZ_SUFFIXES,
@@ -34,9 +35,8 @@ from mace_jax.structures.ragged import offsets_of
 from mace_jax.structures.structure import PROPERTY_SHAPES, Structure, volume, volumes
 from mace_jax.structures.structure_block import StructureBlock
 
-# Of what is predicted in extxyz, and of labels wherever they stand beside it.
+# Of what is predicted, in extxyz.
 PREFIX = "MACE_"
-LABEL_PREFIX = "REF_"
 
 
 class BlockWriter(Protocol):
@@ -224,7 +224,7 @@ class _ParquetWriter(_Writer):
             pa.array([s.atomic_numbers for s in structures], pa.list_(pa.int64())),
         )
         for name in block.predictions:
-            rows = [predicted[name] for predicted in _one_by_one(block)]
+            rows = [predicted[name] for predicted in one_by_one(block)]
             real = pa.from_numpy_dtype(block.predictions[name].dtype)
             yield name, _column(rows, scalar=not SHAPES[name], real=real)
         for name in self._metadata["labels"]:
@@ -257,7 +257,7 @@ class _ExtxyzWriter(_Writer):
         from ase import Atoms
         from ase.io.extxyz import write_extxyz
 
-        pairs = zip(block.structures, block.heads, _one_by_one(block), strict=True)
+        pairs = zip(block.structures, block.heads, one_by_one(block), strict=True)
         for structure, head, predicted in pairs:
             atoms = Atoms(
                 numbers=structure.atomic_numbers,
@@ -266,7 +266,7 @@ class _ExtxyzWriter(_Writer):
                 pbc=structure.pbc,
             )
             if self._metadata:
-                atoms.info.update(_flat_metadata(self._metadata))
+                atoms.info.update(flat_metadata(self._metadata))
                 self._metadata = None
             atoms.info |= {"config_type": structure.config_type, "head": head}
             for name, value in structure.inputs.items():
@@ -275,7 +275,7 @@ class _ExtxyzWriter(_Writer):
                 (self._prefix, predicted, SHAPES),
                 (LABEL_PREFIX, structure.properties, PROPERTY_SHAPES),
             ):
-                for name, value in _with_meaning(values, structure):
+                for name, value in with_meaning(values, structure):
                     place = atoms.arrays if "n" in shapes[name] else atoms.info
                     place[prefix + name] = _plain(value)
             write_extxyz(self._file, [atoms], write_results=False)
@@ -284,7 +284,7 @@ class _ExtxyzWriter(_Writer):
         self._file.close()
 
 
-def _with_meaning(
+def with_meaning(
     values: Mapping[str, NDArray[Any]], structure: Structure
 ) -> Iterator[tuple[str, NDArray[Any]]]:
     """Yield values by name; a molecule has neither stress nor virials."""
@@ -298,21 +298,10 @@ def _plain(value: NDArray[Any]) -> Any:
     return value if np.ndim(value) else float(value)
 
 
-def _one_by_one(block: PredictedBlock) -> Iterator[dict[str, NDArray[np.floating]]]:
-    """Yield the predictions of each structure."""
+def one_by_one(block: PredictedBlock) -> Iterator[dict[str, NDArray[np.floating]]]:
+    """Yield the predictions of each structure by name."""
     for index, (start, stop) in enumerate(pairwise(offsets_of(block.n_node).tolist())):
         yield {
             name: rows[start:stop] if is_per_atom(name) else rows[index, ...]
             for name, rows in block.predictions.items()
         }
-
-
-def _flat_metadata(metadata: Document) -> dict[str, str]:
-    """Return metadata as comment-line entries, one a field: the C parser refuses long ones."""
-    record = {**metadata, **metadata["provenance"]}
-    del record["provenance"]
-    inputs = {f"input_{number}": item for number, item in enumerate(record.pop("inputs"))}
-    return {
-        f"mace_jax_{name}": json.dumps(value, ensure_ascii=False)
-        for name, value in {**record, **inputs}.items()
-    }

@@ -21,6 +21,7 @@ MADE_BY = {
     "index": "mace-jax-preprocess",
     "statistics": "mace-jax-preprocess",
     "training_sums": "mace-jax-preprocess",
+    "selection": "mace-jax-select-replay",
     "batch_plan": "mace-jax-plan-batches",
     "train_config": "mace-jax-train",
     "model_bundle": "mace-jax-train or mace-jax-from-torch",

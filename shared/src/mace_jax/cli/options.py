@@ -11,6 +11,8 @@ from mace_jax.elements import MAX_ATOMIC_NUMBER
 
 FilePath = click.Path(path_type=Path)
 
+LABELS = ("energy", "forces", "stress", "virials", "dipole", "charges", "polarizability")
+
 force_option = click.option("--force", is_flag=True, help="replace existing output")
 reproducible_option = click.option(
     "--reproducible",
@@ -29,6 +31,21 @@ backend_option = click.option(
     type=click.Choice(["dense", "cueq"]),
     help="plain jax, or the kernels of cuequivariance  [default: dense]",
 )
+
+
+def label_key_options(command: Any) -> Any:
+    """Add a flag for the key of each label, such as ``--energy-key``."""
+    for name in reversed(LABELS):
+        command = click.option(
+            f"--{name}-key", help=f"where {name} is read [default: REF_{name}, then {name}]"
+        )(command)
+    return command
+
+
+def take_label_keys(flags: dict[str, Any]) -> dict[str, str]:
+    """Take the flags of ``label_key_options`` out of ``flags``; return those that were given."""
+    keys = {name: flags.pop(f"{name}_key") for name in LABELS}
+    return {name: key for name, key in keys.items() if key}
 
 
 class PositiveFloat(click.ParamType):

@@ -10,18 +10,10 @@ from mace_jax.cli.options import (
     FilePath,
     backend_option,
     compile_cache_option,
+    label_key_options,
     reproducible_option,
+    take_label_keys,
 )
-
-_LABELS = ("energy", "forces", "stress", "virials", "dipole", "charges", "polarizability")
-
-
-def _key_options(command: Any) -> Any:
-    for name in reversed(_LABELS):
-        command = click.option(
-            f"--{name}-key", help=f"where {name} is read [default: REF_{name}, then {name}]"
-        )(command)
-    return command
 
 
 @click.command(
@@ -44,7 +36,14 @@ def _key_options(command: Any) -> Any:
 @click.option("--batch-max-edges", type=click.IntRange(1), default=8192, help="edges per batch")
 @click.option("--plan", type=FilePath, help="batches that mace-jax-plan-batches made for the HDF5")
 @click.option("--descriptors", is_flag=True, help="invariant features of the atoms, too")
-@_key_options
+@click.option(
+    "--as-labels",
+    is_flag=True,
+    help="write a dataset, .xyz or .h5, whose labels are the predictions, to be trained on",
+)
+@click.option("--head-name", help="head of its structures [default: the readout head of each]")
+@click.option("--layout", type=click.Choice(["mace", "flat"]), help="of its HDF5  [default: mace]")
+@label_key_options
 @click.option("--head-key", default="head", help="where the head of a frame is read")
 @click.option("--info-prefix", default="MACE_", help="of the names of what is predicted in extxyz")
 @click.option(
@@ -69,18 +68,23 @@ def main(
 
     STRUCTURES are extended XYZ (also compressed, or - for standard input), HDF5 of either layout,
     or anything else that ASE reads; several files, folders of HDF5, globs. The order is theirs.
-    Where they have labels, errors are shown.
+    Where they have labels, errors are shown. With --as-labels predictions take the place of labels.
     """
     from mace_jax.artifacts.atomic_write import require_absent
     from mace_jax.artifacts.model_bundle import read_model_bundle
     from mace_jax.artifacts.predictions import require_predictions_suffix
+    from mace_jax.artifacts.structures_file import require_structures_suffix
     from mace_jax.errors import ConfigError
     from mace_jax.structures.label_keys import LabelKeys
     from mace_jax.torch_models.select_head import select_head
 
     output = flags["output"]
-    require_predictions_suffix(output)
+    if flags["as_labels"]:
+        require_structures_suffix(output)
+    else:
+        require_predictions_suffix(output)
     require_absent(output, force=force)
+    _require_labels_alone(flags)
     _require_plan_alone(flags)
     _require_other_prefix(flags["info_prefix"])
     bundle = read_model_bundle(model)
@@ -91,13 +95,31 @@ def main(
         bundle = select_head(bundle, head)
     if dtype is not None:
         bundle = bundle.astype(dtype)
-    given = {name: flags.pop(f"{name}_key") for name in _LABELS}
-    keys = LabelKeys({name: key for name, key in given.items() if key}, head=head_key)
+    keys = LabelKeys(take_label_keys(flags), head=head_key)
 
     from mace_jax_predict.run import Options, run
 
     flags["backend"] = flags["backend"] or "dense"
+    flags["layout"] = flags["layout"] or "mace"
     return Result(output, run(Options(model=model, bundle=bundle, head=head, keys=keys, **flags)))
+
+
+def _require_labels_alone(flags: dict[str, Any]) -> None:
+    """Check that what only datasets or only predictions have is not asked for of the other.
+
+    Raises:
+        ConfigError: it is.
+    """
+    from mace_jax.errors import ConfigError
+
+    if flags["as_labels"] and flags["descriptors"]:
+        message = "--as-labels and --descriptors: a dataset has no place for them; give one of them"
+        raise ConfigError(message)
+    for name in ("head_name", "layout"):
+        if flags[name] is not None and not flags["as_labels"]:
+            flag = f"--{name.replace('_', '-')}"
+            message = f"{flag}: {flags[name]!r} is of a dataset; add --as-labels or leave it out"
+            raise ConfigError(message)
 
 
 def _require_plan_alone(flags: dict[str, Any]) -> None:
@@ -126,7 +148,7 @@ def _require_other_prefix(prefix: str) -> None:
     Raises:
         ConfigError: they could.
     """
-    from mace_jax.artifacts.predictions_writer import LABEL_PREFIX
+    from mace_jax.artifacts.extxyz_writer import LABEL_PREFIX
     from mace_jax.errors import ConfigError
 
     if prefix in ("", LABEL_PREFIX):

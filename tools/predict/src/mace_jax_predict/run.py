@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +19,7 @@ from mace_jax.artifacts.batch_plan import (
     read_batch_plan,
     require_plan_fits,
 )
+from mace_jax.artifacts.dataset import Layout
 from mace_jax.artifacts.label_errors import LabelErrors
 from mace_jax.artifacts.model_bundle import ModelBundle, model_bundle_input
 from mace_jax.artifacts.predictions import (
@@ -28,8 +29,8 @@ from mace_jax.artifacts.predictions import (
     predictions_metadata,
 )
 from mace_jax.artifacts.predictions_file import PredictionsBlock
-from mace_jax.artifacts.predictions_writer import writing_predictions
-from mace_jax.artifacts.provenance import make_provenance
+from mace_jax.artifacts.predictions_writer import BlockWriter, writing_predictions
+from mace_jax.artifacts.provenance import Input, make_provenance
 from mace_jax.batching.graph import GraphBuilder
 from mace_jax.batching.graph_sizes import SizedDataset
 from mace_jax.batching.graph_source import DatasetGraphs
@@ -46,6 +47,7 @@ from mace_jax.structures.label_keys import LabelKeys
 from mace_jax.structures.ragged import offsets_of
 from mace_jax_predict.error_table import error_table
 from mace_jax_predict.inputs import TOOL, Inputs, open_inputs
+from mace_jax_predict.pseudo_labels import label_names, source_of_labels, writing_labels
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +62,8 @@ class Options:
         bundle: the model, of the head and dtype that are wanted.
         head: which one, if one was named.
         keys: where labels are.
+        as_labels: whether predictions become the labels of a dataset.
+        head_name: head of its structures.
     """
 
     model: Path
@@ -73,6 +77,9 @@ class Options:
     descriptors: bool
     skip_bad: int
     info_prefix: str
+    as_labels: bool
+    head_name: str | None
+    layout: Layout
     backend: Literal["dense", "cueq"]
     device: str
     compile_cache: bool
@@ -188,25 +195,49 @@ def _write(
     inputs: Inputs, found: dict[str, NDArray[np.floating]], n_skipped: int, options: Options
 ) -> LabelErrors:
     """Write the file, and return the errors."""
-    used = [model_bundle_input(options.model), *inputs.as_inputs]
-    if options.plan:
-        used.append(batch_plan_input("plan", options.plan))
+    writing = _writing_labels if options.as_labels else _writing_predictions
+    errors = LabelErrors()
+    with writing(inputs, list(found), n_skipped, options) as writer:
+        for block in _blocks(inputs, found, options.bundle.heads):
+            writer.write(block)
+            errors.add(PredictionsBlock.of(block))
+    return errors
+
+
+def _writing_predictions(
+    inputs: Inputs, quantities: list[str], n_skipped: int, options: Options
+) -> AbstractContextManager[BlockWriter]:
     heads = options.bundle.heads
     metadata = predictions_metadata(
         options.output,
-        make_provenance(TOOL, used, reproducible=options.reproducible),
+        _provenance(model_bundle_input(options.model), inputs, options),
         head=heads[0] if len(heads) == 1 else OWN_HEADS,
-        quantities=list(found),
+        quantities=quantities,
         labels=inputs.labels,
         n_graph=len(inputs.sizes.n_node),
         n_skipped=n_skipped,
     )
-    errors = LabelErrors()
-    with writing_predictions(options.output, metadata, prefix=options.info_prefix) as writer:
-        for block in _blocks(inputs, found, heads):
-            writer.write(block)
-            errors.add(PredictionsBlock.of(block))
-    return errors
+    return writing_predictions(options.output, metadata, prefix=options.info_prefix)
+
+
+def _writing_labels(
+    inputs: Inputs, quantities: list[str], _n_skipped: int, options: Options
+) -> AbstractContextManager[BlockWriter]:
+    names = ", ".join(label_names(quantities))
+    log.info("%s: labels are predictions of %s: %s", options.output, options.model, names)
+    return writing_labels(
+        options.output,
+        _provenance(source_of_labels(options.model), inputs, options),
+        head_name=options.head_name,
+        layout=options.layout,
+    )
+
+
+def _provenance(model: Input, inputs: Inputs, options: Options) -> dict[str, Any]:
+    used = [model, *inputs.as_inputs]
+    if options.plan:
+        used.append(batch_plan_input("plan", options.plan))
+    return make_provenance(TOOL, used, reproducible=options.reproducible)
 
 
 def _blocks(

@@ -14,21 +14,14 @@ from mace_jax.cli.options import (
     Paths,
     PositiveFloat,
     force_option,
+    label_key_options,
     reproducible_option,
+    take_label_keys,
 )
 from mace_jax.errors import ConfigError
 from mace_jax_preprocess.config_file import read_flags
 
-_LABELS = ("energy", "forces", "stress", "virials", "dipole", "charges", "polarizability")
 _SCALINGS = ("rms_forces_scaling", "std_scaling", "no_scaling")
-
-
-def _key_options(command: Any) -> Any:
-    for name in reversed(_LABELS):
-        command = click.option(
-            f"--{name}-key", help=f"where {name} is read [default: REF_{name}, then {name}]"
-        )(command)
-    return command
 
 
 class Shard(click.ParamType):
@@ -115,7 +108,7 @@ class Shard(click.ParamType):
 @click.option("--batch-size", type=click.IntRange(1), default=256, help="structures at a time")
 @click.option("--work-dir", type=FilePath, help="for temporary files [default: --h5_prefix]")
 @click.option("--config-type-weights", default="{}", help="dict: config_type -> weight")
-@_key_options
+@label_key_options
 @click.option("--head-key", default="head", help="where the head of a frame is read")
 @click.option("--heads", help="dict: head -> its train_file, valid_file, test_file, E0s")
 @click.option(
@@ -166,7 +159,6 @@ def _options(
     from mace_jax.structures.label_keys import LabelKeys
     from mace_jax_preprocess.options import Options
 
-    given = {name: flags.pop(f"{name}_key") for name in _LABELS}
     if (flags["split"] == "group") != (group_key is not None):
         message = "--split group and --group-key: one without the other; give both or none"
         raise ConfigError(message)
@@ -178,9 +170,7 @@ def _options(
         valid_file=_expanded(valid_file),
         test_file=_expanded(test_file),
         config_type_weights=_parse_weights(config_type_weights),
-        keys=LabelKeys(
-            {name: key for name, key in given.items() if key}, head=head_key, group=group_key
-        ),
+        keys=LabelKeys(take_label_keys(flags), head=head_key, group=group_key),
         heads=_parse_heads(heads),
         part=(shard[0] - 1, shard[1]) if shard else None,
         **flags,
