@@ -52,8 +52,12 @@ def errors(frames: list[Atoms], predicted: str, label: str) -> Errors:
     Two methods count energies from different zeros, so that energies are compared after each
     element's energy has been shifted by what makes their errors least.
     """
-    forces = [frame.arrays[f"{predicted}_forces"] - frame.arrays[f"{label}_forces"] for frame in frames]
-    energies = [frame.info[f"{predicted}_energy"] - frame.info[f"{label}_energy"] for frame in frames]
+    forces = [
+        frame.arrays[f"{predicted}_forces"] - frame.arrays[f"{label}_forces"] for frame in frames
+    ]
+    energies = [
+        frame.info[f"{predicted}_energy"] - frame.info[f"{label}_energy"] for frame in frames
+    ]
     elements = np.unique(np.concatenate([frame.numbers for frame in frames]))
     counts = np.array([[(frame.numbers == z).sum() for z in elements] for frame in frames])
     shifts = np.linalg.lstsq(counts, energies)[0]
@@ -104,7 +108,9 @@ def main() -> None:
     text = table(folder, methods)
     print(text)
     (folder / "table.md").write_text(f"{text}\n", encoding="utf-8")
-    with mpl.rc_context({"svg.hashsalt": "mace-jax", "axes.spines.top": False, "axes.spines.right": False}):
+    with mpl.rc_context(
+        {"svg.hashsalt": "mace-jax", "axes.spines.top": False, "axes.spines.right": False}
+    ):
         draw(folder, methods).savefig(folder / "forgetting.svg", metadata={"Date": None})
 
 
