@@ -1,10 +1,11 @@
 """What is kept; ``tests/parity`` compares the numbers with those of the model of all heads."""
 
+import numpy as np
 import pytest
 
 from mace_jax.errors import ConfigError
 from mace_jax.model.load import load_model
-from mace_jax.torch_models.select_head import select_head
+from mace_jax.torch_models.select_head import select_head, select_heads
 
 HEADS = {
     "all_embeddings_readout_heads": "fine",
@@ -31,6 +32,21 @@ def test_only_readouts_and_energies_change(convert, name, head):
             assert array is every.parameters[path]
     with jax.enable_x64(True):
         load_model(alone, name)  # checks every shape
+
+
+@pytest.mark.parametrize(("name", "head"), HEADS.items())
+def test_heads_under_other_names_are_what_they_were(convert, name, head):
+    """Also of more heads than before, and of all in another order."""
+    every = convert(name)
+    (other,) = [known for known in every.heads if known != head][:1]
+    for sources in ({"x": head, "y": other, "z": head, "w": head}, {"b": other, "a": head}):
+        chosen = select_heads(every, sources)
+        assert chosen.heads == tuple(sources)
+        for to, source in sources.items():
+            one, expected = select_head(chosen, to), select_head(every, source)
+            assert one.atomic_energies == {to: every.atomic_energies[source]}
+            for path, array in expected.parameters.items():
+                np.testing.assert_allclose(one.parameters[path], array, rtol=1e-14, err_msg=path)
 
 
 @pytest.mark.parametrize("name", ["layers_1", "atomic_dipoles"])

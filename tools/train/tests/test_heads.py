@@ -2,7 +2,6 @@
 
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -24,6 +23,7 @@ from mace_jax.tracking import show_nothing, track_silently
 from mace_jax_train.beginning import find_beginning, prepared_run
 from mace_jax_train.evaluate import evaluate
 from mace_jax_train.head_losses import HeadFactors
+from mace_jax_train.head_table import describe_heads, head_table
 from mace_jax_train.loop import train
 from mace_jax_train.loss import make_loss
 from mace_jax_train.method import make_method
@@ -70,7 +70,7 @@ def sections(tmp_path_factory, molecules):
     folder = tmp_path_factory.mktemp("heads")
     sets = {
         "a": (molecules(8, 10), molecules(4, 11), E0),
-        "b": tuple(map(of_other_method, (molecules(6, 12), molecules(3, 13)))) + (OTHER_E0,),
+        "b": (*map(of_other_method, (molecules(6, 12), molecules(3, 13))), OTHER_E0),
     }
     return [
         {
@@ -376,7 +376,7 @@ def test_a_head_without_labels(two_heads, prepare, tmp_path, molecules):
 
 def test_a_head_that_the_data_do_not_have(make_config, prepare, data):
     datasets = {"train_path": data["train_path"], "heads": [{"name": "Default"}, {"name": "pbe"}]}
-    with pytest.raises(DataError, match="datasets.heads: pbe: no structure of this head in"):
+    with pytest.raises(DataError, match=r"datasets\.heads: pbe: no structure of this head in"):
         prepare(make_config(datasets=datasets))
     datasets["heads"] = [{"name": "scan"}, {"name": "pbe"}]
     with pytest.raises(DataError, match="head 'Default' of 12 structures, expected one of 'scan'"):
@@ -385,5 +385,41 @@ def test_a_head_that_the_data_do_not_have(make_config, prepare, data):
 
 def test_the_head_that_decides_has_no_validation_data(two_heads, tmp_path):
     config = two_heads(b={"valid_path": None}, train={"best_head": "b"})
-    with pytest.raises(ConfigError, match="train.best_head: 'b' has no structures in valid"):
+    with pytest.raises(ConfigError, match=r"train\.best_head: 'b' has no structures in valid"):
         trained(config, tmp_path)
+
+
+# --- what is measured
+
+
+def test_effective_weights_are_measured_on_the_plan(two_heads, prepare, molecules, tmp_path):
+    """One batch: 8 structures of a, 6 of b, two of which have no energy."""
+    changed = of_other_method(molecules(6, 12))
+    for index in (1, 4):
+        forces = {"forces": changed[index].properties["forces"]}
+        changed[index] = replace(changed[index], properties=forces)
+    path = write_dataset(tmp_path / "changed.h5", changed)
+    b = {"train_path": path, "weight": 3.0, "forces_weight": 0.5, "valid_path": None}
+    run, _ = prepare(two_heads(b=b, datasets={"n_edge": 1000}))
+    found = describe_heads(run)
+    n_a, n_b = (sum(map(len, molecules(n, seed))) for n, seed in ((8, 10), (6, 12)))
+    weights = {head: one["effective_weights"] for head, one in found.items()}
+    assert weights["a"]["energy"] == pytest.approx(8 / 14)
+    assert weights["b"]["energy"] == pytest.approx(3 * 4 / 14)
+    assert weights["a"]["forces"] == pytest.approx(100 * n_a / (n_a + n_b))
+    assert weights["b"]["forces"] == pytest.approx(100 * 3 * 0.5 * n_b / (n_a + n_b))
+    assert found["b"]["structures"] == {"train": 6, "valid": 0}
+    assert (found["b"]["elements"], found["b"]["E0s"]) == ([1, 8], "given")
+    assert found["a"]["steps_per_epoch"] == 1
+    lines = head_table(found)
+    assert lines[0].split() == [
+        *("head", "structures", "elements", "E0s", "weight", "energy", "forces", "steps")
+    ]
+    assert lines[2].split()[-6:] == [
+        "O",
+        "given",
+        "3",
+        "0.8571",
+        f"{weights['b']['forces']:.4g}",
+        "1",
+    ]

@@ -17,7 +17,7 @@ from mace_jax.artifacts.dataset import Dataset, write_dataset_file
 from mace_jax.artifacts.model_bundle import read_model_bundle, write_model_bundle
 from mace_jax.artifacts.provenance import file_sha256, make_provenance
 from mace_jax.artifacts.statistics import read_statistics
-from mace_jax.artifacts.train_config_sections import TrainConfig
+from mace_jax.artifacts.train_config_sections import HeadConfig, TrainConfig
 from mace_jax.errors import (
     ArtifactError,
     ConfigError,
@@ -177,9 +177,12 @@ def test_a_released_model_that_cannot_be_had(starting, downloads):
 
 def test_a_head_must_be_chosen_where_there_are_several(starting, checkpoint):
     path = checkpoint(HEADS)
-    message = refusal(ConfigError, starting({"torch_checkpoint": path}))
-    assert message == (
-        f"{path}: has several heads, expected one of ['rough', 'fine']; set model.torch_head"
+    model = read_starting_model(starting({"torch_checkpoint": path}), track_silently)
+    with pytest.raises(ConfigError) as caught:
+        model.of_heads([HeadConfig("Default")], 0)
+    assert str(caught.value) == (
+        f"{path}: has several heads, expected one of ['rough', 'fine'] for head Default; set "
+        "model.torch_head, or readout of the head"
     )
 
 
@@ -191,7 +194,7 @@ def test_an_unknown_head(starting, checkpoint):
 
 def test_the_head_chosen_has_the_name_of_the_run(starting, checkpoint):
     config = starting({"torch_checkpoint": checkpoint(HEADS), "torch_head": "fine"})
-    found = read_starting_model(config, track_silently).bundle
+    found = read_starting_model(config, track_silently).of_heads([HeadConfig(HEAD)], 0).bundle
     expected = select_head(convert_torch_model(Path(checkpoint(HEADS))), "fine")
     assert found.heads == (HEAD,)
     assert found.atomic_energies == {HEAD: expected.atomic_energies["fine"]}
@@ -201,6 +204,39 @@ def test_the_head_chosen_has_the_name_of_the_run(starting, checkpoint):
     )
     for name, array in expected.parameters.items():
         np.testing.assert_array_equal(found.parameters[name], array)
+
+
+def test_heads_are_kept_renamed_dropped_and_added(starting, checkpoint, caplog):
+    config = starting({"torch_checkpoint": checkpoint(HEADS)})
+    caplog.set_level(logging.INFO)
+    heads = [
+        HeadConfig("new", readout="fine"),
+        HeadConfig("fine"),
+        HeadConfig("own", readout="fresh"),
+    ]
+    found = read_starting_model(config, track_silently).of_heads(heads, 3).bundle
+    assert "readouts: new from fine, fine from fine, own from fresh; dropped: rough" in caplog.text
+    assert found.heads == ("new", "fine", "own")
+    whole = convert_torch_model(Path(checkpoint(HEADS)))
+    assert found.scale == {"new": whole.scale["fine"], "fine": whole.scale["fine"], "own": 1.0}
+    fine = select_head(whole, "fine").parameters
+    for name, array in fine.items():
+        for head in ("new", "fine"):
+            kept = select_head(found, head).parameters[name]
+            np.testing.assert_allclose(kept, array, rtol=1e-14, err_msg=name)
+    fresh = select_head(found, "own").parameters
+    differing = {name for name, array in fine.items() if not np.array_equal(fresh[name], array)}
+    assert differing == {name for name in fine if name.startswith("readouts/")}
+    assert all(0.1 < np.std(fresh[name]) < 3 for name in differing if fresh[name].size > 4)
+
+
+def test_a_readout_of_no_head(starting, checkpoint):
+    config = starting({"torch_checkpoint": checkpoint(HEADS)})
+    heads = (HeadConfig("a", "a.h5", readout="coarse"),)
+    config = replace(config, datasets=replace(config.datasets, heads=heads))
+    assert "has no head 'coarse', expected one of ['rough', 'fine'] for head a" in refusal(
+        ConfigError, config
+    )
 
 
 def test_weights_are_rounded_first(starting, checkpoint):

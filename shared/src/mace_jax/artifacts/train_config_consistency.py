@@ -117,6 +117,11 @@ def _heads(config: TrainConfig) -> Iterator[Problem]:
                 )
         if paths["train"] is None and config.datasets.train_path is None:
             yield prefix, f"{head.name}: has no data; give it a train_path"
+    model = config.model
+    begun = model.start_from or model.torch_checkpoint or model.foundation_model
+    for head in () if begun else heads:
+        if head.readout is not None:
+            yield prefix, f"{head.name}: readout is of a model, but training begins with none"
     if heads and not any(head.weight for head in heads):
         yield prefix, "all weights are 0, so nothing would be learned; raise one"
     if names and config.train.best_head not in (WEIGHTED, *names):

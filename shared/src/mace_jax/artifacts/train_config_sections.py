@@ -113,7 +113,7 @@ class DatasetsConfig:
         shuffle: whether each epoch has an order of its own.
         max_batches: steps of an epoch, at most; the next epoch has other batches.
         num_workers: processes that make the batches of each split; 0: this one does.
-        heads: readout heads, in the order that they have in the model; by default those of the data.
+        heads: readout heads, in the order that they have in the model; by default the data's.
     """
 
     train_path: str | tuple[str, ...] | None = None

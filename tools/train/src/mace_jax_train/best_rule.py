@@ -1,4 +1,4 @@
-"""Which weights are the best: those with the lowest metric of a head, or of all by their weights."""
+"""Which weights are the best: those with the lowest metric of a head, or of all, weighted."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple

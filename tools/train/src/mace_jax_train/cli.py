@@ -107,6 +107,7 @@ def _dry_run(config: Any, compile_cache: bool) -> Result:
     from mace_jax.cli.progress import track_on_stderr
     from mace_jax_train.data_parallel import all_devices
     from mace_jax_train.dry_run import describe_run
+    from mace_jax_train.head_table import head_table
     from mace_jax_train.inputs import split_sources
     from mace_jax_train.processes import Processes
     from mace_jax_train.run_files import RunFiles
@@ -120,6 +121,8 @@ def _dry_run(config: Any, compile_cache: bool) -> Result:
         run = prepare_run(config, files, track_on_stderr, devices)
         with closing(run):
             summary = describe_run(run)
+    for line in head_table(summary["heads"]):
+        log.info("%s", line)
     log.info(
         "dry run: %d parameters, %d steps an epoch, about %.0f MB for a step on each of %d "
         "devices, compiled in %.1f s; nothing was trained",

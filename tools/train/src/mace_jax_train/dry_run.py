@@ -6,6 +6,7 @@ from typing import Any
 
 from mace_jax.batching.graph_batch import GraphBatch
 from mace_jax.model.load import split_trainable
+from mace_jax_train.head_table import describe_heads
 from mace_jax_train.method import make_method
 from mace_jax_train.start import Run, parameter_count
 
@@ -15,8 +16,9 @@ def describe_run(run: Run) -> dict[str, Any]:
 
     With the compile cache on, the run itself finds them there.
 
-    Returns: parameters, devices that train together, steps per epoch, padded shapes, structures and
-        those that have each label by split, the largest training step's memory in bytes of each
+    Returns: parameters, devices that train together, steps per epoch, what each head has and counts
+        (as ``describe_heads``), padded shapes, structures and those that have each label by split,
+        the largest training step's memory in bytes of each
         device (arguments, outputs and temporaries together), and the seconds that compiling took.
     """
     devices = run.devices
@@ -39,6 +41,7 @@ def describe_run(run: Run) -> dict[str, Any]:
         "parameters": parameter_count(run),
         "devices": devices.n_batch,
         "steps_per_epoch": run.n_steps,
+        "heads": describe_heads(run),
         "shapes": {
             split: [vars(caps) for caps in loader.shapes] for split, loader in run.loaders.items()
         },

@@ -14,6 +14,7 @@ from mace_jax.artifacts.train_config_fields import FIELDS, choices, is_optional,
 from mace_jax.cli.command import ToolCommand
 from mace_jax.cli.options import AtomicNumbers, Paths
 from mace_jax_train.flags import FLAGS, IGNORED, TITLES, Flag
+from mace_jax_train.replay_finetuning import REPLAY_FIELDS
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ class _ConfigOption(click.Option):
 
 def _settings(flag: Flag) -> dict[str, Any]:
     """Return what click needs to know of the values that a flag takes."""
-    hint = FIELDS[flag.target]
+    hint = {**FIELDS, **REPLAY_FIELDS}[flag.target]
     kind = without_none(hint)
     if flag.value is not None:
         return {"is_flag": True, "flag_value": True}
@@ -201,7 +202,7 @@ class TrainCommand(ToolCommand):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse, and say of an unknown flag what it may have meant."""
         try:
-            return super().parse_args(ctx, list(_joined(args)))
+            return super().parse_args(ctx, list(_joined(list(_switched(args)))))
         except click.NoSuchOption as error:
             name = error.option_name
             if "." in name:
@@ -229,6 +230,31 @@ _SEVERAL: Mapping[str, Callable[[str], bool]] = {
     "--atomic-numbers": str.isdecimal,
     "--heads": lambda arg: arg.isidentifier(),
 }
+
+
+# switches that mace_run_train gives the words True and False
+_TOLD = ("--multiheads-finetuning", "--force-mh-ft-lr")
+
+
+def _switched(args: Sequence[str]) -> Iterator[str]:
+    """Yield arguments, where ``--multiheads_finetuning=True`` and such are switches."""
+    waiting = ""
+    for arg in args:
+        name, _, word = arg.partition("=")
+        flag = name.replace("_", "-")
+        if waiting and arg.lower() in ("true", "false"):
+            yield waiting if arg.lower() == "true" else waiting.replace("--", "--no-", 1)
+            waiting = ""
+            continue
+        if waiting:
+            yield waiting
+        waiting = flag if flag in _TOLD and not word else ""
+        if flag in _TOLD and word.lower() in ("true", "false"):
+            yield flag if word.lower() == "true" else flag.replace("--", "--no-", 1)
+        elif not waiting:
+            yield arg
+    if waiting:
+        yield waiting
 
 
 def _joined(args: Sequence[str]) -> Iterator[str]:

@@ -128,6 +128,24 @@ FLAGS = (
     Flag("--foundation-model", "model.foundation_model", "released model to start from, or a path"),
     Flag("--torch-head --foundation-head", "model.torch_head", "its head that is trained"),
     Flag("--torch-param-dtype", "model.torch_param_dtype", "what its weights are rounded to"),
+    Flag(
+        "--multiheads-finetuning/--no-multiheads-finetuning",
+        "replay.multiheads_finetuning",
+        "train a model's head on its old data beside those of the new ones",
+    ),
+    Flag(
+        "--pt-train-file",
+        "replay.pt_train_file",
+        "training data of that head; may be given several times",
+    ),
+    Flag("--pt-valid-file", "replay.pt_valid_file", "its validation data"),
+    Flag("--pt-head-name", "replay.pt_head_name", "its name [default: pt_head]"),
+    Flag("--weight-pt-head", "replay.weight_pt_head", "its weight in the loss"),
+    Flag(
+        "--force-mh-ft-lr/--no-force-mh-ft-lr",
+        "replay.force_mh_ft_lr",
+        "learning rate and average as in any other run, not 1e-4 and 0.99999",
+    ),
     Flag("--loss", "loss.loss_cls", "one of mace-torch's", words=_LOSSES),
     *(
         Flag(f"--{term}-weight", f"loss.{term}_weight", f"of the {term} in the loss")
@@ -247,6 +265,7 @@ TITLES = {
     "flags": "Computing",
     "datasets": "Data",
     "model": "Model",
+    "replay": "Multi-head fine-tuning",
     "loss": "Loss",
     "optimizer": "Optimizer",
     "train": "Loop",

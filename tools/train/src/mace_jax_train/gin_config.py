@@ -35,6 +35,7 @@ from mace_jax_train.gin_statements import (
     read_statements,
     unqualified,
 )
+from mace_jax_train.replay_finetuning import SECTION, with_replay
 
 log = logging.getLogger(__name__)
 
@@ -75,11 +76,13 @@ def load_train_config(
     statements = [item for path in configs for item in read_statements(path)]
     for binding in bindings:
         statements += parse_statements(binding, lambda _line: "binding")
+    values = {section: given for section, given in flags.items() if section != SECTION}
     settings = [
         *_settings(statements),
-        *_given("", flags, lambda name: places.get(name, source)),
+        *_given("", values, lambda name: places.get(name, source)),
     ]
     sections, found_at = _nested(list(_with_heads_combined(settings)))
+    sections = with_replay(sections, flags.get(SECTION, {}))
     datasets = sections.get("datasets", {})
     if not datasets.get("train_path") and not datasets.get("heads"):
         message = f"{source}: datasets.train_path is not set; give --train-path"

@@ -57,14 +57,15 @@ def parse_heads(text: str) -> Any:
         raise ConfigError(message) from error
 
 
-def read_heads(path: Path) -> Any:
-    """Return what a file of ``--heads-config`` says; a mapping inside ``heads`` stands for it.
+def read_heads(name: str) -> Any:
+    """Return what the file of ``--heads-config`` says; a mapping inside ``heads`` stands for it.
 
     Raises:
         ConfigError: it is missing, or neither JSON nor YAML with a mapping.
     """
     import yaml
 
+    path = Path(name)
     try:
         text = path.read_text(encoding="utf-8")
         found = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)

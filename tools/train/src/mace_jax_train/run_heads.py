@@ -71,7 +71,8 @@ def run_heads(config: TrainConfig, found: Mapping[str, int], place: str) -> tupl
         return tuple(RunHead(head, head.name) for head in heads)
     names = list(found)
     if len(names) == 1:
-        return (RunHead(_with_common(HeadConfig(HEAD), config.datasets), names[0]),)
+        alone = HeadConfig(HEAD, readout=config.model.torch_head)
+        return (RunHead(_with_common(alone, config.datasets), names[0]),)
     _require_possible(names, config, place)
     return tuple(RunHead(_with_common(HeadConfig(name), config.datasets), name) for name in names)
 

@@ -184,7 +184,7 @@ def _fresh_parameters(bundle: ModelBundle, n_heads: int, seed: int) -> dict[str,
         bundle.config,
         scale=[1.0] * n_heads,
         shift=[0.0] * n_heads,
-        dtype=bundle.dtype,
+        dtype="float32",
         rng=np.random.default_rng(seed),
     )
     return model_parameters(network)

@@ -12,7 +12,6 @@ from mace_jax.artifacts.model_bundle import EmbeddingSpec
 from mace_jax.artifacts.train_config_sections import TrainConfig
 from mace_jax.batching.graph import DEFAULT_INPUTS, model_input
 from mace_jax.elements import sorted_elements, species_index
-from mace_jax.errors import DataError
 from mace_jax.structures.isolated_atoms import IsolatedAtoms
 from mace_jax.structures.neighbor_list import count_neighbors, neighbor_pairs
 from mace_jax.structures.statistics import Statistics
