@@ -27,6 +27,7 @@ RELEASED = {
     ("predictions", 2): "9d3465017a9ebaafc18dd08dd9a11d2779f297f2db5d7a73a2e980b722632259",
     ("predictions", 3): "6c16fef4a56f51dcb71ecbf7f52d7d43fd8935dcaf91f487cbbe98ecf44607eb",
     ("provenance", 1): "bf1d4a2f2185c0c81c507c074b8d0fe6e894c4bec8f2d0605f7b1b15303b6796",
+    ("selection", 1): "2e37b46a318c075c328def8103c8c52c983092201f729679b0487bb0d6a60851",
     ("statistics", 1): "e13b899ceee21335beeaafd2630796f23bb00bd598da526bcfd3ae4cbfde1f9d",
     ("statistics", 2): "bd58048150de73d8103a6b2a32e22c8e6423731fa1a15c8352bb535c06ba85ed",
     ("train_config", 1): "022ca506323e405dc2b87b791bb1f4b7c2b463dd0d4e088bb0f6799b84fd3532",

@@ -31,6 +31,7 @@ from mace_jax.artifacts.model_bundle import (
 )
 from mace_jax.artifacts.predictions import Predictions
 from mace_jax.artifacts.predictions_writer import write_predictions
+from mace_jax.artifacts.selection import Selection, write_selection
 from mace_jax.artifacts.statistics import write_statistics
 from mace_jax.artifacts.train_config import write_train_config
 from mace_jax.artifacts.train_config_sections import (
@@ -122,6 +123,21 @@ STATISTICS = replace(
         "pbe": HeadStatistics({1: -13.625, 8: -432.25}, -3.5, 1.25, 0.5),
         "r2scan": HeadStatistics({1: -13.625, 8: -432.25}, -4.0, 1.0, None),
     },
+)
+
+SELECTION = Selection(
+    dataset_name="replay.h5",
+    dataset_sha256=DIGEST,
+    method="farthest-point",
+    number=3,
+    filtering_type="combinations",
+    elements=(1, 8),
+    head="pt_head",
+    counts={"read": 9, "isolated_atoms": 2, "candidates": 5},
+    sources=("a.xyz", "more"),
+    source=np.array([0, 0, 1]),
+    frame=np.array([2, 5, 0]),
+    digest=(DIGEST[:32], DIGEST[1:33], DIGEST[2:34]),
 )
 
 # Made up, not summed: how a factor is rounded depends on the machine.
@@ -567,6 +583,10 @@ WRITERS = {
     "train.sums.json": (
         "training_sums",
         lambda path: write_training_sums(path, SUMS, PROVENANCE),
+    ),
+    "replay.selection.json": (
+        "selection",
+        lambda path: write_selection(path, SELECTION, PROVENANCE),
     ),
     "train.plan.json": ("batch_plan", lambda path: write_batch_plan(path, PLAN, PROVENANCE)),
     "large.plan.json": ("batch_plan", _write_large_plan),

@@ -22,6 +22,7 @@ from mace_jax.artifacts.metrics import read_metrics
 from mace_jax.artifacts.model_bundle import read_model_bundle
 from mace_jax.artifacts.predictions import read_predictions
 from mace_jax.artifacts.predictions_file import PredictionsFile
+from mace_jax.artifacts.selection import read_selection
 from mace_jax.artifacts.statistics import read_statistics
 from mace_jax.artifacts.train_config import read_train_config
 from mace_jax.artifacts.training_sums import read_training_sums
@@ -113,6 +114,7 @@ def test_index(path):
     [
         *((path, read_statistics, made.STATISTICS_1) for path in stored("statistics/v1/*.json")),
         *((path, read_statistics, made.STATISTICS) for path in stored("statistics/v2/*.json")),
+        *((path, read_selection, made.SELECTION) for path in stored("selection/v1/*.json")),
         *((path, read_batch_plan, made.PLAN) for path in stored("batch_plan/v3/*.json")),
         *((path, read_batch_plan, made.PLAN_2) for path in stored("batch_plan/v2/*.json")),
         *(

@@ -17,6 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 COMMAND_LINES = {
     "mace-jax-preprocess": "mace_jax_preprocess.cli",
+    "mace-jax-select-replay": "mace_jax_preprocess.cli_select_replay",
     "mace-jax-plan-batches": "mace_jax_plan_batches.cli",
     "mace-jax-train": "mace_jax_train.cli",
     "mace-jax-predict": "mace_jax_predict.cli",

@@ -171,6 +171,11 @@ def preprocess(name: str, extra: str, *patterns: str, **options: object) -> Case
     return Case(name, "mace-jax-preprocess", arguments + extra.split(), patterns, **options)
 
 
+def select_replay(name: str, extra: str, *patterns: str, **options: object) -> Case:
+    arguments = ["train.xyz", "--number", "5", "--output", "out/replay.xyz"]
+    return Case(name, "mace-jax-select-replay", arguments + extra.split(), patterns, **options)
+
+
 def plan(name: str, extra: str, *patterns: str, **options: object) -> Case:
     arguments = ["data/train", "--r-max", "5", "--n-edge", "2048", "-o", "out/new.plan.json"]
     return Case(name, "mace-jax-plan-batches", arguments + extra.split(), patterns, **options)
@@ -331,6 +336,32 @@ CASES = [
     preprocess("no processes", "--num_process 0", "num", code=2),
     preprocess("elements unreadable", "--atomic_numbers [1,x]", "atomic numbers", code=2),
     preprocess("element 0", "--atomic_numbers [0,1]", "atomic numbers", code=2),
+    select_replay(
+        "missing file", "--elements H,C,O", "no such file", prepare=Path("train.xyz").unlink
+    ),
+    select_replay("too many", "--number 13", "12 structures have any elements, expected --number"),
+    select_replay("no structure left", "--elements H,C", "0 of 12 structures may be chosen"),
+    select_replay("element not there", "--elements H,C,O,Si", "no structure has Si.*present: H, C"),
+    select_replay("unknown element", "--elements H,Qq", "unknown element 'Qq'; give", code=2),
+    select_replay("unknown suffix", "--output out/replay.npz", "unknown suffix '.npz'", code=2),
+    select_replay(
+        "element unknown to the model",
+        "--method farthest-point --model model.msgpack",
+        r"train.xyz: frame 1: unknown element N \(7\), expected one of \[1, 6, 8\]",
+        prepare=edit("train.xyz", replace_column(1, 0, 0, "N")),
+    ),
+    select_replay(
+        "truncated bundle",
+        "--method farthest-point --model model.msgpack",
+        "model.msgpack: not a",
+        prepare=cut("model.msgpack", 0.9),
+    ),
+    select_replay(
+        "NaN in forces",
+        "",
+        "train.xyz: frame 1: .*forces of atom 0 is nan",
+        prepare=edit("train.xyz", replace_column(1, 0, 4, "nan")),
+    ),
     plan("missing dataset", "", "data/train: no HDF5", prepare=lambda: shutil.rmtree("data/train")),
     plan(
         "empty folder", "", "data/train: no HDF5", prepare=lambda: [*map(Path.unlink, h5_files())]
@@ -501,6 +532,10 @@ CASES = [
         prepare=in_bundle(embedding_specs=(EmbeddingSpec("field", "continuous", "graph", 2),)),
     ),
     predict("unknown suffix", "--output out/new.csv", r"\.csv.*\.npz, \.extxyz", code=2),
+    predict(
+        "labels in predictions", "--as-labels", r"suffix '\.npz', expected one of \.h5", code=2
+    ),
+    predict("layout of predictions", "--layout flat", "of a dataset; add --as-labels", code=2),
     predict("unknown head", "--head pbe", r"--head: 'pbe', expected one of \['Default'\]", code=2),
     predict("missing structures", "", "no such file", prepare=Path("structures.xyz").unlink),
     predict(

@@ -19,6 +19,7 @@ import pytest
 
 MODULES = {  # of ``python -m``
     "mace-jax-preprocess": "mace_jax_preprocess",
+    "mace-jax-select-replay": "mace_jax_preprocess.cli_select_replay",
     "mace-jax-plan-batches": "mace_jax_plan_batches",
     "mace-jax-train": "mace_jax_train",
     "mace-jax-predict": "mace_jax_predict",
@@ -49,6 +50,7 @@ every_command = pytest.mark.parametrize("command", MODULES)
 
 MISSING_INPUT = {
     "mace-jax-preprocess": (["--train_file", "no.xyz", "--h5_prefix", "out"], 1),
+    "mace-jax-select-replay": (["no.xyz", "-o", "o.xyz"], 1),
     "mace-jax-plan-batches": (["no_data", "--r-max", "5", "--n-edge", "9", "-o", "o.json"], 1),
     "mace-jax-train": (["no.gin"], 2),
     "mace-jax-predict": (["no.msgpack", "structures.xyz", "-o", "o.npz"], 1),
@@ -230,6 +232,7 @@ FULL_RUN = {
         *("--train_file", "train.xyz", "--valid_file", "valid.xyz", "--test_file", "test.xyz"),
         *("--h5_prefix", "out", "--compute_statistics", "--E0s", "average"),
     ],
+    "mace-jax-select-replay": ["data/train", "--number", "5", "--elements", "H,C,O", "-o", "o.xyz"],
     "mace-jax-plan-batches": ["data/train", "--r-max", "5", "--n-edge", "2048", "-o", "o.json"],
     "mace-jax-predict": ["model.msgpack", "structures.xyz", "-o", "o.npz"],
     "mace-jax-from-torch": ["--torch-model", "model.pt"],
@@ -284,6 +287,7 @@ def test_result_is_all_of_stdout(workspace, invoke, command):
     assert (again.code, again.out) == (0, f"{result['artifact']}\n")
 
 
+FARTHEST = ["-n", "5", "--method", "farthest-point", "-o", "o.xyz"]
 TRAIN = [
     *("configs/aspirin_small.gin", "--train-path", "data/train", "--valid-path", "data/val"),
     *("--test-path", "None", "--train-plan", "train.plan.json", "--valid-plan"),
@@ -295,6 +299,12 @@ TRAIN = [
     ("command", "arguments", "message"),
     [
         ("mace-jax-preprocess", ["--train_file", "train.plan.json"], "train.plan.json: frame 0"),
+        ("mace-jax-select-replay", ["train.plan.json", "-o", "o.xyz"], "train.plan.json: frame 0"),
+        (
+            "mace-jax-select-replay",
+            ["train.xyz", *FARTHEST, "--model", "train.plan.json"],
+            "expected a model bundle",
+        ),
         (
             "mace-jax-plan-batches",
             ["train.plan.json", "--r-max", "5", "--n-edge", "9", "-o", "o.json"],
@@ -344,6 +354,12 @@ def newer(path: Path) -> int:
 @pytest.mark.parametrize(
     ("command", "path", "arguments"),
     [
+        ("mace-jax-select-replay", "data/train/train_0.h5", FULL_RUN["mace-jax-select-replay"]),
+        (
+            "mace-jax-select-replay",
+            "model.msgpack",
+            ["train.xyz", *FARTHEST, "--model", "model.msgpack"],
+        ),
         ("mace-jax-plan-batches", "data/train/train_0.h5", FULL_RUN["mace-jax-plan-batches"]),
         ("mace-jax-train", "data/train/train_0.h5", TRAIN),
         ("mace-jax-train", "train.plan.json", TRAIN),
@@ -373,6 +389,10 @@ def test_newer_version_is_refused(workspace, invoke, command, path, arguments):
         *(
             ("mace-jax-preprocess", f"out/{name}", FULL_RUN["mace-jax-preprocess"])
             for name in ("train", "val", "test", "statistics.json")
+        ),
+        *(
+            ("mace-jax-select-replay", name, FULL_RUN["mace-jax-select-replay"])
+            for name in ("o.xyz", "o.selection.json")
         ),
         ("mace-jax-plan-batches", "o.json", FULL_RUN["mace-jax-plan-batches"]),
         *(
@@ -429,6 +449,7 @@ def test_train_does_not_replace_the_configuration_it_was_given(workspace, invoke
     "arguments",
     [
         ["mace-jax-preprocess", "--train_file", "train.xyz", "--h5_prefix", "train.xyz/out"],
+        ["mace-jax-select-replay", "train.xyz", "-o", "train.xyz/o.xyz"],
         ["mace-jax-plan-batches", "data/train", "--r-max=5", "--n-edge=9", "-o", "train.xyz/o"],
         ["mace-jax-predict", "model.msgpack", "test.xyz", "-o", "train.xyz/o.npz"],
         ["mace-jax-from-torch", "--torch-model", "model.pt", "-o", "train.xyz/o.msgpack"],
@@ -450,6 +471,7 @@ def test_output_that_cannot_be_written_is_not_called_a_bug(workspace, invoke, ar
     "arguments",
     [
         ["mace-jax-preprocess", "--train_file", "train.xyz", "--h5_prefix", "out"],
+        ["mace-jax-select-replay", "train.xyz", "-o", "o.xyz"],
         ["mace-jax-plan-batches", "data/train", "--r-max", "5", "--n-edge", "2048", "-o", "o"],
         ["mace-jax-train", "configs/aspirin_small.gin", "--log-dir", "out", "--dry-run"],
     ],

@@ -14,12 +14,13 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FRAMES = {"train": 20, "valid": 6, "test": 4}
-PACKAGES = {
-    "mace-jax-preprocess": "mace_jax_preprocess",
-    "mace-jax-plan-batches": "mace_jax_plan_batches",
-    "mace-jax-train": "mace_jax_train",
-    "mace-jax-predict": "mace_jax_predict",
-    "mace-jax-train-plot": "mace_jax_plot",
+COMMAND_LINES = {
+    "mace-jax-preprocess": "mace_jax_preprocess.cli",
+    "mace-jax-select-replay": "mace_jax_preprocess.cli_select_replay",
+    "mace-jax-plan-batches": "mace_jax_plan_batches.cli",
+    "mace-jax-train": "mace_jax_train.cli",
+    "mace-jax-predict": "mace_jax_predict.cli",
+    "mace-jax-train-plot": "mace_jax_plot.cli",
 }
 TINY_GIN = """
 flags.seed = 3
@@ -109,7 +110,7 @@ def invoke(capfd: pytest.CaptureFixture[str], compilation_cache: None) -> Iterat
     handlers, level = root.handlers, root.level
 
     def run(command: str, *arguments: str | Path) -> Outcome:
-        main = import_module(f"{PACKAGES[command]}.cli").main
+        main = import_module(COMMAND_LINES[command]).main
         capfd.readouterr()
         with pytest.raises(SystemExit) as stopped:
             main([str(argument) for argument in arguments])

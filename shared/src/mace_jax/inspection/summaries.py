@@ -18,6 +18,7 @@ from mace_jax.artifacts.metrics import read_metrics
 from mace_jax.artifacts.model_bundle import ModelBundle, read_model_bundle, unpack_model_bundle
 from mace_jax.artifacts.predictions import read_predictions
 from mace_jax.artifacts.predictions_file import PredictionsFile
+from mace_jax.artifacts.selection import read_selection
 from mace_jax.artifacts.statistics import read_statistics
 from mace_jax.artifacts.train_config import read_train_config, term_weights
 from mace_jax.artifacts.training_sums import read_training_sums
@@ -135,6 +136,19 @@ def _batch_plan(path: Path) -> Summary:
     }
 
 
+def _selection(path: Path) -> Summary:
+    found = read_selection(path)
+    return {
+        "structures": len(found.frame),
+        "in dataset": found.dataset_name,
+        "dataset sha256": found.dataset_sha256,
+        "chosen": f"{found.method} of {found.counts['candidates']} candidates",
+        "elements": [found.filtering_type, *map(symbol, found.elements)],
+        "head": found.head,
+        "of": list(found.sources),
+    }
+
+
 def _train_config(path: Path) -> Summary:
     config = read_train_config(path)
     model = config.model
@@ -243,6 +257,7 @@ _SUMMARIES: Mapping[str, Callable[[Path], Summary]] = {
     "statistics": _statistics,
     "training_sums": _training_sums,
     "batch_plan": _batch_plan,
+    "selection": _selection,
     "train_config": _train_config,
     "model_bundle": _model_bundle,
     "metrics": _metrics,

@@ -167,3 +167,7 @@ def _filtering_type(
         )
         raise ConfigError(message)
     return given
+
+
+if __name__ == "__main__":
+    main()
