@@ -12,6 +12,7 @@ import numpy as np
 from ase import Atoms
 from ase.io import read
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
 from mace_jax.artifacts.metrics import read_metrics
@@ -27,6 +28,7 @@ DATA = {
     "new": "new data",
     "relabelled": "start molecules, new method",
 }
+TICKS = (50, 100, 200, 500, 1000)
 COLORS = {"naive": "#D55E00", "replay": "#0072B2"}  # Okabe and Ito
 # run -> the rows of its metrics that are about the start data and about the new data: mode, head
 CURVES = {
@@ -84,7 +86,8 @@ def table(folder: Path, methods: Errors) -> str:
 def draw(folder: Path, methods: Errors) -> Figure:
     """Return the errors of the forces during fine-tuning: of the start data and of the new data."""
     figure = Figure(figsize=(8.4, 3.4), layout="constrained")
-    for axes, data in zip(figure.subplots(1, 2), ("start", "new"), strict=True):
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, data in zip(panels, ("start", "new"), strict=True):
         for run, rows_of in CURVES.items():
             _, rows = read_metrics(folder / f"{run}.metrics")
             points = [
@@ -93,11 +96,13 @@ def draw(folder: Path, methods: Errors) -> Figure:
                 if (row["mode"], row["head"]) == rows_of[data]
             ]
             axes.plot(*zip(*points, strict=True), ".-", color=COLORS[run], label=MODELS[run])
-        axes.set(title=DATA[data], xlabel="epoch", yscale="log")
-        axes.set_ylabel("force RMSE (meV/Å)")
-    axes = figure.axes[0]
-    axes.axhline(methods.forces, color="black", linestyle=":", label="the new method itself")
-    axes.legend(frameon=False)
+        axes.set(title=f"errors on {DATA[data]}", xlabel="epoch", yscale="log")
+        axes.grid(alpha=0.25)
+    panels[0].axhline(methods.forces, color="black", linestyle=":", label="the new method itself")
+    panels[0].set_ylabel("force RMSE (meV/Å)")
+    panels[0].set_yticks(TICKS, map(str, TICKS), minor=False)
+    panels[0].yaxis.set_minor_locator(NullLocator())
+    panels[0].legend(frameon=False)
     return figure
 
 
