@@ -46,9 +46,11 @@ def test_every_step_leads_to_the_table(folder, environment):
     ]
 
     def make():
-        return subprocess.run(
-            command, cwd=folder, env=environment, check=True, capture_output=True, text=True
-        ).stdout
+        run = subprocess.run(
+            command, cwd=folder, env=environment, check=False, capture_output=True, text=True
+        )
+        assert run.returncode == 0, run.stderr
+        return run.stdout
 
     printed = make()
     table = (folder / "out" / "table.md").read_text()
