@@ -37,6 +37,7 @@ from mace_jax.artifacts.train_config import write_train_config
 from mace_jax.artifacts.train_config_sections import (
     DatasetsConfig,
     FlagsConfig,
+    HeadConfig,
     LogsConfig,
     LossConfig,
     ModelSection,
@@ -293,10 +294,32 @@ TRAIN_CONFIG_4 = replace(
     ),
     wandb_run=WandbConfig(True, "mace", tags=("a", "b"), mode="offline"),
 )
-TRAIN_CONFIG = replace(
+TRAIN_CONFIG_5 = replace(
     TRAIN_CONFIG_4,
     datasets=replace(TRAIN_CONFIG_4.datasets, train_path=("train", "more.xyz")),
     tensorboard=TensorboardConfig(True, "events"),
+)
+TRAIN_CONFIG = replace(
+    TRAIN_CONFIG_5,
+    datasets=replace(
+        TRAIN_CONFIG_5.datasets,
+        train_path=None,
+        valid_path=None,
+        test_path=None,
+        heads=(
+            HeadConfig("pt_head", ("old", "more.h5"), E0s="foundation", readout="Surface"),
+            HeadConfig(
+                "new",
+                "new.xyz",
+                "new_valid.xyz",
+                weight=2.5,
+                forces_weight=0.5,
+                energy_key="dft_energy",
+                config_type_weights={"slab": 2.0},
+            ),
+        ),
+    ),
+    train=replace(TRAIN_CONFIG_5.train, best_head="new"),
 )
 
 # What the files of version 1 hold; read, they say what version 1 took for granted.

@@ -348,6 +348,24 @@ def test_a_structure_that_does_not_fit_is_named(source, n_workers):
         list(loader.epoch(0, 0))
 
 
+def test_files_may_say_which_head_their_structures_are_of(tmp_path):
+    """Also where the source is opened in another process; config types weigh what the head says."""
+    paths = [write(tmp_path / f"{head}.h5", STRUCTURES[:2], "flat") for head in ("a", "b")]
+    energies = {"a": BUILDER.atomic_energies["Default"], "b": dict.fromkeys(BUILDER.elements, 1.0)}
+    builder = BUILDER._replace(
+        heads=("a", "b"),
+        atomic_energies=energies,
+        config_type_weights_of_heads={"b": {STRUCTURES[0].config_type: 3.0}},
+    )
+    with Dataset(paths[0]) as first, Dataset(paths[1]) as second:
+        source = DatasetGraphs([first, second], builder, heads=["a", "b"])
+        for graphs in (source(range(4)), pickle.loads(pickle.dumps(source))(range(4))):
+            assert [graph.head for graph in graphs] == [0, 0, 1, 1]
+            assert graphs[2].structure.weight == 3 * graphs[0].structure.weight
+        with pytest.raises(DataError, match=r"head 'Default', expected one of \['a', 'b'\]"):
+            DatasetGraphs([first], builder)([0])
+
+
 @pytest.mark.parametrize("n_workers", [1, 2])
 def test_a_file_that_is_gone_is_named(tmp_path, n_workers):
     path = write(tmp_path / "train.h5", STRUCTURES, "flat")

@@ -251,7 +251,9 @@ def test_data_that_name_their_heads_train_these(make_config, prepare, tmp_path, 
     assert run.factors.weights == (3.0, 1.0)
 
 
-def test_files_say_which_head_their_structures_are_of(make_config, prepare, tmp_path, molecules):
+def test_files_say_which_head_their_structures_are_of(
+    make_config, prepare, tmp_path, molecules, caplog
+):
     """The same geometries may be labelled twice, under other keys of one file."""
     frames = []
     for one, other in zip(s := molecules(5, 6), of_other_method(s), strict=True):
@@ -266,6 +268,8 @@ def test_files_say_which_head_their_structures_are_of(make_config, prepare, tmp_
         for name, e0 in (("scan", OTHER_E0), ("pbe", E0))
     ]
     run, _ = prepare(make_config(datasets={**NO_PATHS, "heads": heads}))
+    text = "5 structures say that they are of head elsewhere; their file is of head scan"
+    assert text in caplog.text
     graphs = run.loaders["train"].graphs(range(10))
     assert [graph.head for graph in graphs] == [0] * 5 + [1] * 5
     energies = [graph.interaction_energy for graph in graphs]

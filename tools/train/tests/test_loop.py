@@ -19,6 +19,7 @@ from mace_jax.errors import ConfigError, DataError, DivergedError
 from mace_jax.model.load import load_model, parameter_table, split_trainable
 from mace_jax.structures.structure import Structure
 from mace_jax.tracking import show_nothing, track_silently
+from mace_jax_train.best_rule import BestRule
 from mace_jax_train.error_metrics import metrics
 from mace_jax_train.loop import train
 from mace_jax_train.method import make_method
@@ -451,11 +452,15 @@ def test_a_metric_that_is_not_found_cannot_be_the_best(make_config, prepare, met
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf])
 def test_defect_14_what_is_not_a_number_is_never_the_best(value):
-    progress = Progress(state=None)
-    assert not progress.judge({"loss": value}, "loss", {})
-    assert progress.judge({"loss": 2.0}, "loss", {})
-    assert not progress.judge({"loss": value}, "loss", {})
-    assert (progress.best.row, progress.waited) == ({"loss": 2.0}, 1)
+    progress, rule = Progress(state=None), BestRule("loss", {"Default": 1.0})
+
+    def row(epoch, loss):
+        return {"mode": "valid", "head": "Default", "epoch": epoch, "loss": loss}
+
+    assert not progress.judge([row(1, value)], rule, {})
+    assert progress.judge([row(2, 2.0)], rule, {})
+    assert not progress.judge([row(3, value)], rule, {})
+    assert (progress.best.row, progress.waited) == (row(2, 2.0), 1)
 
 
 STAGES = {"swa_config": {"start_interval": 3}, "ema_decay": None}

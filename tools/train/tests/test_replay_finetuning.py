@@ -2,16 +2,25 @@
 
 import json
 import logging
+from dataclasses import replace
 
+import numpy as np
 import pytest
+from ase import Atoms
+from ase.io import write
 
+from mace_jax.artifacts.dataset import write_dataset_file
+from mace_jax.artifacts.model_bundle import write_model_bundle
+from mace_jax.artifacts.provenance import make_provenance
 from mace_jax.artifacts.train_config_sections import HeadConfig, OptimizerConfig, TrainSection
-from mace_jax.errors import ConfigError
+from mace_jax.errors import ConfigError, DataError
+from mace_jax.torch_models.select_head import select_head
 from mace_jax_train.cli import main as command
 from mace_jax_train.flag_options import given_flags
 from mace_jax_train.gin_config import load_train_config
 from mace_jax_train.gin_text import gin_text
 
+PROVENANCE = make_provenance("mace-jax-preprocess", [])
 MODEL = ("--foundation-model", "small")
 NEW = ("--train-path", "new.xyz", "--valid-path", "new_valid.xyz")
 OLD = ("--multiheads_finetuning", "--pt_train_file", "old.h5")
@@ -115,3 +124,100 @@ def test_what_is_missing_is_an_error(arguments, message):
     with pytest.raises(ConfigError) as caught:
         resolve(*arguments)
     assert message in str(caught.value)
+
+
+# --- as it is trained
+
+
+E0 = {1: -13.6, 8: -2041.8}
+OTHER_E0 = {1: -16.0, 8: -2000.0}
+
+
+@pytest.fixture
+def begin(make_config, prepare, molecules, tmp_path):
+    """Return a function from further arguments to a run that fine-tunes a model of random weights.
+
+    The model's weights are small, so that the new data's E0s are known.
+    """
+    run, _ = prepare(make_config())
+    shrunk = {
+        name: 1e-3 * array if name.startswith("readouts/") else array
+        for name, array in run.bundle.parameters.items()
+    }
+    bundle = replace(run.bundle, parameters=shrunk)
+    write_model_bundle(tmp_path / "old.msgpack", bundle, PROVENANCE)
+    changed = []
+    for one in molecules(9, 20):
+        shift = sum(OTHER_E0[int(z)] - E0[int(z)] for z in one.atomic_numbers)
+        labels = {**one.properties, "energy": one.properties["energy"] + shift}
+        changed.append(replace(one, properties=labels))
+    for name, structures in (("old", molecules(7, 21)), ("new", changed)):
+        write_dataset_file(tmp_path / f"{name}.h5", structures, PROVENANCE)
+
+    def make(*arguments, **of_new):
+        config = resolve(
+            *("--start-from", str(tmp_path / "old.msgpack"), "-b", "datasets.n_edge=60"),
+            *("--stress-weight", "0", "--train-path", str(tmp_path / "new.h5")),
+            *("--multiheads_finetuning", "--pt_train_file", str(tmp_path / "old.h5"), *arguments),
+        )
+        old, new = config.datasets.heads
+        heads = (old, replace(new, **of_new))
+        return prepare(replace(config, datasets=replace(config.datasets, heads=heads)))[0]
+
+    return make
+
+
+def test_both_heads_begin_with_the_readout_of_the_model(begin):
+    run = begin("--E0s", "estimated", "--weight_pt_head", "0.5")
+    assert run.bundle.heads == ("pt_head", "Default")
+    assert run.factors.weights == (0.5, 1.0)
+    assert run.bundle.atomic_energies["pt_head"] == E0
+    for number, energy in run.bundle.atomic_energies["Default"].items():
+        assert energy == pytest.approx(OTHER_E0[number], abs=0.5)
+    assert run.energy_sources == {"pt_head": "model", "Default": "estimated"}
+    one, other = (select_head(run.bundle, head) for head in run.bundle.heads)
+    for name, array in one.parameters.items():
+        np.testing.assert_array_equal(array, other.parameters[name])
+    assert one.scale["pt_head"] == other.scale["Default"]
+
+
+def test_a_fresh_readout_has_e0s_and_scale_of_its_data(begin):
+    run = begin("--heads", "{'pt_head': {'E0s': 'estimated'}}", readout="fresh", E0s="average")
+    bundle = run.bundle
+    assert run.energy_sources == {"pt_head": "estimated", "Default": "average"}
+    one, other = (select_head(bundle, head) for head in bundle.heads)
+    assert all(np.abs(a).max() < 1e-2 for n, a in one.parameters.items() if "readouts/" in n)
+    assert all(np.abs(a).max() > 0.1 for n, a in other.parameters.items() if "readouts/" in n)
+    assert bundle.scale["Default"] != bundle.scale["pt_head"]
+    with pytest.raises(ConfigError, match="E0s 'estimated', but a fresh readout has none"):
+        begin("--E0s", "estimated", readout="fresh")
+
+
+def test_the_models_own_e0s_by_default_and_isolated_atoms_on_demand(begin):
+    assert begin().bundle.atomic_energies == {"pt_head": E0, "Default": E0}
+    with pytest.raises(DataError, match="no E0 for H"):
+        begin("--E0s", "isolated_atom")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (("--r-max", "4.0"), ConfigError, "model.r_max = 4.0, not 3.0"),
+        (("--foundation-head", "pbe"), ConfigError, "has no head 'pbe', expected one of"),
+        (("--energy-weight", "0", "--forces-weight", "0"), ConfigError, "all weights are 0"),
+    ],
+)
+def test_what_does_not_fit_the_model(begin, arguments, error, message):
+    with pytest.raises(error) as caught:
+        begin(*arguments)
+    assert message in str(caught.value)
+
+
+def test_replay_data_with_other_label_keys(begin, tmp_path):
+    atoms = Atoms("OH", [[0, 0, 0], [1, 0, 0]], info={"dft_energy": -2056.0})
+    write(tmp_path / "keys.xyz", [atoms])
+    with pytest.raises(DataError) as caught:
+        begin("--pt_train_file", str(tmp_path / "keys.xyz"))
+    assert "keys.xyz: energy found in 0 of 1 structures" in str(caught.value)
+    assert "keys present: " in str(caught.value)
+    assert "dft_energy" in str(caught.value)

@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mace_jax.artifacts.train_config_consistency import WEIGHTED
+from mace_jax.artifacts.train_config_sections import TrainSection
+from mace_jax.errors import ConfigError
+from mace_jax_train.head_losses import HeadFactors
 
 Row = Mapping[str, Any]
 
@@ -21,22 +24,23 @@ class BestRule(NamedTuple):
     weights: Mapping[str, float]
 
     @classmethod
-    def of(
-        cls, metric: str, head: str, weights: Mapping[str, float], evaluated: Sequence[str]
-    ) -> "BestRule":
-        """Return the rule of ``train.best_metric`` and ``train.best_head``.
+    def of(cls, config: TrainSection, factors: HeadFactors, rows: Sequence[Row]) -> "BestRule":
+        """Return the rule of ``best_metric`` and ``best_head``.
+
+        A head of weight 0, or one that is not evaluated, decides nothing, unless it is named.
 
         Args:
-            metric: the former.
-            head: the latter.
-            weights: of all heads.
-            evaluated: heads that have rows; a head of weight 0 decides nothing, but if it is named
-                or alone.
+            config: of the loop.
+            factors: the heads and their weights.
+            rows: of an evaluation, by head.
         """
-        if head != WEIGHTED:
-            return cls(metric, {head: 1.0})
-        counting = {name: weights[name] for name in evaluated if weights[name]}
-        return cls(metric, counting if len(counting) > 1 else dict.fromkeys(counting, 1.0))
+        if config.best_head != WEIGHTED:
+            return cls(config.best_metric, {config.best_head: 1.0})
+        evaluated = {row["head"] for row in rows}
+        heads = zip(factors.names, factors.weights, strict=True)
+        counting = {name: weight for name, weight in heads if weight and name in evaluated}
+        alone = dict.fromkeys(counting, 1.0)
+        return cls(config.best_metric, counting if len(counting) > 1 else alone)
 
     def value(self, rows: Sequence[Row]) -> float | None:
         """Return what is to be lowest, of the rows of an evaluation; None where one lacks it."""
@@ -52,3 +56,33 @@ class BestRule(NamedTuple):
             return rows[-1]
         (head,) = self.weights
         return next(row for row in rows if row["head"] == head)
+
+    def require_found(self, rows: Sequence[Row], split: str) -> None:
+        """Check that an evaluation finds what decides.
+
+        Args:
+            rows: of the evaluation, by head.
+            split: what was evaluated.
+
+        Raises:
+            ConfigError: a head has no structures there, or nothing of the metric.
+        """
+        of_heads = {row["head"]: row for row in rows}
+        missing = [head for head in self.weights if head not in of_heads]
+        if missing or not self.weights:
+            message = (
+                f"train.best_head: {missing[0] if missing else 'none of weight above 0'!r} has no "
+                f"structures in {split}; name its data, or another head"
+            )
+            raise ConfigError(message)
+        for head in self.weights:
+            row = of_heads[head]
+            known = [name for name in row if name == "loss" or "mae_" in name or "rmse_" in name]
+            found = [name for name in known if row[name] is not None]
+            if self.metric not in found:
+                of_head = f" for head {head}" if len(rows) > 1 else ""
+                message = (
+                    f"train.best_metric: {self.metric!r} is not found by the evaluation of "
+                    f"{split}{of_head}, expected one of {', '.join(found)}"
+                )
+                raise ConfigError(message)

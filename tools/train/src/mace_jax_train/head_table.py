@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mace_jax.artifacts.train_config import term_weights
 from mace_jax.artifacts.train_config_sections import LossConfig
@@ -62,15 +63,14 @@ def head_shares(run: Run) -> dict[str, HeadShare]:
 
 def _coefficients(
     batch: GraphBatch, term: str, loss: LossConfig, factors: HeadFactors
-) -> np.ndarray[Any, np.dtype[np.float64]]:
+) -> NDArray[np.float64]:
     """Return what the labels of a term count in the loss of a batch, by head."""
     weights, heads, mask = getattr(batch, f"{term}_weight"), batch.head, batch.graph_mask
     if term == "forces":
         weights, heads, mask = weights[batch.node_graph], heads[batch.node_graph], batch.node_mask
     per_head = np.bincount(heads[mask], weights[mask], len(factors.names))
-    return np.asarray(
-        term_weights(loss)[term] * np.array(factors.of(term)) * per_head / max(mask.sum(), 1)
-    )
+    factor = term_weights(loss)[term] * np.array(factors.of(term))
+    return np.asarray(factor * per_head / max(int(mask.sum()), 1))
 
 
 def count_by_head(loader: PlannedLoader, heads: Sequence[str]) -> dict[str, int]:

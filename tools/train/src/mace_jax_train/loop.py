@@ -16,7 +16,7 @@ from flax import nnx
 from mace_jax.artifacts.metrics import TIMES, MetricsLog, without_times
 from mace_jax.artifacts.model_bundle import write_model_bundle
 from mace_jax.batching.graph_batch import GraphBatch
-from mace_jax.errors import ConfigError, DivergedError
+from mace_jax.errors import DivergedError
 from mace_jax.model.load import parameter_table, split_trainable
 from mace_jax.tracking import Advance, Show
 from mace_jax_train.best_rule import BestRule
@@ -265,12 +265,9 @@ class _Training:
         """Return whether a row is of a mode in the epoch that is under way."""
         return (row["mode"], row["epoch"]) == (mode, self.progress.epoch)
 
-    def best_rule(self, rows: Sequence[Row]) -> BestRule:
-        """Return what decides which weights are the best, of rows of the judged mode by head."""
-        factors, found = self.run.factors, {row["head"] for row in rows}
-        weights = dict(zip(factors.names, factors.weights, strict=True))
-        evaluated = [name for name in factors.names if name in found]
-        return BestRule.of(self.config.best_metric, self.config.best_head, weights, evaluated)
+    def best_rule(self, judged: Sequence[Row]) -> BestRule:
+        """Return what decides which weights are the best, of rows of the judged mode."""
+        return BestRule.of(self.config, self.run.factors, judged)
 
     def evaluate(self, weights: nnx.State) -> list[Row]:
         """Return the rows of an evaluation, mode after mode."""
@@ -419,34 +416,7 @@ class _Training:
             ConfigError: the evaluations do not find it.
         """
         judged = [row for row in rows if self.is_row(row, self.judged)]
-        of_heads = {row["head"]: row for row in judged}
-        rule = self.best_rule(judged)
-        deciding = rule.weights or {self.config.best_head: 1.0}
-        for head in deciding:
-            if head not in of_heads:
-                message = (
-                    f"train.best_head: {head!r} has no structures in "
-                    f"{self.evaluated[self.judged]}; name its data, or another head"
-                )
-                raise ConfigError(message)
-            self.require_metric(of_heads[head])
-
-    def require_metric(self, row: Row) -> None:
-        """Check that a row has what is to be the lowest.
-
-        Raises:
-            ConfigError: it has not.
-        """
-        metric = self.config.best_metric
-        known = [name for name in row if name == "loss" or "mae_" in name or "rmse_" in name]
-        found = [name for name in known if row[name] is not None]
-        if metric not in found:
-            of_head = f" for head {row['head']}" if len(self.method.heads) > 1 else ""
-            message = (
-                f"train.best_metric: {metric!r} is not found by the evaluation of "
-                f"{self.evaluated[self.judged]}{of_head}, expected one of {', '.join(found)}"
-            )
-            raise ConfigError(message)
+        self.best_rule(judged).require_found(judged, self.evaluated[self.judged])
 
     def save_bundle(self, suffix: str, saved: Best) -> None:
         """Write a model bundle of some weights, and what was found for them; process 0 does."""

@@ -11,6 +11,7 @@ from typing import Any
 from mace_jax.errors import ConfigError
 from mace_jax.structures.atomic_energies import AVERAGE
 from mace_jax_train.head_options import head_sections
+from mace_jax_train.run_heads import HEAD
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ _MODELS = ("foundation_model", "torch_checkpoint", "start_from")
 _PATHS = ("train_path", "valid_path", "test_path")
 
 Sections = dict[str, dict[str, Any]]
+Head = dict[str, Any]
 
 
 def with_replay(sections: Sections, replay: Mapping[str, Any]) -> Sections:
@@ -55,62 +57,67 @@ def with_replay(sections: Sections, replay: Mapping[str, Any]) -> Sections:
             )
             raise ConfigError(message)
         return sections
-    heads = _heads(sections, replay)
-    datasets = {
-        name: value for name, value in sections.get("datasets", {}).items() if name not in _PATHS
-    }
-    datasets.pop("E0s", None)
+    _require_model(sections)
+    datasets = dict(sections.get("datasets", {}))
+    name = replay.get("pt_head_name") or "pt_head"
+    given = {head["name"]: head for head in head_sections(datasets.pop("heads", None))}
+    common = {"readout": sections["model"].get("torch_head")}
+    old = _of_old_data({**common, **given.pop(name, {"name": name})}, replay)
+    new = _new_heads(given, {path: datasets.pop(path, None) for path in _PATHS}, name)
+    e0s = datasets.pop("E0s", None)
+    heads = (old, *(_of_new_data(head, common, e0s) for head in new))
     written = {**sections, "datasets": {**datasets, "heads": heads}}
     _set_defaults(written, heads[-1]["name"], rate=not replay.get("force_mh_ft_lr"))
     return written
 
 
-def _heads(sections: Sections, replay: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
-    model, datasets = sections.get("model", {}), sections.get("datasets", {})
-    if not any(model.get(name) for name in _MODELS):
+def _require_model(sections: Sections) -> None:
+    if not any(sections.get("model", {}).get(name) for name in _MODELS):
         message = (
             "--multiheads_finetuning: there is no model to begin with; give --foundation-model, "
             "--torch-checkpoint or --start-from"
         )
         raise ConfigError(message)
-    name = replay.get("pt_head_name") or "pt_head"
-    common = {"readout": model.get("torch_head")}
-    given = {head["name"]: head for head in head_sections(datasets.get("heads"))}
-    old = {**common, "E0s": "foundation", **given.pop(name, {"name": name})}
-    for split in ("train", "valid"):
-        if paths := replay.get(f"pt_{split}_file"):
-            old[f"{split}_path"] = tuple(paths)
-    if replay.get("weight_pt_head") is not None:
-        old["weight"] = replay["weight_pt_head"]
-    if not old.get("train_path"):
+
+
+def _of_old_data(head: Head, replay: Mapping[str, Any]) -> Head:
+    """Return the replay head, with what the flags say of it."""
+    told = {
+        "train_path": tuple(replay.get("pt_train_file") or ()),
+        "valid_path": tuple(replay.get("pt_valid_file") or ()),
+        "weight": replay.get("weight_pt_head"),
+    }
+    given = {name: value for name, value in told.items() if value not in ((), None)}
+    head = {"E0s": "foundation", **head, **given}
+    if not head.get("train_path"):
         message = (
-            f"--multiheads_finetuning: there are no replay data for head {name}; give "
+            f"--multiheads_finetuning: there are no replay data for head {head['name']}; give "
             "--pt_train_file structures of the data that the model was trained on, such as those "
             "that mace-jax-select-replay chooses"
         )
         raise ConfigError(message)
-    paths = {name: datasets[name] for name in _PATHS if datasets.get(name)}
-    new = list(given.values())
-    if not new and paths:
-        new = [{"name": "Default", **paths}]
-    elif paths:
-        message = (
-            "--multiheads_finetuning: there are heads and datasets.train_path; name all data in "
-            "the heads"
-        )
-        raise ConfigError(message)
-    if not new:
-        message = "--multiheads_finetuning: there are no new data; give --train-path or --heads"
-        raise ConfigError(message)
-    if old["name"] in [head["name"] for head in new]:
-        message = f"--pt_head_name: {name!r} is the head of the new data; choose another name"
-        raise ConfigError(message)
-    return (old, *(_of_new_data(head, common, datasets.get("E0s")) for head in new))
+    return head
 
 
-def _of_new_data(
-    head: Mapping[str, Any], common: Mapping[str, Any], e0s: str | None
-) -> dict[str, Any]:
+def _new_heads(
+    given: Mapping[str, Head], paths: Mapping[str, Any], pt_head_name: str
+) -> list[Head]:
+    """Return the heads of new data: those that are given, or the one that the paths are of."""
+    own = {path: value for path, value in paths.items() if value}
+    what = None
+    if given and own:
+        what = "there are heads and datasets.train_path; name all data in the heads"
+    elif not given and not own.get("train_path"):
+        what = "there are no new data; give --train-path or --heads"
+    elif not given and pt_head_name == HEAD:
+        what = f"{HEAD!r} is the head of the new data; choose another --pt_head_name"
+    if what:
+        message = f"--multiheads_finetuning: {what}"
+        raise ConfigError(message)
+    return list(given.values()) or [{"name": HEAD, **own}]
+
+
+def _of_new_data(head: Head, common: Head, e0s: str | None) -> Head:
     found = {**common, "E0s": e0s, **head}
     if str(found["E0s"]).lower() == AVERAGE:
         message = (

@@ -1,5 +1,7 @@
 """The structures of a split: those of one dataset, or of several that follow each other."""
 
+import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,6 +10,9 @@ from mace_jax.artifacts.dataset import Dataset
 from mace_jax.artifacts.provenance import Input
 from mace_jax.errors import DataError
 from mace_jax.structures.structure import Structure
+from mace_jax_train.run_heads import HEAD
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,9 +40,17 @@ class SplitData:
 
     def of_dataset(self, number: int) -> Iterator[Structure]:
         """Read the structures of one dataset, each of the head that it has in the run."""
-        head = self.heads[number]
-        for structure in self.datasets[number]:
-            yield structure if head in (None, structure.head) else replace(structure, head=head)
+        head, dataset = self.heads[number], self.datasets[number]
+        others: Counter[str] = Counter()
+        for structure in dataset:
+            if head in (None, structure.head):
+                yield structure
+                continue
+            others[structure.head] += structure.head != HEAD
+            yield replace(structure, head=head)
+        for other, count in (+others).items():
+            text = "%s: %d structures say that they are of head %s; their file is of head %s"
+            log.warning(text, dataset.path, count, other, head)
 
     def __str__(self) -> str:
         """Return the paths, for messages."""

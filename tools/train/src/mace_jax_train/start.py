@@ -1,5 +1,6 @@
 """From a configuration to everything a run needs: data, plans, energies, network."""
 
+import logging
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -28,11 +29,13 @@ from mace_jax_train.run_heads import HEAD, configured_heads, require_cutoff
 from mace_jax_train.split_data import SplitData
 from mace_jax_train.starting_energies import continued_bundle
 from mace_jax_train.starting_model import read_starting_model
-from mace_jax_train.survey import survey_splits
+from mace_jax_train.survey import TrainingData, survey_splits
 from mace_jax_train.training_statistics import given_statistics, run_r_max
 from mace_jax_train.untrained_model import configured_network, untrained_bundle
 
-__all__ = ["HEAD", "Run", "chosen_backend", "parameter_count", "prepare_run"]
+log = logging.getLogger(__name__)
+
+__all__ = ["Run", "chosen_backend", "parameter_count", "prepare_run"]
 
 # Batches of a split are kept for later epochs up to this.
 _CACHE_BYTES = 1 << 30
@@ -128,8 +131,21 @@ def prepare_run(
         run = Run(
             config, model, bundle, loaders, read, stack, devices, train.labels, heads, sources
         )
+        _log_heads(train, sources)
         _require_enough_batches(run)
         return replace(run, resources=stack.pop_all())
+
+
+def _log_heads(train: TrainingData, energy_sources: Mapping[str, str]) -> None:
+    """Say what each of several heads has; a dry run measures what it counts."""
+    for head in train.heads if len(train.heads) > 1 else ():
+        log.info(
+            "head %s: %d structures, weight %g, E0s %s",
+            head.name,
+            train.sums.heads[head.data_name].n_structures,
+            head.config.weight,
+            energy_sources.get(head.name, "none"),
+        )
 
 
 def _require_enough_batches(run: Run) -> None:

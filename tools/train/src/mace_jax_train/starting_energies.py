@@ -68,22 +68,24 @@ def continued_bundle(
     Raises:
         ConfigError, DataError: the model lacks an element, or its E0 cannot be had.
     """
-    heads = [head.config for head in train.heads]
-    bundle = starting.of_heads(heads, config.flags.seed).of_elements(
-        train.elements, config.flags.dtype
-    )
+    reduced = replace(starting, bundle=starting.of_elements(train.elements, config.flags.dtype))
+    bundle = reduced.of_heads([head.config for head in train.heads], config.flags.seed).bundle
     if not predicts_energy(bundle.config):
         return bundle, {}
 
+    own = bundle.atomic_energies
+
     @cache
     def errors() -> Mapping[str, CompositionRows]:
-        data = train.data
-        graphs = DatasetGraphs(data.datasets, graph_builder(bundle), heads=data.heads)
+        # nothing is asked of what a fresh readout, which has no E0s, is wrong by
+        none = dict.fromkeys(train.elements, 0.0)
+        energies = {head: known or none for head, known in own.items()}
+        model, data = replace(bundle, atomic_energies=energies), train.data
+        graphs = DatasetGraphs(data.datasets, graph_builder(model), heads=data.heads)
         return prediction_errors(
-            bundle, graphs, plan, source=starting.name, backend=backend, track=track
+            model, graphs, plan, source=starting.name, backend=backend, track=track
         )
 
-    own = bundle.atomic_energies
     tables = {head.name: _energies(head, own[head.name], train, errors) for head in train.heads}
     if train.given:
         statistics, energies = train.given, energies_of_heads(tables, own, train)
