@@ -3,8 +3,9 @@
     python crash_points.py PACKAGE FOLDER TEMPLATE COUNT ARGUMENT...
 
 Each run works in a copy of TEMPLATE, ``FOLDER/<k>``, and dies by SIGKILL before the k-th change
-(creating, renaming or removing something there). COUNT runs are spread over all the changes; 0
-means one for each. Prints the number of changes of the uninterrupted run, which is ``FOLDER/full``.
+(creating, renaming or removing something there). PACKAGE may be the module of a command line. COUNT
+runs are spread over all the changes; 0 means one for each. Prints the number of changes of the
+uninterrupted run, which is ``FOLDER/full``.
 Packages are imported once and every run is a fork, so a run costs no start-up.
 """
 
@@ -46,7 +47,8 @@ def run(package: str, folder: Path, template: Path, arguments: list[str], kill_a
 
         sys.addaudithook(count)
         try:
-            import_module(f"{package}.cli").main(arguments)
+            module = package if "." in package else f"{package}.cli"
+            import_module(module).main(arguments)
         except SystemExit as stopped:
             os.write(writing, f"{n_changes if stopped.code == 0 else -1}".encode())
         os._exit(0)
@@ -79,6 +81,7 @@ LIGHT = [
 ]
 PRELOAD = {
     "mace_jax_preprocess": [*LIGHT, "mace_jax_preprocess.prepare"],
+    "mace_jax_preprocess.cli_select_replay": [*LIGHT, "mace_jax_preprocess.select_replay"],
     "mace_jax_plan_batches": [*LIGHT, "mace_jax.batching.plan"],
     "mace_jax_predict": [*LIGHT, "mace_jax_predict.run"],
     "mace_jax_train": [*LIGHT, "mace_jax_train.loop", "mace_jax_train.gin_config"],

@@ -24,6 +24,8 @@ from mace_jax.artifacts.dataset import Dataset
 from mace_jax.artifacts.metrics import read_metrics
 from mace_jax.artifacts.model_bundle import read_model_bundle
 from mace_jax.artifacts.predictions import read_predictions
+from mace_jax.artifacts.provenance import file_sha256
+from mace_jax.artifacts.selection import read_selection
 from mace_jax.artifacts.statistics import read_statistics
 from mace_jax.artifacts.train_config import read_train_config
 
@@ -148,6 +150,26 @@ def test_interrupted_run_can_be_repeated(killed, template, shell):
     outcome = shell("mace-jax-preprocess", *PREPROCESS, "--force", cwd=case)
     assert outcome.code == 0, outcome.err
     assert structures_in(case / "data" / "train") == NEW
+
+
+@pytest.mark.parametrize("forced", [False, True])
+def test_select_replay_killed_at_every_change(killed, template, shell, tmp_path, forced):
+    """A selection is there only beside the dataset that it is of."""
+    folder = tmp_path / "template"
+    shutil.copytree(template, folder)
+    arguments = ["new.xyz", "--output", "replay.h5"]
+    if forced:
+        outcome = shell("mace-jax-select-replay", "old.xyz", *arguments[1:], cwd=folder)
+        assert outcome.code == 0, outcome.err
+        arguments.append("--force")
+    seen = set()
+    for case in killed("mace_jax_preprocess.cli_select_replay", folder, arguments):
+        dataset, selection = case / "replay.h5", case / "replay.selection.json"
+        if selection.exists():
+            assert read_selection(selection).dataset_sha256 == file_sha256(dataset)
+        seen.add((structures_in(dataset), selection.exists()))
+    before = (OLD, True) if forced else (None, False)
+    assert {before, (NEW, True)} <= seen <= {before, (NEW, True), (OLD, False), (NEW, False)}
 
 
 @pytest.mark.parametrize("forced", [False, True])

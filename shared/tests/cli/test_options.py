@@ -3,7 +3,15 @@ from pathlib import Path
 import click
 import pytest
 
-from mace_jax.cli.options import AtomicNumbers, Paths, PositiveFloat
+from mace_jax.cli.options import (
+    LABELS,
+    AtomicNumbers,
+    Paths,
+    PositiveFloat,
+    label_key_options,
+    take_label_keys,
+)
+from mace_jax.structures.structure import PROPERTY_SHAPES
 
 
 def convert(kind, value):
@@ -50,3 +58,13 @@ def test_not_a_list_of_atomic_numbers(value):
 def test_not_a_list_of_paths(value):
     with pytest.raises(click.BadParameter, match="is not a path or a list of paths"):
         convert(Paths(), value)
+
+
+def test_every_label_has_a_flag_for_its_key():
+    """Named here once more, as NumPy would make --help slow."""
+    assert tuple(PROPERTY_SHAPES) == LABELS
+    command = label_key_options(click.command()(lambda **flags: take_label_keys(flags)))
+    names = {name.replace("--", "").replace("-key", "") for p in command.params for name in p.opts}
+    assert names == set(LABELS)
+    arguments = ["--forces-key", "dft_forces"]
+    assert command.main(arguments, standalone_mode=False) == {"forces": "dft_forces"}

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from mace_jax.artifacts.dataset import Dataset
-from mace_jax.artifacts.predictions import read_predictions
+from mace_jax.artifacts.predictions import PredictedBlock, read_predictions
 from mace_jax.artifacts.provenance import file_sha256
 from mace_jax.inspection.tagged_file import comment_entries
 from mace_jax.structures.read_structures import read_structures
+from mace_jax.structures.structure import Structure
+from mace_jax_predict.pseudo_labels import pseudo_labelled
 
 
 def labelled(path: str) -> list:
@@ -140,6 +142,27 @@ def test_a_model_without_energy_teaches_what_it_predicts(predict, waters):
     outcome = predict(waters, "--as-labels", "--output", "out.h5", model="dielectric")
     assert outcome.code == 0, outcome.err
     assert labelled("out.h5")[0].properties.keys() == {"dipole", "charges", "polarizability"}
+
+
+@pytest.mark.parametrize("place", ["properties", "inputs"])
+def test_a_label_that_the_model_is_told_stays_one(place):
+    charges, dipole = np.array([0.5, -0.5]), np.array([[1.0, 2.0, 3.0]])
+    structure = Structure(
+        np.array([1, 8]),
+        np.eye(2, 3),
+        np.zeros((3, 3)),
+        np.zeros(3, bool),
+        **{"properties": {"energy": np.array(1.0), "dipole": np.zeros(3)}}
+        | {place: {"charges": charges}},
+    )
+    block = PredictedBlock([structure], ["a.xyz"], np.array([0]), ["pbe"], {"dipole": dipole})
+    (found,) = pseudo_labelled(block, ["charges"], None)
+    assert found.inputs == {}
+    assert found.properties.keys() == {"charges", "dipole"}
+    np.testing.assert_array_equal(found.properties["charges"], charges)
+    np.testing.assert_array_equal(found.properties["dipole"], dipole[0])
+    (other,) = pseudo_labelled(block, [], None)
+    assert "charges" not in other.properties
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,12 @@ import numpy as np
 import pytest
 
 from mace_jax.artifacts.dataset import Dataset, DatasetWriter
-from mace_jax.artifacts.model_bundle import ModelBundle, ModelConfig, write_model_bundle
+from mace_jax.artifacts.model_bundle import (
+    EmbeddingSpec,
+    ModelBundle,
+    ModelConfig,
+    write_model_bundle,
+)
 from mace_jax.artifacts.provenance import file_sha256, make_provenance
 from mace_jax.artifacts.selection import read_selection
 from mace_jax.structures.read_structures import read_structures
@@ -332,9 +337,8 @@ def test_existing_output_stays(select, existing):
 # --- far from each other
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the file of a tiny untrained network that knows H, C, O."""
+def write_bundle(path: Path, **changes: object) -> Path:
+    """Write a tiny untrained network that knows H, C, O."""
     from mace_jax.model.load import build_model, model_parameters
 
     block = "RealAgnosticResidualInteractionBlock"
@@ -354,11 +358,11 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         interaction_cls_first=block,
         avg_num_neighbors=2.0,
         atomic_numbers=(1, 6, 8),
+        **changes,
     )
     model = build_model(
         config, scale=[1.0], shift=[0.0], dtype="float32", rng=np.random.default_rng(0)
     )
-    path = tmp_path_factory.mktemp("bundle") / "model.msgpack"
     energies = {"pbe": {1: -13.0, 6: -1030.0, 8: -430.0}}
     parameters = model_parameters(model)
     found = ModelBundle(
@@ -366,6 +370,11 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     write_model_bundle(path, found, make_provenance("mace-jax-train", [], reproducible=True))
     return path
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bundle(tmp_path_factory.mktemp("bundle") / "model.msgpack")
 
 
 def features_of(bundle: Path, structures: list) -> list[np.ndarray]:
@@ -425,6 +434,21 @@ def test_an_element_unknown_to_the_model(select, bundle):
     assert outcome.code == 1
     assert "data.xyz: frame 6: unknown element N (7), expected one of [1, 6, 8]" in outcome.err
     assert not Path("out.xyz").exists()
+
+
+def test_what_a_model_is_told_is_kept_and_what_is_assumed_is_said(select, folder):
+    spec = EmbeddingSpec("total_charge", "categorical", "graph", 2, num_classes=3, offset=1)
+    model = write_bundle(folder / "charged.msgpack", embedding_specs=(spec,))
+    frames = [frame(0), frame(1, total_charge=-1), frame(2, total_charge=1)]
+    ase.io.write("data.xyz", frames, format="extxyz")
+    arguments = ("-n", 2, "--method", "farthest-point", "--model", model, "-o", "out.xyz")
+    outcome = select("data.xyz", *arguments)
+    assert outcome.code == 0, outcome.err
+    assert "total_charge: given by 2 of 3 structures; 0 is assumed for the others" in outcome.err
+    given = {index: one.info.get("total_charge") for index, one in enumerate(frames)}
+    found, _ = read_structures(Path("out.xyz"), inputs=["total_charge"])
+    for index, one in zip(numbers_of("out.xyz"), found, strict=True):
+        assert one.inputs.get("total_charge") == given[index]
 
 
 def test_without_jax(select, bundle, monkeypatch):

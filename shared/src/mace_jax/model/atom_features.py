@@ -1,6 +1,7 @@
 """Invariant features of the atoms of structures that come some at a time."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from mace_jax.artifacts.batch_plan import Caps
 from mace_jax.artifacts.model_bundle import ModelBundle
+from mace_jax.batching.graph import assumptions, given_inputs
 from mace_jax.batching.graph_batch import GraphBatch, pad_batch
 from mace_jax.batching.graph_sizes import GraphSizes
 from mace_jax.batching.shape_classes import padded_caps
@@ -45,6 +47,7 @@ class AtomFeatures:
         self._builder = graph_builder(bundle)
         self._head, self._dtype, self._n_edge = bundle.heads[0], bundle.dtype, n_edge
         self._caps: Caps | None = None
+        self._n_structures, self._given = 0, Counter[str]()
 
     def __call__(self, structures: Sequence[Structure]) -> list[NDArray[np.floating]]:
         """Return the features of each structure's atoms, ``[n_atoms, k]``.
@@ -56,6 +59,8 @@ class AtomFeatures:
             DataError: the model lacks an element or an input.
         """
         graphs = self._builder.build_all(structures, head=self._head)
+        self._n_structures += len(structures)
+        self._given += given_inputs(structures, self._builder.inputs)
         sizes = GraphSizes.from_lists([graph.n_neighbors for graph in graphs])
         batches = pack_graphs(sizes, max(self._n_edge, int(sizes.n_edge.max()), 1), seed=0)
         caps = padded_caps(sizes, batches)
@@ -67,3 +72,7 @@ class AtomFeatures:
             ends = np.cumsum(sizes.n_node[ids])
             found.update(zip(ids.tolist(), np.split(rows[: ends[-1]], ends[:-1]), strict=True))
         return [found[i] for i in range(len(structures))]
+
+    def assumptions(self) -> Iterator[str]:
+        """Yield a sentence for each input that some structures so far did not give."""
+        return assumptions(self._given, self._n_structures, self._builder.inputs)

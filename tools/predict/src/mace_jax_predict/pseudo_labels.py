@@ -1,6 +1,6 @@
 """Predictions as the labels of a dataset, which can be trained on: what the model would teach."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -28,50 +28,64 @@ def label_names(quantities: list[str]) -> list[str]:
     return [name for name in PROPERTY_SHAPES if name in quantities and name != _TWICE]
 
 
-def pseudo_labelled(block: PredictedBlock, head_name: str | None) -> list[Structure]:
+def pseudo_labelled(
+    block: PredictedBlock, told: Collection[str], head_name: str | None
+) -> list[Structure]:
     """Return structures with predictions in the place of all the labels that they had.
 
     Args:
         block: structures and predictions.
+        told: what the model is told; where that is a label, such as charges, it stays one.
         head_name: head of the structures; by default the readout head that predicted each.
     """
+    found = []
     names = label_names(list(block.predictions))
-    return [
-        replace(
-            structure,
-            properties={
-                name: value for name, value in with_meaning(values, structure) if name in names
-            },
-            property_weights={},
-            head=head_name or head,
+    for structure, head, values in zip(
+        block.structures, block.heads, one_by_one(block), strict=True
+    ):
+        given = {**structure.properties, **structure.inputs}
+        stays = {name: given[name] for name in PROPERTY_SHAPES if name in told and name in given}
+        predicted = {n: value for n, value in with_meaning(values, structure) if n in names}
+        found.append(
+            replace(
+                structure,
+                properties={**stays, **predicted},
+                property_weights={},
+                inputs={n: value for n, value in structure.inputs.items() if n not in stays},
+                head=head_name or head,
+            )
         )
-        for structure, head, values in zip(
-            block.structures, block.heads, one_by_one(block), strict=True
-        )
-    ]
+    return found
 
 
 class _LabelWriter:
     """Takes blocks of predictions, and writes structures."""
 
-    def __init__(self, writer: StructuresWriter, head_name: str | None) -> None:
-        self._writer, self._head_name = writer, head_name
+    def __init__(
+        self, writer: StructuresWriter, told: Collection[str], head_name: str | None
+    ) -> None:
+        self._writer, self._told, self._head_name = writer, told, head_name
 
     def write(self, block: PredictedBlock) -> None:
-        self._writer.write(pseudo_labelled(block, self._head_name))
+        self._writer.write(pseudo_labelled(block, self._told, self._head_name))
 
 
 @contextmanager
 def writing_labels(
-    path: Path, provenance: dict[str, Any], *, head_name: str | None, layout: Layout
+    path: Path,
+    provenance: dict[str, Any],
+    *,
+    told: Collection[str],
+    head_name: str | None,
+    layout: Layout,
 ) -> Iterator[BlockWriter]:
     """Write a dataset atomically.
 
     Args:
         path: ``.xyz``, ``.extxyz`` or HDF5.
         provenance: record of ``make_provenance``.
-        head_name: as of ``pseudo_labelled``.
+        told, head_name: as of ``pseudo_labelled``.
         layout: of HDF5.
     """
     with writing_structures(path, provenance, layout=layout) as writer:
-        yield _LabelWriter(writer, head_name)
+        yield _LabelWriter(writer, told, head_name)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
+from mace_jax.architecture import model_inputs
 from mace_jax.artifacts.batch_plan import (
     BatchPlan,
     PlannedDataset,
@@ -228,6 +229,7 @@ def _writing_labels(
     return writing_labels(
         options.output,
         _provenance(source_of_labels(options.model), inputs, options),
+        told=[spec.source for spec in model_inputs(options.bundle.config)],
         head_name=options.head_name,
         layout=options.layout,
     )

@@ -2,7 +2,6 @@
 
 import logging
 from array import array
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -73,6 +72,14 @@ class Candidates:
     def n_compositions(self) -> int:
         """Return how many compositions they have."""
         return len(self._compositions)
+
+    def counts(self) -> dict[str, int]:
+        """Return how many structures there were, and how many of them are left."""
+        return {
+            "read": self.n_read,
+            "isolated_atoms": self.n_isolated,
+            "candidates": len(self),
+        }
 
     def add(self, source: int, frame: int, structure: Structure) -> None:
         """Append a structure."""
@@ -171,8 +178,3 @@ def require_elements(element_filter: ElementFilter, found: Candidates, names: st
             f"present: {symbols(sorted_elements(found.elements))}; leave it out or give other data"
         )
         raise DataError(message)
-
-
-def composition_counts(found: Candidates, chosen: NDArray[np.int64]) -> Counter[int]:
-    """Return how many of each composition are among the chosen."""
-    return Counter(np.array(found.composition)[chosen].tolist())

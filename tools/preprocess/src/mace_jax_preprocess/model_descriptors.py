@@ -1,5 +1,6 @@
 """What a model sees of atoms: the one part of this tool that needs jax, which an extra brings."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 from mace_jax.artifacts.model_bundle import ModelBundle
 from mace_jax.errors import ConfigError
 from mace_jax.structures.structure import Structure
+
+log = logging.getLogger(__name__)
 
 Describe = Callable[[Sequence[Structure]], list[NDArray[np.floating]]]
 
@@ -42,6 +45,8 @@ def describing(
         device: as of ``computing``.
         compile_cache: as there.
 
+    What was assumed of structures that do not tell the model all that it is told is a warning.
+
     Yields: a function that returns the invariant features of every atom of some structures,
         ``[n_atoms, k]`` each.
 
@@ -53,4 +58,7 @@ def describing(
     from mace_jax.model.computing import computing
 
     with computing(bundle.dtype, device=device, compile_cache=compile_cache):
-        yield AtomFeatures(bundle, str(source), n_edge=n_edge)
+        features = AtomFeatures(bundle, str(source), n_edge=n_edge)
+        yield features
+        for sentence in features.assumptions():
+            log.warning("%s: %s", source, sentence)

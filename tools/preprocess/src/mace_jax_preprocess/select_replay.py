@@ -24,11 +24,10 @@ from mace_jax.preparation.skipped import Skipped
 from mace_jax.preparation.sources import BLOCK, Source, unparsed_frames, with_a_file
 from mace_jax.structures.label_keys import LabelKeys
 from mace_jax.structures.read_structures import parse_structure
-from mace_jax.structures.structure import Structure, structure_digest
+from mace_jax.structures.structure import PROPERTY_SHAPES, Structure, structure_digest
 from mace_jax_preprocess.candidates import (
     Candidates,
     Reading,
-    composition_counts,
     elements_of,
     find_candidates,
     require_elements,
@@ -100,41 +99,39 @@ def select_replay(options: ReplayOptions) -> dict[str, Any]:
         )
         names = (options.output.name, target.name)
         with atomic_directory_entries(options.output.parent, names) as folder:
-            digests = _write(
-                folder / names[0], _read_again(sources, found, chosen, reading), provenance, options
-            )
+            structures = _read_again(sources, found, chosen, reading)
+            dataset = folder / options.output.name
+            digests = _write(dataset, structures, provenance, options)
             selection = Selection(
-                names[0],
-                file_sha256(folder / names[0]),
+                dataset.name,
+                file_sha256(dataset),
                 options.method,
                 options.number,
                 element_filter.kind,
                 tuple(sorted(element_filter.elements)),
                 options.head,
-                {
-                    "read": found.n_read,
-                    "isolated_atoms": found.n_isolated,
-                    "candidates": len(found),
-                },
+                found.counts(),
                 tuple(source.path.name for source in sources),
                 np.array(found.source)[chosen],
                 np.array(found.frame)[chosen],
                 tuple(digests),
             )
-            write_selection(folder / names[1], selection, provenance)
+            write_selection(folder / target.name, selection, provenance)
     log.info("%s: which they are", target)
     return {
         **selection.counts,
         "chosen": len(chosen),
-        "compositions": len(composition_counts(found, chosen)),
+        "compositions": len(np.unique(np.array(found.composition)[chosen])),
         "selection": str(target),
         "skipped": reading.skipped.messages,
     }
 
 
 def _kept(options: ReplayOptions, bundle: ModelBundle | None) -> tuple[str, ...]:
+    """Return what is kept beside labels: what the user wants, and what the model is told."""
     told = [spec.source for spec in model_inputs(bundle.config)] if bundle else []
-    return tuple(dict.fromkeys([*options.keep, *told]))
+    names = dict.fromkeys([*options.keep, *told])
+    return tuple(name for name in names if name not in PROPERTY_SHAPES)
 
 
 def _further_inputs(options: ReplayOptions) -> list[Input]:
