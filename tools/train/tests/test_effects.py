@@ -54,6 +54,8 @@ from mace_jax_train.starting_model import read_starting_model
 from mace_jax_train.step import GradientSum
 from mace_jax_train.topology import INDEX, find_topology
 
+pytestmark = pytest.mark.usefixtures("logging_as_before")
+
 HERE = Path(__file__).parent
 TORCH_MODELS = HERE.parents[2] / "tests" / "parity" / "data"
 N_EPOCHS = 6
@@ -418,15 +420,6 @@ def configured(*arguments: str) -> TrainConfig:
     with command.make_context("mace-jax-train", list(arguments)) as context:
         configs, bindings = context.params["configs"], context.params["bindings"]
         return load_train_config(configs, bindings, *given_flags(context))
-
-
-@pytest.fixture(autouse=True)
-def logging_as_before():
-    """Parsing starts the logging of the command."""
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
-    yield
-    root.handlers, root.level = handlers, level
 
 
 @pytest.fixture(scope="module")
