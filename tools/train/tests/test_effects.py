@@ -54,6 +54,8 @@ from mace_jax_train.starting_model import read_starting_model
 from mace_jax_train.step import GradientSum
 from mace_jax_train.topology import INDEX, find_topology
 
+pytestmark = pytest.mark.usefixtures("logging_as_before")
+
 HERE = Path(__file__).parent
 TORCH_MODELS = HERE.parents[2] / "tests" / "parity" / "data"
 N_EPOCHS = 6
@@ -390,7 +392,7 @@ OPTIONS = {
     "train.swa_config.loss.dipole_weight": Option(Look.losses, 7.0, f"--swa {DIPOLES}"),
     "train.swa_config.loss.huber_delta": Option(Look.losses, 0.5, "--swa --loss huber"),
 }
-_WANDB = ("project", "entity", "group", "name", "tags", "notes", "mode", "dir")
+_WANDB = ("enabled", "project", "entity", "group", "name", "tags", "notes", "mode", "dir")
 ELSEWHERE = {
     "flags.debug": "test_effects.py::test_debug_stops_at_a_nan_and_shows_the_traceback",
     "logs.level": "test_effects.py::test_less_is_said_where_less_is_asked_for",
@@ -407,7 +409,6 @@ ELSEWHERE = {
     "train.checkpoint_every": "test_checkpoint.py::test_what_is_kept",
     "train.checkpoint_keep": "test_checkpoint.py::test_what_is_kept",
     "train.checkpoint_best": "test_checkpoint.py::test_what_is_kept",
-    "wandb_run.enabled": "test_wandb_run.py::test_nothing_is_reported_unless_it_is_asked_for",
     **{f"wandb_run.{key}": "test_wandb_run.py::test_every_setting_is_handed_on" for key in _WANDB},
     "tensorboard.enabled": "test_tensorboard_events.py::test_a_run_that_begins_anew_is_shown_alone",
     "tensorboard.dir": "test_tensorboard_events.py::test_a_folder_of_ones_own",
@@ -419,15 +420,6 @@ def configured(*arguments: str) -> TrainConfig:
     with command.make_context("mace-jax-train", list(arguments)) as context:
         configs, bindings = context.params["configs"], context.params["bindings"]
         return load_train_config(configs, bindings, *given_flags(context))
-
-
-@pytest.fixture(autouse=True)
-def logging_as_before():
-    """Parsing starts the logging of the command."""
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
-    yield
-    root.handlers, root.level = handlers, level
 
 
 @pytest.fixture(scope="module")

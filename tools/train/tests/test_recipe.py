@@ -1,7 +1,6 @@
 """The recipe in a bundle: what it says, and that a run is repeated by it, on the same data only."""
 
 import json
-import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,8 @@ from mace_jax_train.gin_config import load_train_config
 from mace_jax_train.recipe import require_files_of_recipes
 from mace_jax_train.run_files import default_name
 
+pytestmark = pytest.mark.usefixtures("logging_as_before")
+
 CONFIG = """
 datasets.train_path = 'train.xyz'
 datasets.valid_path = ['valid.h5']
@@ -36,14 +37,6 @@ model.radial_MLP = (8,)
 optimizer.max_epochs = 2
 """
 CIRCUMSTANCES = ["--name", "one", "--log-dir", "run", "--checkpoint-every", "1", "--device", "cpu"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def logging_as_before():
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
-    yield
-    root.handlers, root.level = handlers, level
 
 
 def command(*arguments) -> None:
