@@ -169,8 +169,7 @@ def read_parities(
         path: predictions in HDF5.
         names: quantities, such as ``f``; without, one for each label.
 
-    Returns: what is shown of each quantity, none if nothing that is predicted has labels; and the
-        errors of all quantities.
+    Returns: each quantity, none if nothing that is predicted has labels; the errors of all.
 
     Raises:
         ArtifactError: it is damaged, or a label or prediction is not finite.
