@@ -370,6 +370,14 @@ def test_errors(two_heads, prepare, change, error, message):
         prepare(two_heads(**change))
 
 
+def test_models_of_dipoles_have_one_head(two_heads, prepare):
+    model = {"model": "EnergyDipolesMACE", "num_interactions": 2, "hidden_irreps": "4x0e + 4x1o"}
+    with pytest.raises(
+        ConfigError, match="EnergyDipolesMACE has one head only, but there are a, b"
+    ):
+        prepare(two_heads(model=model))
+
+
 def test_a_head_without_labels(two_heads, prepare, tmp_path, molecules):
     bare = [replace(s, properties={}) for s in molecules(3, 5)]
     path = write_dataset(tmp_path / "bare.h5", bare)

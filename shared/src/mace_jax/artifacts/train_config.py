@@ -84,8 +84,9 @@ def _require_known(values: Mapping[str, Any], section: type, prefix: str, source
             place = f"{source}: {prefix.rstrip('.')}".rstrip(": ")
             message = f"{place}: unknown {name}; {did_you_mean(name, known)}"
             raise ConfigError(message)
-        kind = without_none(known[name])
-        of_items = next(iter(get_args(kind)), None) if get_origin(kind) is tuple else kind
+        of_items = without_none(known[name])
+        if get_origin(of_items) is tuple:
+            of_items = get_args(of_items)[0]
         if is_section(of_items):
             for item in value if isinstance(value, list | tuple) else (value,):
                 if isinstance(item, Mapping):

@@ -12,11 +12,10 @@ from mace_jax.equivariance.irreps import SCALAR, Irreps
 from mace_jax.errors import ConfigError
 
 _READOUTS = ("readouts/", "embedding_readout/")
-# layer -> what each head has of its inputs, and of its outputs: hidden channels or a single one;
-# inputs that all heads share have none
-_WIDTHS: Mapping[str, tuple[str | None, str]] = {
-    "linear": (None, "one"),
-    "linear_1": (None, "hidden"),
+# layer -> what each head has of its inputs, if they are a head's own, and of its outputs
+_WIDTHS: Mapping[str, tuple[str, ...]] = {
+    "linear": ("one",),
+    "linear_1": ("hidden",),
     "linear_mid": ("hidden", "hidden"),
     "linear_2": ("hidden", "one"),
 }
@@ -83,27 +82,47 @@ def _readouts(
     bundle: ModelBundle, indices: Sequence[int | None], fresh: Mapping[str, NDArray[Any]]
 ) -> dict[str, NDArray[Any]]:
     """Return the arrays of readouts, with the channels of some heads, by path."""
-    n_before, n_heads = len(bundle.heads), len(indices)
+    if list(indices) == [0] and len(bundle.heads) == 1:  # under another name
+        return {}
     hidden = Irreps.parse(bundle.config.MLP_irreps, "MLP_irreps")[SCALAR]
-    factor = (n_heads / n_before) ** 0.5
+    factor = (len(indices) / len(bundle.heads)) ** 0.5
     found = {}
     for path, array in bundle.parameters.items():
         if not path.startswith(_READOUTS):
             continue
         layer = path.split("/")[-3 if "/weights/" in path else -2]
-        inputs, outputs = _WIDTHS[layer]
-        widths = [hidden if width == "hidden" else 1 for width in (inputs, outputs) if width]
-        if path.endswith("/bias"):
-            widths = widths[-1:]
-        is_scaled = inputs == "hidden" and not path.endswith("/bias")
-        shape = [*array.shape[: array.ndim - len(widths)], *(n_heads * width for width in widths)]
-        result = np.zeros(shape, array.dtype)
-        for to, index in enumerate(indices):
-            own = tuple(slice(to * width, (to + 1) * width) for width in widths)
-            if index is None:
-                result[(..., *own)] = fresh[path][(..., *own)]
-                continue
-            theirs = tuple(slice(index * width, (index + 1) * width) for width in widths)
-            result[(..., *own)] = array[(..., *theirs)] * (factor if is_scaled else 1.0)
-        found[path] = result
+        is_bias = path.endswith("/bias")
+        parts = _WIDTHS[layer][-1:] if is_bias else _WIDTHS[layer]
+        widths = [hidden if part == "hidden" else 1 for part in parts]
+        scaled = array * factor if len(widths) == 2 else array
+        found[path] = _blocks(scaled, widths, indices, fresh.get(path))
     return found
+
+
+def _blocks(
+    array: NDArray[Any],
+    widths: Sequence[int],
+    indices: Sequence[int | None],
+    fresh: NDArray[Any] | None,
+) -> NDArray[Any]:
+    """Return the blocks of heads on the diagonal of the last axes, zeros beside them.
+
+    Args:
+        array: with the blocks of all heads.
+        widths: of a block, along each of the last axes.
+        indices: of the heads whose blocks are taken; None for one of ``fresh``.
+        fresh: an array with as many blocks as are taken.
+    """
+    shape = [*array.shape[: array.ndim - len(widths)], *(len(indices) * w for w in widths)]
+    result = np.zeros(shape, array.dtype)
+    for number, index in enumerate(indices):
+        own = _block(number, widths)
+        if index is not None:
+            result[own] = array[_block(index, widths)]
+        elif fresh is not None:
+            result[own] = fresh[own]
+    return result
+
+
+def _block(index: int, widths: Sequence[int]) -> Any:
+    return (..., *(slice(index * width, (index + 1) * width) for width in widths))

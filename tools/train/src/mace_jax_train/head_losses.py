@@ -1,7 +1,7 @@
 """What each head counts in the loss, and the part of a batch that is a head's."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -56,7 +56,7 @@ def row_factors(factors: Sequence[float], term: str, batch: GraphBatch) -> Array
 def part_of_head(batch: GraphBatch, head: int) -> GraphBatch:
     """Return a batch in which only the graphs of one head count."""
     own = batch.graph_mask & (batch.head == head)
-    weights = {
+    weights: Any = {
         f"{term}_weight": jnp.where(own, getattr(batch, f"{term}_weight"), 0) for term in TERMS
     }
     node_mask = batch.node_mask & own[batch.node_graph]

@@ -33,7 +33,7 @@ def head_sections(value: Any) -> Any:
 def _options(given: Any) -> dict[str, Any]:
     if not isinstance(given, Mapping):
         return {"options": given}
-    options = {_MEANS.get(name, name): value for name, value in given.items()}
+    options = {_MEANS.get(str(name), str(name)): value for name, value in given.items()}
     for group in ("info_keys", "arrays_keys"):
         keys = options.pop(group, None) or {}
         options |= {f"{label}_key": key for label, key in keys.items()}

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 from flax import nnx
 
-from mace_jax.architecture import architecture, model_inputs
+from mace_jax.architecture import READOUT_IRREPS, architecture, model_inputs
 from mace_jax.artifacts.batch_plan import BatchPlan, Caps
-from mace_jax.artifacts.model_bundle import ModelBundle
+from mace_jax.artifacts.model_bundle import ModelBundle, ModelConfig
 from mace_jax.artifacts.provenance import Input
 from mace_jax.artifacts.train_config_sections import FlagsConfig, HeadConfig, TrainConfig
 from mace_jax.batching.graph_source import DatasetGraphs
@@ -117,6 +117,7 @@ def prepare_run(
         r_max = run_r_max(config, given, network.r_max if starting else None)
         require_cutoff(config.datasets.heads, r_max)
         train = survey_splits(config, splits, starting, given, told, r_max)
+        _require_readouts(network, train)
         train.sums.isolated_atoms.merge(isolated)
         planned: list[Input] = []
         plans = {
@@ -154,6 +155,21 @@ def prepare_run(
         _require_enough_batches(run)
         log_parts(run.parts, config.optimizer)
         return replace(run, resources=stack.pop_all())
+
+
+def _require_readouts(network: ModelConfig, train: TrainingData) -> None:
+    """Check that the network can have the heads of the data.
+
+    Raises:
+        ConfigError: it is a model of dipoles, whose readouts know no heads.
+    """
+    if network.model in READOUT_IRREPS and len(train.heads) > 1:
+        names = ", ".join(head.name for head in train.heads)
+        message = (
+            f"{network.model} has one head only, but there are {names}; train one of them, or "
+            "choose another model.model"
+        )
+        raise ConfigError(message)
 
 
 def _log_heads(train: TrainingData, energy_sources: Mapping[str, str]) -> None:
