@@ -339,7 +339,7 @@ CASES = [
     select_replay(
         "missing file", "--elements H,C,O", "no such file", prepare=Path("train.xyz").unlink
     ),
-    select_replay("too many", "--number 13", "12 structures have any elements, expected --number"),
+    select_replay("too many", "--number 13", r"12 structures may be chosen \(any elements\), exp"),
     select_replay("no structure left", "--elements H,C", "0 of 12 structures may be chosen"),
     select_replay("element not there", "--elements H,C,O,Si", "no structure has Si.*present: H, C"),
     select_replay("unknown element", "--elements H,Qq", "unknown element 'Qq'; give", code=2),

@@ -285,8 +285,12 @@ def test_reproducible_means_the_same_bytes(select):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["-n", 11], 1, "data.xyz: 10 structures have any elements, expected --number 11 at least"),
-        (["-n", 7, "--elements", "H,O"], 1, "6 structures have no elements but H, O, expected"),
+        (
+            ["-n", 11],
+            1,
+            "data.xyz: 10 structures may be chosen (any elements), expected --number 11",
+        ),
+        (["-n", 7, "--elements", "H,O"], 1, "6 structures may be chosen (no elements but H, O)"),
         (["--elements", "H,S"], 1, "data.xyz: no structure has S, which --elements names"),
         (
             ["--elements", "C,N", "--filtering-type", "exclusive"],

@@ -185,7 +185,7 @@ def _candidates(
         )
         raise DataError(message)
     log.info(
-        "%d of %d structures have %s: %d compositions",
+        "%d of %d structures may be chosen (%s), of %d compositions",
         *(len(found), found.n_read - found.n_isolated, element_filter, found.n_compositions),
     )
     return found
@@ -202,8 +202,8 @@ def _choose(
     n, number = len(found), options.number or len(found)
     if number > n:
         message = (
-            f"{options.names}: {n} structures have {element_filter}, expected --number {number} "
-            "at least; lower it, or give --allow-fewer to take all"
+            f"{options.names}: {n} structures may be chosen ({element_filter}), expected "
+            f"--number {number} at least; lower it, or give --allow-fewer to take all"
         )
         if not options.allow_fewer:
             raise DataError(message)
