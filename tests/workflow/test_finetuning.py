@@ -25,12 +25,12 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def folder(tmp_path):
-    """Return a copy of the example whose files have every 12th frame and all isolated atoms."""
+    """Return a copy of the example whose files have every 7th frame and all isolated atoms."""
     shutil.copytree(EXAMPLE, tmp_path / "finetune")
     for path in (tmp_path / "finetune").glob("*.xyz.gz"):
         frames = read(path, ":")
         few = [frame for frame in frames if len(frame) == 1]
-        few += [frame for frame in frames if len(frame) > 1][::12]
+        few += [frame for frame in frames if len(frame) > 1][::7]
         with gzip.open(path, "wt") as target:
             write(target, few, format="extxyz")
     gin = tmp_path / "finetune" / "start.gin"
