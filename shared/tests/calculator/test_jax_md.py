@@ -1,6 +1,9 @@
 """Simulations in JAX-MD beside those in ASE; runs in the nox session ``jax_md``."""
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -139,6 +142,16 @@ def test_trajectories_are_those_of_ase(name, model, calculator, request):
     drift = np.ptp(energies)
     print(f"{name}: energy within {drift:.1e} eV over {N_STEPS} steps")
     assert drift < 1e-2 * atoms.get_kinetic_energy()
+
+
+def test_the_example_that_compares_both(model, molecule, tmp_path):
+    molecule.write(tmp_path / "molecule.xyz")
+    example = Path(__file__).parents[3] / "examples" / "jax_md" / "beside_ase.py"
+    command = [sys.executable, str(example), str(model), str(tmp_path / "molecule.xyz")]
+    done = subprocess.run([*command, "--steps", "5"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"5 steps, {len(molecule)} atoms, ASE and JAX-MD at most" in done.stdout
+    assert done.stdout.count("meV/atom/ps") == 2
 
 
 def test_a_list_that_overflows_gives_nan(model):
