@@ -34,7 +34,6 @@ mass * 25.0
 RUN = """
 neighbor 1.0 bin
 neigh_modify every 1 delay 0 check yes
-velocity all create 300 4928459 loop geom
 fix 1 all nve
 timestep 0.0005
 thermo 1000000
@@ -120,6 +119,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     lmp.commands_string(RUN)
     found = state(lmp, job)
     if job["steps"]:
+        lmp.command("velocity all create 300 4928459 loop geom")
         lmp.command("run 5 post no")
         found["total"] = [lmp.get_thermo("etotal")]
         before = time.perf_counter()

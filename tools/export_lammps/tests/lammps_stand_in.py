@@ -54,7 +54,7 @@ class MLIAPDataPy:
         self.pair_i, self.pair_j = i.astype(np.int32), j.astype(np.int32)
         self.rij, self.npairs = vectors[i, j], len(i)
         self.f, self.virial = np.zeros((self.ntotal, 3)), np.zeros((3, 3))
-        self.energy = 0.0
+        self.energy = np.nan  # LAMMPS does not set it
         self.given: dict[str, NDArray[np.float64]] = {}
 
     def update_pair_forces(self, fij: NDArray[np.float64]) -> None:

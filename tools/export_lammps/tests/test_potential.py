@@ -148,10 +148,11 @@ def test_float32(load, bundle, assert_as_ase):
     assert_as_ase(simulate(atoms, potentials, (3.0,)), atoms, content, 1e-5)
 
 
-def test_processes_without_atoms(load, bundle, assert_as_ase):
+@pytest.mark.parametrize("mode", ["halo", "staged"])
+def test_processes_without_atoms(load, bundle, assert_as_ase, mode):
     """One between those with atoms, whose ghosts it has, and one beyond."""
     atoms = structure(width=0.3)
-    potentials = [connect(load(bundle()), "staged") for _ in range(3)]
+    potentials = [connect(load(bundle()), mode) for _ in range(3)]
     assert_as_ase(simulate(atoms, potentials, (1.2, 4.0)), atoms, bundle())
 
 

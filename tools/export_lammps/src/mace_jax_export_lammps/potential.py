@@ -176,6 +176,7 @@ class MACEPotential:
         near, exchange = self._neighborhood(data, entries, check=first)
         if entries.n_local == 0:
             self._pass_on(exchange)
+            data.energy = 0.0  # else LAMMPS adds whatever was there
             return
         self._room = domain_room(near.layers, self._room)
         if not self._tested:
