@@ -271,6 +271,19 @@ def test_no_more_is_kept_than_there_is_room_for():
         assert read == list(chain.from_iterable(again))
 
 
+def test_graphs_of_several_batches_are_read_at_once():
+    sizes = []
+
+    def reading(ids):
+        sizes.append(len(ids))
+        return read_everywhere(ids)
+
+    list(PlannedLoader(reading, PLAN, "float32").epoch(seed=0, epoch=1))
+    largest = int(PLAN.batches.n_graph.max())
+    assert len(sizes) > 1
+    assert all(64 <= size < 64 + largest for size in sizes[:-1])
+
+
 def test_the_order_is_a_function_of_seed_and_epoch_only():
     loader = PlannedLoader(read_everywhere, PLAN, "float32")
 

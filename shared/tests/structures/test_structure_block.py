@@ -207,6 +207,16 @@ def test_two_atoms_at_the_same_place_are_named():
         block_pairs(StructureBlock.of([molecule(rng, 4), bad]), 4.0)
 
 
+@pytest.mark.parametrize("n_atoms", [1, 3])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_position_that_is_no_number_has_no_pairs(n_atoms, value):
+    rng = np.random.default_rng(3)
+    bad = dataclasses.replace(molecule(rng, n_atoms), place="a.xyz: frame 5")
+    bad.positions[-1, 1] = value
+    with pytest.raises(DataError, match=r"a\.xyz: frame 5: positions"):
+        block_pairs(StructureBlock.of([molecule(rng, 4), bad]), 4.0)
+
+
 def test_pairs_go_with_their_structures():
     pairs = [neighbor_pairs(structure, 4.0) for structure in DATA]
     block = joined([StructureBlock.of(DATA[:9], pairs[:9]), StructureBlock.of(DATA[9:], pairs[9:])])

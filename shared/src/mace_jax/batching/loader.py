@@ -57,7 +57,7 @@ class PlannedLoader:
                 of the plan.
             process: the one, or those, of the plan's processes whose batches are wanted; by
                 default all.
-            n_workers: processes that make batches ahead; 0 makes them when they are asked for.
+            n_workers: processes that make batches ahead; 0 makes some when one is asked for.
             cache_bytes: how much memory may be used to keep batches for later epochs.
             shuffle: whether each epoch has an order of its own; else all have the plan's.
             max_batches: of an epoch; the next one goes on where it ended.

@@ -9,7 +9,7 @@ import numpy as np
 from mace_jax.structures.neighbor_list import SAME_PLACE, neighbor_pairs
 from mace_jax.structures.pair_block import PairBlock
 from mace_jax.structures.ragged import offsets_of, rows_of
-from mace_jax.structures.structure_block import StructureBlock
+from mace_jax.structures.structure_block import StructureBlock, check_block
 
 # Atoms of the largest molecule for which comparing all is faster than a search.
 _SMALL = 64
@@ -19,7 +19,7 @@ def block_pairs(block: StructureBlock, r_max: float) -> PairBlock:
     """Return what ``neighbor_pairs`` does, of every structure.
 
     Raises:
-        DataError: as ``neighbor_pairs``.
+        DataError: as ``neighbor_pairs``, or a position is no finite number.
     """
     is_small = (block.n_atoms <= _SMALL) & ~block.pbc.any(axis=1)
     if is_small.all():
@@ -34,6 +34,8 @@ def block_pairs(block: StructureBlock, r_max: float) -> PairBlock:
 
 def _compared(block: StructureBlock, r_max: float) -> PairBlock:
     """Compare each atom with those after it in the same molecule."""
+    if not np.isfinite(block.positions).all():
+        check_block(block)  # no number is near another
     starts = offsets_of(block.n_atoms)
     atoms = np.arange(starts[-1])
     n_after = np.repeat(starts[1:], block.n_atoms) - atoms - 1
