@@ -432,6 +432,14 @@ def test_far_points_are_of_all_compositions(select, bundle):
     assert formulas == {"H2O", "CO", "CH4", "H2"}
 
 
+def test_compiled_programs_are_kept_unless_they_are_not_wanted(select, bundle):
+    arguments = ("-n", 2, "--method", "farthest-point", "--model", bundle, "--elements", "H,C,O")
+    assert "compiled programs: kept in" in select("data.xyz", *arguments, "-o", "a.xyz").err
+    silent = select("data.xyz", *arguments, "-o", "b.xyz", "--no-compile-cache")
+    assert silent.code == 0
+    assert "compiled programs" not in silent.err
+
+
 def test_an_element_unknown_to_the_model(select, bundle):
     arguments = ("-n", 4, "--method", "farthest-point", "--model", bundle, "-o", "out.xyz")
     outcome = select("data.xyz", *arguments)

@@ -69,17 +69,24 @@ def write_dataset(path: Path, structures: list[Structure]) -> str:
     return str(path)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def compile_fast_and_equal_programs_once(tmp_path_factory):
-    """Compiling is most of the tests' time; runs that differ only in seeds share a cache."""
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory) -> str:
+    """Return a folder of compiled programs."""
+    return str(tmp_path_factory.mktemp("programs"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_fast_and_equal_programs_once(programs):
+    """Compiling is most of the tests' time; runs that differ only in seeds share programs."""
     settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("cache")),
+        "jax_compilation_cache_dir": programs,
         "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_disable_most_optimizations": True,
     }
     before = {name: jax.config.values[name] for name in settings}
     for name, value in settings.items():
         jax.config.update(name, value)
+    compilation_cache.reset_cache()
     yield
     for name, value in before.items():
         jax.config.update(name, value)

@@ -6,6 +6,7 @@ own, which must fail where the option is ignored.
 """
 
 import ast
+import json
 import logging
 import lzma
 import multiprocessing
@@ -35,7 +36,6 @@ from mace_jax.batching.graph import GraphBuilder
 from mace_jax.batching.graph_batch import pad_batch
 from mace_jax.errors import MaceJaxError
 from mace_jax.model.energy_forces import pair_vectors
-from mace_jax.model.load import split_trainable
 from mace_jax.structures.structure import Structure
 from mace_jax.tracking import track_silently
 from mace_jax_train.beginning import find_beginning
@@ -44,6 +44,7 @@ from mace_jax_train.flag_options import given_flags
 from mace_jax_train.flags import FLAGS, Flag
 from mace_jax_train.gin_config import load_train_config
 from mace_jax_train.gin_names import PARAMETERS
+from mace_jax_train.head_options import read_heads
 from mace_jax_train.inputs import open_datasets
 from mace_jax_train.launcher import plan_launch
 from mace_jax_train.loss import make_loss
@@ -114,9 +115,7 @@ class Observatory:
     def __init__(self, new_folder: Callable[[], Path], base: TrainConfig) -> None:
         self.new_folder = new_folder
         with self.prepared(base) as run:
-            self.trained, self.parameters = split_trainable(run.model)
-        n_weight = ravel_pytree(self.parameters)[0].size
-        self.gradients = np.random.default_rng(0).normal(size=(N_EPOCHS, n_weight)) / 100
+            self.all_weights = run.parts
         self.batch, self.predicted = _labels_and_predictions()
 
     @contextmanager
@@ -168,7 +167,7 @@ class Observatory:
         starting = attempt(read_starting_model, config, track_silently)
         if starting is None or isinstance(starting, str):
             return starting
-        return frozen(dict(starting.bundle.parameters)), dict(starting.atomic_energies)
+        return frozen(dict(starting.bundle.parameters)), starting.bundle.atomic_energies
 
     def losses(self, config):
         """The loss of each stage, of one batch with every label."""
@@ -178,10 +177,21 @@ class Observatory:
 
     def weights(self, config):
         """The weights that are evaluated after each epoch of one update, of given gradients."""
+        return self._updated(config, self.all_weights)
+
+    def parts(self, config):
+        """The same, of the parts of the network that train."""
+        with self.prepared(config) as run:
+            return self._updated(config, run.parts)
+
+    def _updated(self, config, parts):
         with jax.disable_jit():
-            method = make_method(config, self.trained, 1)
-            state, found = method.initial_state(self.parameters), []
-            for epoch, gradient in enumerate(self.gradients.astype(np.float32), start=1):
+            method = make_method(config, parts.network, 1, joined=parts.joined)
+            state, found = method.initial_state(parts.trained, parts.frozen), []
+            n_weight = ravel_pytree(parts.trained)[0].size
+            rng = np.random.default_rng(0)
+            gradients = rng.normal(size=(N_EPOCHS, n_weight)).astype(np.float32) / 100
+            for epoch, gradient in enumerate(gradients, start=1):
                 one = jnp.ones((), jnp.int32)
                 state = method.begin_epoch(state, epoch)
                 state = state._replace(accumulated=GradientSum(jnp.asarray(gradient), one, one))
@@ -248,6 +258,7 @@ class Option(NamedTuple):
 
 TWO_LAYERS = "-b model.num_interactions=2"
 VECTORS = f"{TWO_LAYERS} -b model.max_ell=1 -b model.hidden_irreps='\"4x0e + 4x1o\"'"
+HEADS = {"Default": {"E0s": "{1: -13.0, 8: -2041.0}"}}
 PROCESSES = "--process-count 2 --process-index 0"
 LABELLED_DATA = "--train-path $labelled --valid-path None --test-path None"
 DIPOLES = "--loss energy_forces_dipole -b model.model=@EnergyDipolesMACE"
@@ -289,6 +300,7 @@ OPTIONS = {
             "head",
         )
     },
+    "datasets.heads": Option(Look.network, HEADS),
     "datasets.config_type_weights": Option(Look.batches, {"Default": 3.0}),
     "datasets.shuffle": Option(Look.batches, False),
     "datasets.max_batches": Option(Look.batches, 2),
@@ -328,7 +340,10 @@ OPTIONS = {
     "model.torch_checkpoint": Option(Look.starting_model, "$one_head", config="bare"),
     "model.foundation_model": Option(Look.starting_model, "$one_head", config="bare"),
     "model.torch_head": Option(
-        Look.starting_model, "fine", "--torch-checkpoint $two_heads", config="bare"
+        Look.network,
+        "fine",
+        "--n-edge 60 --torch-checkpoint $two_heads --torch-head rough",
+        config="bare",
     ),
     "model.torch_param_dtype": Option(
         Look.starting_model, "float32", "--torch-checkpoint $one_head", config="bare"
@@ -350,6 +365,11 @@ OPTIONS = {
     "optimizer.schedule_free_weight_lr_power": Option(
         Look.weights, 1.0, "--optimizer schedulefree --warmup-epochs 3"
     ),
+    "optimizer.freeze": Option(Look.parts, "readouts"),
+    "optimizer.lr_factors": Option(Look.parts, {"readouts": 0.5}),
+    "optimizer.lora": Option(Look.parts, {}),
+    "optimizer.lora.rank": Option(Look.parts, 1, "--lora"),
+    "optimizer.lora.alpha": Option(Look.parts, 3.0, "--lora"),
     "optimizer.scheduler.name": Option(Look.weights, "exponential_decay"),
     "optimizer.scheduler.decay_rate": Option(Look.weights, 0.5, "--scheduler exponential"),
     "optimizer.scheduler.transition_steps": Option(Look.weights, 2, EXPONENTIAL),
@@ -403,6 +423,7 @@ ELSEWHERE = {
     "train.eval_test": "test_loop.py::test_everything_may_be_evaluated_at_every_evaluation",
     "train.log_errors": "test_loop.py::test_everything_may_be_evaluated_at_every_evaluation",
     "train.best_metric": "test_loop.py::test_a_metric_that_is_not_found_cannot_be_the_best",
+    "train.best_head": "test_heads.py::test_the_best_by_a_head_or_by_all",
     "train.patience": "test_loop.py::test_patience",
     "train.max_skipped_steps": "test_loop.py::test_a_bounded_number_of_steps_may_be_skipped",
     "train.checkpoint_steps": "test_checkpoint.py::test_a_checkpoint_inside_an_epoch",
@@ -431,6 +452,7 @@ def paths(tmp_path_factory, data) -> dict[str, str]:
         ("small.gin", Template(SMALL).substitute(named)),
         ("bare.gin", f"datasets.train_path = {named['train']!r}\n"),
         ("labelled.xyz", LABELLED),
+        ("heads.json", json.dumps(HEADS)),
     ):
         (folder / name).write_text(text)
         named[name.split(".")[0]] = str(folder / name)
@@ -478,6 +500,8 @@ def as_flag(flag: Flag, value: Any) -> list[str]:
     if "/" in name:
         on, off = name.split("/")
         return [on if value else off]
+    if flag.parse is read_heads:
+        value = "$heads"
     if flag.words:
         value = next(word for word, meaning in flag.words.items() if meaning == value)
     return [name, str(list(value) if isinstance(value, tuple) else value)]
@@ -513,15 +537,14 @@ def observed(observatory, paths):
     [pytest.param(*item, id=name) for name, *item in GIVEN if item[0] in OPTIONS],
 )
 def test_what_an_option_is_about_changes(observed, paths, target, written):
-    value = OPTIONS[target].value
-    value = Template(value).substitute(paths) if isinstance(value, str) else value
-    assert observed(target, *written(value)) != observed(target)
+    words = [Template(word).substitute(paths) for word in written(OPTIONS[target].value)]
+    assert observed(target, *words) != observed(target)
 
 
 def test_every_option_is_observed_here_or_has_a_test_elsewhere():
     """Who adds an option says here how it shows."""
     leaves = {name for name, hint in FIELDS.items() if not is_section(hint)}
-    assert OPTIONS.keys() | ELSEWHERE.keys() == leaves | {"train.swa_config"}
+    assert OPTIONS.keys() | ELSEWHERE.keys() == leaves | {"optimizer.lora", "train.swa_config"}
     assert not OPTIONS.keys() & ELSEWHERE.keys()
 
 

@@ -31,15 +31,6 @@ from mace_jax_train.run_files import RunFiles
 from mace_jax_train.start import prepare_run
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _compile_fast():
-    """Compiling is most of the tests' time."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 PROVENANCE = make_provenance("mace-jax-preprocess", [])
 E0 = {1: -13.6, 8: -2041.8}
 OTHER_E0 = {1: -16.0, 8: -2000.0}
