@@ -30,7 +30,6 @@ from mace_jax_train.method import make_method
 from mace_jax_train.run_files import RunFiles
 from mace_jax_train.start import prepare_run
 
-
 PROVENANCE = make_provenance("mace-jax-preprocess", [])
 E0 = {1: -13.6, 8: -2041.8}
 OTHER_E0 = {1: -16.0, 8: -2000.0}
