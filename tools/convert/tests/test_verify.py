@@ -155,15 +155,19 @@ def test_neither_mace_torch_nor_numbers(run, write_stored, without_mace_torch, t
     assert not list(tmp_path.glob("*.msgpack"))
 
 
-@pytest.mark.parametrize("option", [("--dtype", "float32"), ("--head", "Default")])
-def test_numbers_of_another_model_are_not_kept(verified_file, run, tmp_path, option):
-    outcome = run("--torch-model", verified_file, *option, "-o", "other.msgpack")
+@pytest.mark.parametrize("option", [("--dtype", "float32"), ("--head", "fine")])
+def test_numbers_of_another_model_are_not_kept(convert, verified_file, run, tmp_path, option):
+    bundle = replace(convert("json_density_heads"), parity=read_model_bundle(verified_file).parity)
+    path = tmp_path / "two_heads.msgpack"
+    write_model_bundle(path, bundle, make_provenance("mace-jax-convert", []))
+    outcome = run("--torch-model", path, *option, "-o", "other.msgpack")
     assert outcome.code == 0, outcome.err
     parity = read_model_bundle(tmp_path / "other.msgpack").parity
     assert parity is None
 
 
-def test_numbers_stay_in_a_bundle_that_is_only_copied(verified_file, run, tmp_path):
-    assert run("--torch-model", verified_file, "-o", "other.msgpack").code == 0
+@pytest.mark.parametrize("option", [(), ("--head", "Default")])
+def test_numbers_stay_in_a_bundle_that_is_only_copied(verified_file, run, tmp_path, option):
+    assert run("--torch-model", verified_file, *option, "-o", "other.msgpack").code == 0
     copied, before = (read_model_bundle(tmp_path / f"{n}.msgpack") for n in ("other", "verified"))
     assert copied.parity == before.parity
