@@ -5,7 +5,6 @@ import pytest
 
 from mace_jax.errors import ConfigError, DataError
 from mace_jax.structures.atomic_energies import (
-    parse_atomic_energies,
     parse_e0_choice,
     require_atomic_energies,
     total_atomic_energy,
@@ -24,10 +23,10 @@ def test_a_total_with_an_unknown_element_is_an_error():
 
 @pytest.mark.parametrize("text", ["{1: -13.6, 8: -432}", '{"1": -13.6, "8": -432.0}'])
 def test_parse_a_dict_or_a_json_file(tmp_path, text):
-    assert parse_atomic_energies(text) == {1: -13.6, 8: -432.0}
+    assert parse_e0_choice(text).common == {1: -13.6, 8: -432.0}
     path = tmp_path / "e0s.json"
     path.write_text(json.dumps({"1": -13.6, "8": -432}))
-    assert parse_atomic_energies(str(path)) == {1: -13.6, 8: -432.0}
+    assert parse_e0_choice(str(path)).common == {1: -13.6, 8: -432.0}
 
 
 @pytest.mark.parametrize(
@@ -68,8 +67,6 @@ def test_a_choice_for_each_head(tmp_path, source):
     assert choice.of_head("Default") == {1: -13.6}
     assert choice.of_head("surface") == "average"
     assert choice.of_head("bulk") == {}
-    with pytest.raises(ConfigError, match="expected one E0 for each element"):
-        parse_atomic_energies(text)
 
 
 @pytest.mark.parametrize(

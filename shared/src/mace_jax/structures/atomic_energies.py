@@ -96,19 +96,6 @@ def _by_number(mapping: Mapping[Any, Any]) -> dict[int, float]:
     return energies
 
 
-def parse_atomic_energies(text: str) -> dict[int, float]:
-    """Read E0s of all heads, given as a dict literal or as the path of a JSON file, eV.
-
-    Raises:
-        ConfigError: neither, or E0s by head.
-    """
-    choice = parse_e0_choice(text)
-    if not isinstance(choice.common, Mapping):
-        message = f"E0s: {text!r}, expected one E0 for each element; give a dict of numbers"
-        raise ConfigError(message)
-    return dict(choice.common)
-
-
 def require_atomic_energies(
     atomic_energies: Mapping[int, float], elements: Iterable[int], source: str
 ) -> dict[int, float]:
