@@ -1,24 +1,12 @@
 import json
 
-import numpy as np
 import pytest
 
 from mace_jax.errors import ConfigError, DataError
 from mace_jax.structures.atomic_energies import (
     parse_e0_choice,
     require_atomic_energies,
-    total_atomic_energy,
 )
-
-
-def test_total_is_summed_in_float64():
-    energies = {1: -13.587222780835477, 8: -432.3}
-    assert total_atomic_energy(np.array([8, 1, 1]), energies) == -432.3 - 2 * 13.587222780835477
-
-
-def test_a_total_with_an_unknown_element_is_an_error():
-    with pytest.raises(DataError, match=r"no E0 for Fe \(26\), expected one of \[1, 8\]"):
-        total_atomic_energy([1, 26], {8: -432.3, 1: -13.6})
 
 
 @pytest.mark.parametrize("text", ["{1: -13.6, 8: -432}", '{"1": -13.6, "8": -432.0}'])

@@ -14,25 +14,6 @@ from mace_jax.errors import ConfigError, DataError
 AVERAGE = "average"
 
 
-def total_atomic_energy(
-    atomic_numbers: Iterable[int], atomic_energies: Mapping[int, float]
-) -> float:
-    """Return the sum of E0 over the atoms, eV, in float64.
-
-    Raises:
-        DataError: an element has none.
-    """
-    try:
-        return float(sum(atomic_energies[int(number)] for number in atomic_numbers))
-    except KeyError as error:
-        number = int(error.args[0])
-        message = (
-            f"no E0 for {symbol(number)} ({number}), expected one of {sorted(atomic_energies)}; "
-            "add it, or choose a head that has one"
-        )
-        raise DataError(message) from error
-
-
 @dataclass(frozen=True)
 class E0Choice:
     """Where E0s come from, as ``--E0s`` says it.
