@@ -1,6 +1,5 @@
 """A data set of a pair potential, small enough that a network trains in a second."""
 
-import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -91,18 +90,6 @@ def compile_fast_and_equal_programs_once(programs):
     for name, value in before.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
-
-
-@pytest.fixture(scope="module")
-def logging_as_before():
-    """Take back what the command changes of logging, which it starts when it parses its flags."""
-    root = logging.getLogger()
-    packages = [logging.getLogger(name) for name in ("mace_jax", "mace_jax_train")]
-    handlers, levels = root.handlers[:], [logger.level for logger in (root, *packages)]
-    yield
-    root.handlers = handlers
-    for logger, level in zip((root, *packages), levels, strict=True):
-        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")
