@@ -92,6 +92,13 @@ def compile_fast_and_equal_programs_once(programs):
     compilation_cache.reset_cache()
 
 
+@pytest.fixture(scope="module")
+def float64() -> Iterator[None]:
+    """Let jax compute in float64."""
+    with jax.enable_x64(True):
+        yield
+
+
 @pytest.fixture(scope="session")
 def data(tmp_path_factory) -> dict[str, str]:
     """Paths of the splits, for the section ``datasets``."""
@@ -134,6 +141,13 @@ def make_config(data) -> MakeConfig:
         return load_train_config([], [], merged)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def run(float64, make_config, tmp_path_factory) -> Run:
+    """Return a run in float64 that is ready to train."""
+    files = RunFiles(tmp_path_factory.mktemp("run"), "run")
+    return prepare_run(make_config(flags={"dtype": "float64"}), files, track_silently)
 
 
 @pytest.fixture

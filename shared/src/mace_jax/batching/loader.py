@@ -101,7 +101,7 @@ class PlannedLoader:
         return self._batches(self._own())
 
     def dataset_order(self) -> NDArray[np.int64]:
-        """Return where each planned graph of the dataset comes in the plan's own order."""
+        """Return the place of each planned graph of the dataset in the plan's order, ``[n]``."""
         return np.argsort(self.plan.batches.ids)
 
     def structures(self, *indices: int) -> str:
