@@ -109,9 +109,10 @@ def _datasets(config: TrainConfig) -> Iterator[Problem]:
 def _heads(config: TrainConfig) -> Iterator[Problem]:
     heads, prefix = config.datasets.heads, "datasets.heads"
     names = [head.name for head in heads]
-    for name in sorted({name for name in names if names.count(name) > 1 or name in RESERVED}):
-        what = "is given twice" if names.count(name) > 1 else "means all heads together"
-        yield prefix, f"the name {name!r} {what}; choose another"
+    for name in names:
+        what = "is given twice" if names.count(name) > 1 else why_no_head_name(name)
+        if what:
+            yield prefix, f"the name {name!r} {what}; choose another"
     for head in heads:
         paths = {split: getattr(head, f"{split}_path") for split in _SPLITS}
         for split, path in paths.items():
@@ -137,6 +138,15 @@ def _heads(config: TrainConfig) -> Iterator[Problem]:
     if names and config.train.best_head not in (WEIGHTED, *names):
         problem = f"there are {', '.join(names)}; name one of them, or {WEIGHTED}"
         yield "train.best_head", problem
+
+
+def why_no_head_name(name: str) -> str | None:
+    """Return why a head cannot have a name; None: it can."""
+    if name in RESERVED:
+        return "means all heads together"
+    if name != name.strip() or not name or not name.isprintable():
+        return "is empty, or has blanks around it or what cannot be printed"
+    return None
 
 
 def _optimizer(config: TrainConfig) -> Iterator[Problem]:

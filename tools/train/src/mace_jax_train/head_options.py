@@ -2,7 +2,7 @@
 
 import ast
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +19,29 @@ def head_sections(value: Any) -> Any:
     Args:
         value: names, or a mapping of names to options. ``train_file`` is ``train_path``, and
             ``info_keys`` and ``arrays_keys`` map labels to keys, as in ``mace_run_train``.
+
+    Raises:
+        ConfigError: a name is mapped to something else than options.
     """
     if value is None:
         return ()
     if isinstance(value, Mapping):
-        return tuple({"name": str(name), **_options(own or {})} for name, own in value.items())
+        return tuple({"name": str(name), **_options(str(name), own)} for name, own in value.items())
     names = (value,) if isinstance(value, str) else value
     if isinstance(names, tuple | list) and all(isinstance(name, str) for name in names):
         return () if tuple(names) == _ONE_HEAD else tuple({"name": name} for name in names)
     return value
 
 
-def _options(given: Any) -> dict[str, Any]:
+def _options(name: str, given: Any) -> dict[str, Any]:
+    if given is None:
+        return {}
     if not isinstance(given, Mapping):
-        return {"options": given}
+        message = (
+            f"datasets.heads: {name}: {given!r}, expected a mapping of options; name its data as "
+            "train_path"
+        )
+        raise ConfigError(message)
     options = {_MEANS.get(str(name), str(name)): value for name, value in given.items()}
     for group in ("info_keys", "arrays_keys"):
         keys = options.pop(group, None) or {}
@@ -46,29 +55,38 @@ def parse_heads(text: str) -> Any:
     """Return what ``--heads`` says: a mapping or list as a literal, or names.
 
     Raises:
-        ConfigError: it begins like a literal, but is none.
+        ConfigError: it begins like a literal, but is none, or names something twice.
     """
     if not text.strip().startswith(("{", "[", "(")):
         return tuple(text.replace(",", " ").split())
     try:
-        return ast.literal_eval(text)
+        tree = ast.parse(text.strip(), mode="eval")
+        found = ast.literal_eval(tree)
     except (ValueError, SyntaxError) as error:
         message = f"--heads: {text!r} is not a literal such as \"{{'pbe': {{'weight': 2}}}}\""
         raise ConfigError(message) from error
+    try:
+        for mapping in ast.walk(tree):
+            if isinstance(mapping, ast.Dict):
+                _require_distinct([ast.literal_eval(key) for key in mapping.keys if key])
+    except ValueError as error:
+        message = f"--heads: {error}"
+        raise ConfigError(message) from error
+    return found
 
 
 def read_heads(name: str) -> Any:
     """Return what the file of ``--heads-config`` says; a mapping inside ``heads`` stands for it.
 
     Raises:
-        ConfigError: it is missing, or neither JSON nor YAML with a mapping.
+        ConfigError: it is missing, neither JSON nor YAML with a mapping, or names something twice.
     """
     import yaml
 
     path = Path(name)
     try:
         text = path.read_text(encoding="utf-8")
-        found = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        found = _json(text) if path.suffix == ".json" else _yaml(text)
     except (OSError, ValueError, yaml.YAMLError) as error:
         message = f"{path}: cannot be read ({' '.join(str(error).split())}); give JSON or YAML"
         raise ConfigError(message) from error
@@ -78,3 +96,37 @@ def read_heads(name: str) -> Any:
         message = f"{path}: expected a mapping of head names to options; see --heads-config"
         raise ConfigError(message)
     return found
+
+
+def _json(text: str) -> Any:
+    def mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        _require_distinct([key for key, _ in pairs])
+        return dict(pairs)
+
+    return json.loads(text, object_pairs_hook=mapping)
+
+
+def _yaml(text: str) -> Any:
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """One that does not let the last of several values win."""
+
+    def mapping(loader: Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+        _require_distinct([key.value for key, _ in node.value])
+        return loader.construct_mapping(node, deep=True)
+
+    Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
+    return yaml.load(text, Loader)  # noqa: S506 -- a safe one
+
+
+def _require_distinct(keys: Sequence[Any]) -> None:
+    """Check that no key of a mapping is there twice.
+
+    Raises:
+        ValueError: one is.
+    """
+    for key in keys:
+        if keys.count(key) > 1:
+            message = f"{key!r} is given {keys.count(key)} times, expected once; choose other names"
+            raise ValueError(message)
