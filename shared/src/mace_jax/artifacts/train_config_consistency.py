@@ -12,6 +12,7 @@ from mace_jax.artifacts.train_config_sections import (
     TrainConfig,
 )
 from mace_jax.errors import ConfigError
+from mace_jax.structures.head_names import WEIGHTED, why_no_head_name
 
 # choice -> the parameters that it has; no other choice may be given them
 SCHEDULE_PARAMETERS: Mapping[str, tuple[str, ...]] = {
@@ -43,11 +44,6 @@ _PREDICTED: Mapping[str, tuple[str, ...]] = {
 }
 
 _SPLITS = ("train", "valid", "test")
-# of ``train.best_head``: all heads, each by its weight
-WEIGHTED = "weighted"
-# of rows of the metrics file: all heads together
-ALL_HEADS = "all"
-RESERVED = (WEIGHTED, ALL_HEADS)
 
 # dotted name of a value, and why it can't be what it is
 Problem = tuple[str, str]
@@ -138,15 +134,6 @@ def _heads(config: TrainConfig) -> Iterator[Problem]:
     if names and config.train.best_head not in (WEIGHTED, *names):
         problem = f"there are {', '.join(names)}; name one of them, or {WEIGHTED}"
         yield "train.best_head", problem
-
-
-def why_no_head_name(name: str) -> str | None:
-    """Return why a head cannot have a name; None: it can."""
-    if name in RESERVED:
-        return "means all heads together"
-    if name != name.strip() or not name or not name.isprintable():
-        return "is empty, or has blanks around it or what cannot be printed"
-    return None
 
 
 def _optimizer(config: TrainConfig) -> Iterator[Problem]:

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from mace_jax.artifacts.train_config_consistency import WEIGHTED, why_no_head_name
 from mace_jax.artifacts.train_config_sections import (
     DatasetsConfig,
     HeadConfig,
@@ -12,6 +11,7 @@ from mace_jax.artifacts.train_config_sections import (
     TrainSection,
 )
 from mace_jax.errors import ConfigError, DataError, IncompatibleError
+from mace_jax.structures.head_names import WEIGHTED, why_no_head_name
 from mace_jax.structures.structure import PROPERTY_SHAPES
 
 # Of a run of one head that nobody has named.
