@@ -14,6 +14,7 @@ from mace_jax.artifacts.dataset import DatasetWriter, write_dataset_file
 from mace_jax.artifacts.metrics import read_metrics
 from mace_jax.artifacts.model_bundle import read_model_bundle, write_model_bundle
 from mace_jax.artifacts.provenance import make_provenance
+from mace_jax.artifacts.recipe import require_recipe
 from mace_jax.errors import ConfigError, DataError, IncompatibleError, StoppedError
 from mace_jax.model.load import split_trainable
 from mace_jax.model.predict import properties
@@ -307,12 +308,17 @@ def test_the_best_by_a_head_or_by_all(two_heads, tmp_path, head, value):
 
 
 def test_an_interrupted_run_ends_with_the_same_bytes(two_heads, tmp_path, signalled):
-    whole, rows = trained(two_heads(), tmp_path / "whole")
+    config = two_heads(a={"E0s": "average"})
+    whole, rows = trained(config, tmp_path / "whole")
     with pytest.raises(StoppedError):
-        trained(two_heads(), tmp_path / "stopped", signalled("SIGTERM"))
-    outcome, again = trained(two_heads(), tmp_path / "stopped")
+        trained(config, tmp_path / "stopped", signalled("SIGTERM"))
+    outcome, again = trained(config, tmp_path / "stopped")
     assert again == rows
-    assert arrays(outcome.best) == arrays(whole.best)
+    assert outcome.best.read_bytes() == whole.best.read_bytes()
+    assert (
+        require_recipe(read_model_bundle(outcome.best), outcome.best).atomic_energies
+        == "a: average; b: given"
+    )
 
 
 # --- what is wrong
