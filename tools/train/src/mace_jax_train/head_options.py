@@ -1,11 +1,11 @@
 """Heads as they may be written: names, or a mapping of names to options, in gin, JSON or YAML."""
 
-import ast
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mace_jax.cli.literal import parse_literal, require_distinct
 from mace_jax.errors import ConfigError
 
 # names of the same in mace_run_train
@@ -60,19 +60,13 @@ def parse_heads(text: str) -> Any:
     if not text.strip().startswith(("{", "[", "(")):
         return tuple(text.replace(",", " ").split())
     try:
-        tree = ast.parse(text.strip(), mode="eval")
-        found = ast.literal_eval(tree)
+        return parse_literal(text)
     except (ValueError, SyntaxError) as error:
         message = f"--heads: {text!r} is not a literal such as \"{{'pbe': {{'weight': 2}}}}\""
         raise ConfigError(message) from error
-    try:
-        for mapping in ast.walk(tree):
-            if isinstance(mapping, ast.Dict):
-                _require_distinct([ast.literal_eval(key) for key in mapping.keys if key])
-    except ValueError as error:
+    except ConfigError as error:
         message = f"--heads: {error}"
         raise ConfigError(message) from error
-    return found
 
 
 def read_heads(name: str) -> Any:
@@ -87,6 +81,9 @@ def read_heads(name: str) -> Any:
     try:
         text = path.read_text(encoding="utf-8")
         found = _json(text) if path.suffix == ".json" else _yaml(text)
+    except ConfigError as error:
+        message = f"{path}: {error}"
+        raise ConfigError(message) from error
     except (OSError, ValueError, yaml.YAMLError) as error:
         message = f"{path}: cannot be read ({' '.join(str(error).split())}); give JSON or YAML"
         raise ConfigError(message) from error
@@ -100,7 +97,7 @@ def read_heads(name: str) -> Any:
 
 def _json(text: str) -> Any:
     def mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        _require_distinct([key for key, _ in pairs])
+        require_distinct([key for key, _ in pairs])
         return dict(pairs)
 
     return json.loads(text, object_pairs_hook=mapping)
@@ -113,20 +110,8 @@ def _yaml(text: str) -> Any:
         """One that does not let the last of several values win."""
 
     def mapping(loader: Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-        _require_distinct([key.value for key, _ in node.value])
+        require_distinct([key.value for key, _ in node.value])
         return loader.construct_mapping(node, deep=True)
 
     Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
     return yaml.load(text, Loader)  # noqa: S506 -- a safe one
-
-
-def _require_distinct(keys: Sequence[Any]) -> None:
-    """Check that no key of a mapping is there twice.
-
-    Raises:
-        ValueError: one is.
-    """
-    for key in keys:
-        if keys.count(key) > 1:
-            message = f"{key!r} is given {keys.count(key)} times, expected once; choose other names"
-            raise ValueError(message)
