@@ -215,8 +215,8 @@ def _parsed(portion: _Portion) -> tuple[list[Structure], StructureBlock, LabelCo
         kinds[structure.head, tuple(found.items()), frozenset(seen)] += 1
         structures.append(structure)
     counts = LabelCounts()
-    for (head, labels, keys), n_structures in kinds.items():
-        counts.add(head, dict(labels), keys, n_structures)
+    for (head, labels, present), n_structures in kinds.items():
+        counts.add(head, dict(labels), present, n_structures)
     block = StructureBlock.of(structures)
     check_block(block)
     if portion.choice.apart:

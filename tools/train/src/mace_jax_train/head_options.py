@@ -106,7 +106,7 @@ def _json(text: str) -> Any:
 def _yaml(text: str) -> Any:
     import yaml
 
-    class Loader(yaml.SafeLoader):
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
         """One that does not let the last of several values win."""
 
     def mapping(loader: Loader, node: yaml.MappingNode) -> dict[Any, Any]:
