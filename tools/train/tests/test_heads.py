@@ -321,6 +321,14 @@ def test_an_interrupted_run_ends_with_the_same_bytes(two_heads, tmp_path, signal
     )
 
 
+def test_a_head_that_has_changed_is_named(two_heads, tmp_path, signalled):
+    with pytest.raises(StoppedError):
+        trained(two_heads(), tmp_path, signalled("SIGTERM"))
+    message = r"config/datasets/heads/b/weight was 1\.0, now 3\.0; go on with the data"
+    with pytest.raises(IncompatibleError, match=message):
+        trained(two_heads(b={"weight": 3.0}), tmp_path)
+
+
 # --- what is wrong
 
 
