@@ -40,6 +40,16 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+def test_an_input_is_never_replaced(target, folder):
+    linked = target.parent / "linked.json"
+    linked.symlink_to(target)
+    for path, read in ((target, target), (linked, target), (folder / "old.h5", folder)):
+        with pytest.raises(ConfigError, match=f"{path.name}: is read, too"):
+            require_absent(path, force=True, inputs=[read])
+    require_absent(folder / "new.h5", force=False, inputs=[folder, target])
+    require_absent(target, force=True, inputs=[folder / "old.h5", Path("-")])
+
+
 def test_the_new_content_replaces_the_old(target):
     write_bytes(target, b"new")
     assert target.read_bytes() == b"new"

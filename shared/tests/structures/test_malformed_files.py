@@ -453,6 +453,18 @@ def test_nan_in_a_column_that_nobody_asks_for_is_right(tmp_path):
         read_structures(tmp_path / "a.xyz", inputs=["q"])
 
 
+@pytest.mark.parametrize("key", ["REF_stress", "stress", "virials"])
+def test_nine_rounded_numbers_are_the_same_for_both_parsers(tmp_path, key):
+    comment = f'{COLUMNS} {CELL} {key}="1 0.1001 0 0.1002 1 0 0 0 1"'
+    (tmp_path / "a.xyz").write_text(frame(comment, PLAIN_ATOMS))
+    (tmp_path / "b.xyz").write_text(frame(f"{comment} id=12345678901", PLAIN_ATOMS))
+    (a,), _ = read_structures(tmp_path / "a.xyz")
+    (b,), _ = read_structures(tmp_path / "b.xyz")
+    name = key.removeprefix("REF_")
+    assert a.properties[name].tolist() == b.properties[name].tolist()
+    np.testing.assert_allclose(a.properties[name][0], [1, 0.10015, 0], rtol=1e-15)
+
+
 def test_integers_beyond_32_bits_keep_their_value(tmp_path):
     comment = f"{COLUMNS}:big:I:1 REF_energy=-3000000000 total=30000000000"
     (tmp_path / "a.xyz").write_text(frame(comment, ("H 0 0 0 5000000000", "O 0 0 1 -7")))

@@ -170,6 +170,8 @@ def test_a_label_that_the_model_is_told_stays_one(place):
     [
         (["--as-labels"], "out.npz: unknown suffix '.npz', expected one of .h5"),
         (["--as-labels", "--output", "o.h5", "--descriptors"], "a dataset has no place for them"),
+        (["--as-labels", "--output", "in.xyz"], "in.xyz: is read, too, and an input is never"),
+        (["--as-labels", "--output", "o.h5", "--head-name", ""], "'' is empty, or has blanks"),
         (["--head-name", "a"], "--head-name: 'a' is of a dataset; add --as-labels"),
         (["--layout", "flat"], "--layout: 'flat' is of a dataset; add --as-labels"),
     ],

@@ -294,6 +294,10 @@ def test_reproducible_means_the_same_bytes(select):
         (["--energy-key", "dft"], 1, "energy found in 0 of 10 structures under 'dft'"),
         (["-n", 1, "--method", "farthest-point", "--model", "no"], 1, "no: cannot be read"),
         (["--output", "out.csv"], 2, "out.csv: unknown suffix '.csv'"),
+        (["--head", "all"], 2, "'all' means all heads together; choose another name"),
+        (["--head", ""], 2, "'' is empty, or has blanks around it"),
+        (["--output", "data.xyz", "--force"], 2, "data.xyz: is read, too, and an input is never"),
+        (["--output", "./data.xyz"], 2, "is read, too"),
         (["--head", "T"], 1, "extended XYZ cannot hold the name 'T'"),
     ],
 )

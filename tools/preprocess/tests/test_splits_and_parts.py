@@ -287,10 +287,51 @@ def test_files_of_heads(preprocess):
     assert statistics.of_head("cc").atomic_energies == {1: -3.0, 8: -4.0}
 
 
-@pytest.mark.parametrize("text", ["{'a': {}}", "{'a': {'file': 'x'}}", "[1]", "{", "{'a': 3}"])
-def test_impossible_heads_are_refused(preprocess, text, capfd):
+def with_keys(atoms, prefix):
+    """Give labels other names."""
+    for columns in (atoms.info, atoms.arrays):
+        for name in [name for name in columns if name.startswith("REF_")]:
+            columns[name.replace("REF_", prefix)] = columns.pop(name)
+    return atoms
+
+
+def test_labels_of_heads_have_keys_of_their_own(preprocess, capfd):
+    write("pbe.xyz", [water(index) for index in range(4)])
+    write("cc.xyz", [with_keys(water(10 + index), "cc_") for index in range(3)])
+    heads = {"pbe": {"train_file": "pbe.xyz"}, "cc": {"train_file": "cc.xyz"}}
+    arguments = ("--E0s", "{1: -1, 8: -2}", "--valid_fraction", "0", "--h5_prefix", "d")
+    assert preprocess("--heads", repr(heads), *arguments) == 1
+    message = r"cc\.xyz: no labels in 3 structures of head cc, keys present: cc_energy, cc_forces; "
+    assert re.search(message, last_line(capfd))
+    heads["cc"] |= {"energy_key": "cc_energy", "forces_key": "cc_forces"}
+    assert preprocess("--heads", repr(heads), *arguments) == 0
+    with Dataset(Path("d/train")) as dataset:
+        assert {(s.head, *s.properties) for s in dataset} == {
+            (head, "energy", "forces") for head in heads
+        }
+    heads["cc"]["energy_key"] = "energie"
+    assert preprocess("--heads", repr(heads), *arguments, "--force") == 1
+    assert "cc.xyz: energy found in 0 of 3 structures under 'energie'" in last_line(capfd)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{'a': {}}", "a: has no data; give it a train_file"),
+        ("{'a': {'train_fil': 'x'}}", "a: unknown train_fil; did you mean train_file?"),
+        ("[1]", "expected a dict of dicts"),
+        ("{", "expected a dict of dicts"),
+        ("{'a': 3}", "expected a dict of dicts"),
+        ("{'a': {'train_file': 'x'}, 'a': {'train_file': 'y'}}", "'a' is given 2 times"),
+        ("{'all': {'train_file': 'x'}}", "the name 'all' means all heads together"),
+        ("{'': {'train_file': 'x'}}", "the name '' is empty"),
+    ],
+)
+def test_impossible_heads_are_refused(preprocess, text, message, capfd):
     assert preprocess("--heads", text) == 2
-    assert "--heads: " in last_line(capfd)
+    line = last_line(capfd)
+    assert line.startswith("error: --heads: ")
+    assert message in line
 
 
 def test_a_head_key_of_ones_own(preprocess):

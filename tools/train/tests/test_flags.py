@@ -353,6 +353,7 @@ def test_an_unknown_flag_is_answered_with_the_nearest(wrong, nearest):
         (["--lr-factor", "0.5"], r"--lr-factor: .*constant has no such parameter.*reduce_on_plat"),
         (["--optimizer", "sgd", "--beta", "0.5"], r"--beta: .*sgd has no such parameter"),
         (["--virials-weight", "2"], r"--virials-weight: .*the loss weighted has no such term"),
+        (["--lr", "nan"], r"--lr: optimizer\.lr = nan"),
         (["--lora-rank", "0"], r"--lora-rank: optimizer\.lora\.rank = 0"),
         (["--lr-factors", "readouts=0"], r"--lr-factors: .*factor of readouts .*optimizer\.freeze"),
         (["--lr-factors", "{'readouts': 'a'}"], r"--lr-factors: optimizer\.lr_factors: expected"),
@@ -362,6 +363,24 @@ def test_an_unknown_flag_is_answered_with_the_nearest(wrong, nearest):
 def test_a_value_that_cannot_be_is_blamed_on_its_flag(arguments, message):
     with pytest.raises(ConfigError, match=message):
         resolve(*DATA, *arguments)
+
+
+def test_a_value_of_a_head_that_cannot_be_is_blamed_on_its_flag():
+    heads = "{'a': {'train_path': 'a.h5', 'weight': -1.0}}"
+    with pytest.raises(ConfigError, match=r"^--heads: datasets\.heads\.weight of a = -1\.0"):
+        resolve("--heads", heads)
+    with pytest.raises(ConfigError, match=r"^--heads: datasets\.heads: unknown wieght"):
+        resolve("--heads", heads.replace("weight", "wieght"))
+    replay = ["--start-from", "m.msgpack", "--multiheads_finetuning", "--pt_train_file", "old.h5"]
+    with pytest.raises(ConfigError, match=r"^--multiheads_finetuning: .*weight of pt_head = -1"):
+        resolve(*DATA, *replay, "--weight_pt_head", "-1")
+
+
+def test_an_empty_value_is_one():
+    assert parse("--wandb-notes", "", "--lr", "0.5")[1][0] == {
+        "optimizer": {"lr": 0.5},
+        "wandb_run": {"enabled": True, "notes": ""},
+    }
 
 
 @pytest.mark.parametrize(

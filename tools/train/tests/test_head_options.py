@@ -90,7 +90,10 @@ def test_a_file_that_is_none(tmp_path, content, message):
     [
         ({"a": {"train_path": "a.h5", "wieght": 1}}, "unknown wieght; did you mean weight"),
         ({"a": {"train_path": "a.h5", "weight": "much"}}, "datasets.heads"),
-        ({"a": "a.h5"}, "unknown options"),
+        ({"a": "a.h5"}, "datasets.heads: a: 'a.h5', expected a mapping of options; name its data"),
+        ({"": {"train_path": "a.h5"}}, "the name '' is empty"),
+        ({"a ": {"train_path": "a.h5"}}, "the name 'a ' is empty, or has blanks around it"),
+        ({"a\nb": {"train_path": "a.h5"}}, r"the name 'a\nb' is empty"),
         ({"a": {"train_path": "a.h5", "readout": "b"}}, "training begins with none"),
         ({"a": {"energy_key": "e"}}, "a: energy_key is given, but no train_path"),
     ],
@@ -99,6 +102,43 @@ def test_what_is_no_head(heads, message):
     with pytest.raises(ConfigError) as caught:
         resolved(heads)
     assert message in str(caught.value)
+
+
+def test_other_writing_systems_and_blanks_are_of_names():
+    heads = {name: {"train_path": "a.h5"} for name in ("r²SCAN", "ωB97M-D3 / def2", "メース")}
+    assert [head.name for head in resolved(heads)] == list(heads)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content", "key"),
+    [
+        ("json", '{"a": {"train_path": "1.h5"}, "a": {"train_path": "2.h5"}}', "a"),
+        ("json", '{"a": {"train_path": "1.h5", "train_path": "2.h5"}}', "train_path"),
+        ("yaml", "a:\n  train_path: 1.h5\na:\n  train_path: 2.h5\n", "a"),
+        ("yaml", "heads:\n  a:\n    weight: 1\n    weight: 2\n", "weight"),
+    ],
+)
+def test_what_a_file_says_twice(tmp_path, suffix, content, key):
+    path = tmp_path / f"heads.{suffix}"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=f"'{key}' is given 2 times, expected once"):
+        read_heads(str(path))
+
+
+def test_what_a_literal_says_twice():
+    with pytest.raises(ConfigError, match=r"^--heads: 'a' is given 2 times, expected once"):
+        parse_heads("{'a': {'train_path': '1.h5'}, 'a': {'train_path': '2.h5'}}")
+    with pytest.raises(ConfigError, match=r"^--heads: 1 is given 2 times"):
+        parse_heads("{'a': {'E0s': {1: -13.6, 1: -13.7}}}")
+
+
+def test_yaml_may_refer_to_what_it_has_said(tmp_path):
+    path = tmp_path / "heads.yaml"
+    path.write_text(
+        "a: &common\n  energy_key: e\n  train_path: a.h5\nb:\n  <<: *common\n  train_path: b.h5\n"
+    )
+    a, b = resolved(read_heads(str(path)))
+    assert (a.train_path, b.train_path, b.energy_key) == ("a.h5", "b.h5", "e")
 
 
 def test_a_literal_that_is_none():

@@ -14,6 +14,7 @@ from mace_jax.artifacts.dataset import DatasetWriter, write_dataset_file
 from mace_jax.artifacts.metrics import read_metrics
 from mace_jax.artifacts.model_bundle import read_model_bundle, write_model_bundle
 from mace_jax.artifacts.provenance import make_provenance
+from mace_jax.artifacts.recipe import require_recipe
 from mace_jax.errors import ConfigError, DataError, IncompatibleError, StoppedError
 from mace_jax.model.load import split_trainable
 from mace_jax.model.predict import properties
@@ -307,12 +308,25 @@ def test_the_best_by_a_head_or_by_all(two_heads, tmp_path, head, value):
 
 
 def test_an_interrupted_run_ends_with_the_same_bytes(two_heads, tmp_path, signalled):
-    whole, rows = trained(two_heads(), tmp_path / "whole")
+    config = two_heads(a={"E0s": "average"})
+    whole, rows = trained(config, tmp_path / "whole")
     with pytest.raises(StoppedError):
-        trained(two_heads(), tmp_path / "stopped", signalled("SIGTERM"))
-    outcome, again = trained(two_heads(), tmp_path / "stopped")
+        trained(config, tmp_path / "stopped", signalled("SIGTERM"))
+    outcome, again = trained(config, tmp_path / "stopped")
     assert again == rows
-    assert arrays(outcome.best) == arrays(whole.best)
+    assert outcome.best.read_bytes() == whole.best.read_bytes()
+    assert (
+        require_recipe(read_model_bundle(outcome.best), outcome.best).atomic_energies
+        == "a: average; b: given"
+    )
+
+
+def test_a_head_that_has_changed_is_named(two_heads, tmp_path, signalled):
+    with pytest.raises(StoppedError):
+        trained(two_heads(), tmp_path, signalled("SIGTERM"))
+    message = r"config/datasets/heads/b/weight was 1\.0, now 3\.0; go on with the data"
+    with pytest.raises(IncompatibleError, match=message):
+        trained(two_heads(b={"weight": 3.0}), tmp_path)
 
 
 # --- what is wrong
@@ -337,7 +351,16 @@ def test_an_interrupted_run_ends_with_the_same_bytes(two_heads, tmp_path, signal
             ConfigError,
             "datasets.heads: unknown wieght; did you mean weight",
         ),
-        ({"b": {"weight": -1.0}}, ConfigError, "datasets.heads.weight = -1.0, expected 0 or more"),
+        (
+            {"b": {"weight": -1.0}},
+            ConfigError,
+            "datasets.heads.weight of b = -1.0, expected 0 or more",
+        ),
+        (
+            {"b": {"config_type_weights": {"bulk": 2.0}}},
+            ConfigError,
+            "datasets.heads: b: config_type_weights: no structure of config type bulk",
+        ),
         (
             {"a": {"weight": 0.0}, "b": {"weight": 0.0}},
             ConfigError,
@@ -385,10 +408,35 @@ def test_a_head_that_the_data_do_not_have(make_config, prepare, data):
         prepare(make_config(datasets=datasets))
 
 
-def test_the_head_that_decides_has_no_validation_data(two_heads, tmp_path):
-    config = two_heads(b={"valid_path": None}, train={"best_head": "b"})
-    with pytest.raises(ConfigError, match=r"train\.best_head: 'b' has no structures in valid"):
-        trained(config, tmp_path)
+@pytest.mark.parametrize(
+    ("a", "best_head", "what"),
+    [
+        ({}, "b", "'b', but this head has no structures in"),
+        (
+            {"weight": 0.0},
+            "weighted",
+            "'weighted', but no head of weight above 0 has structures in",
+        ),
+    ],
+)
+def test_the_head_that_decides_has_no_validation_data(two_heads, prepare, a, best_head, what):
+    config = two_heads(a=a, b={"valid_path": None}, train={"best_head": best_head})
+    with pytest.raises(ConfigError, match=rf"train\.best_head = {what} .*a_valid\.h5"):
+        prepare(config)
+
+
+def test_a_head_that_learns_forces_alone(two_heads, prepare, tmp_path):
+    frames = [Atoms("OH2", np.eye(3) * (1 + 0.1 * number)) for number in range(3)]
+    for frame in frames:
+        frame.arrays["REF_forces"] = np.ones((3, 3))
+    path = tmp_path / "forces.xyz"
+    write(path, frames)
+    b = {"train_path": str(path), "valid_path": str(path)}
+    with pytest.raises(DataError, match=r"forces\.xyz: energy found in 0 of 3 structures"):
+        prepare(two_heads(b=b))
+    run, _ = prepare(two_heads(b=b | {"energy_weight": 0.0}))
+    shares = {head: one["effective_weights"] for head, one in describe_heads(run).items()}
+    assert shares["b"]["energy"] == 0 < shares["b"]["forces"]
 
 
 # --- what is measured

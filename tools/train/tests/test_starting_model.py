@@ -133,6 +133,16 @@ def test_an_option_of_a_model_without_one(starting, option):
     assert refusal(ConfigError, starting(option)).startswith(f"model.{name} = ")
 
 
+def test_a_part_that_it_does_not_have_is_said_before_data_are_read(starting, bundle_file, prepare):
+    config = starting(
+        {"start_from": bundle_file},
+        datasets={"train_path": "absent.h5"},
+        optimizer={"freeze": ("interactions.9",)},
+    )
+    with pytest.raises(ConfigError, match=r"optimizer\.freeze: 'interactions\.9' is no part"):
+        prepare(config)
+
+
 @pytest.mark.parametrize("source", ["start_from", "torch_checkpoint"])
 def test_a_file_that_does_not_exist(starting, source):
     assert refusal(ArtifactError, starting({source: "absent.msgpack"})).startswith(

@@ -10,12 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mace_jax.artifacts.model_bundle import ModelConfig
-from mace_jax.artifacts.train_config_sections import DatasetsConfig, OptimizerConfig, TrainConfig
+from mace_jax.artifacts.train_config_sections import (
+    DatasetsConfig,
+    LoRAConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
 from mace_jax.errors import ConfigError
 from mace_jax.model.load import parameter_table
 from mace_jax.model.mace import MACE
 from mace_jax_train.trained_parts import (
     PartRow,
+    log_parts,
     lr_factor,
     lr_factors,
     part_lines,
@@ -69,6 +75,29 @@ def test_what_cannot_be_frozen(names, message):
 def test_a_factor_of_no_part():
     with pytest.raises(ConfigError, match=r"lr_factors: 'readout' .*; did you mean readouts?"):
         divide(lr_factors={"readout": 2.0})
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "idle"),
+    [
+        ({"freeze": ("readouts.0",), "lr_factors": {"readouts": 2.0}}, []),
+        ({"freeze": ("readouts",), "lr_factors": {"readouts": 2.0, "products": 2.0}}, ["readouts"]),
+        (
+            {"lora": LoRAConfig(), "lr_factors": {"products.0.symmetric_contractions": 2.0}},
+            ["products.0.symmetric_contractions"],
+        ),
+    ],
+)
+def test_a_factor_that_does_nothing_is_told(optimizer, idle, caplog):
+    divide(**optimizer)
+    assert [record.args[0] for record in caplog.records if "does nothing" in record.msg] == idle
+
+
+@pytest.mark.parametrize(("rank", "is_told"), [(1, False), (50, True)])
+def test_adapters_larger_than_the_network_are_told(rank, is_told, caplog):
+    config = OptimizerConfig(lora=LoRAConfig(rank=rank))
+    log_parts(trained_parts(MODEL, replace(CONFIG, optimizer=config)), config)
+    assert ("more parameters than the network" in caplog.text) == is_told
 
 
 PREFIXES = sorted({".".join(name.split("/")[:depth]) for name in WEIGHTS for depth in (1, 2, 3, 5)})

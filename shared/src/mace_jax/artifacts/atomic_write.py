@@ -11,15 +11,28 @@ from pathlib import Path
 from mace_jax.errors import ConfigError
 
 
-def require_absent(path: Path, *, force: bool) -> None:
-    """Refuse to overwrite ``path`` unless ``force`` is given.
+def require_absent(path: Path, *, force: bool, inputs: Sequence[Path] = ()) -> None:
+    """Refuse to overwrite ``path`` unless ``force`` is given, and what is read in any case.
+
+    Args:
+        path: to be written.
+        force: whether it may be replaced.
+        inputs: files that are read, and folders whose files are.
 
     Raises:
         ConfigError: it exists.
     """
+    for one in inputs:
+        if path.exists() and one.exists() and _is_part(path, one):
+            message = f"{path}: is read, too, and an input is never replaced; choose another name"
+            raise ConfigError(message)
     if path.exists() and not force:
         message = f"{path}: exists already; give --force to replace it or choose another name"
         raise ConfigError(message)
+
+
+def _is_part(path: Path, one: Path) -> bool:
+    return path.samefile(one) or (one.is_dir() and path.parent.samefile(one))
 
 
 @contextmanager

@@ -58,9 +58,11 @@ def train_config_from_sections(
     """
 
     def where(name: str) -> str:
+        while name and name not in places:
+            name = name.rpartition(".")[0]
         return places.get(name, source)
 
-    _require_known(sections, TrainConfig, "", source)
+    _require_known(sections, TrainConfig, "", where)
     try:
         config = msgspec.convert(sections, TrainConfig, strict=True)
     except msgspec.ValidationError as error:
@@ -71,7 +73,9 @@ def train_config_from_sections(
     return config
 
 
-def _require_known(values: Mapping[str, Any], section: type, prefix: str, source: str) -> None:
+def _require_known(
+    values: Mapping[str, Any], section: type, prefix: str, where: Callable[[str], str]
+) -> None:
     """Refuse keys that the section, or one inside it or in a list of it, does not have.
 
     Raises:
@@ -80,7 +84,8 @@ def _require_known(values: Mapping[str, Any], section: type, prefix: str, source
     known = {item.name: item.type for item in fields(section)}
     for name, value in values.items():
         if name not in known:
-            place = f"{source}: {prefix.rstrip('.')}".rstrip(": ")
+            whose = prefix.rstrip(".")
+            place = f"{where(whose)}: {whose}".rstrip(": ")
             message = f"{place}: unknown {name}; {did_you_mean(name, known)}"
             raise ConfigError(message)
         of_items = without_none(known[name])
@@ -89,7 +94,7 @@ def _require_known(values: Mapping[str, Any], section: type, prefix: str, source
         if is_section(of_items):
             for item in value if isinstance(value, list | tuple) else (value,):
                 if isinstance(item, Mapping):
-                    _require_known(item, of_items, f"{prefix}{name}.", source)
+                    _require_known(item, of_items, f"{prefix}{name}.", where)
 
 
 def _names(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -12,6 +12,7 @@ from mace_jax.artifacts.train_config_sections import (
     TrainConfig,
 )
 from mace_jax.errors import ConfigError
+from mace_jax.structures.head_names import WEIGHTED, why_no_head_name
 
 # choice -> the parameters that it has; no other choice may be given them
 SCHEDULE_PARAMETERS: Mapping[str, tuple[str, ...]] = {
@@ -43,11 +44,6 @@ _PREDICTED: Mapping[str, tuple[str, ...]] = {
 }
 
 _SPLITS = ("train", "valid", "test")
-# of ``train.best_head``: all heads, each by its weight
-WEIGHTED = "weighted"
-# of rows of the metrics file: all heads together
-ALL_HEADS = "all"
-RESERVED = (WEIGHTED, ALL_HEADS)
 
 # dotted name of a value, and why it can't be what it is
 Problem = tuple[str, str]
@@ -109,9 +105,10 @@ def _datasets(config: TrainConfig) -> Iterator[Problem]:
 def _heads(config: TrainConfig) -> Iterator[Problem]:
     heads, prefix = config.datasets.heads, "datasets.heads"
     names = [head.name for head in heads]
-    for name in sorted({name for name in names if names.count(name) > 1 or name in RESERVED}):
-        what = "is given twice" if names.count(name) > 1 else "means all heads together"
-        yield prefix, f"the name {name!r} {what}; choose another"
+    for name in names:
+        what = "is given twice" if names.count(name) > 1 else why_no_head_name(name)
+        if what:
+            yield prefix, f"the name {name!r} {what}; choose another"
     for head in heads:
         paths = {split: getattr(head, f"{split}_path") for split in _SPLITS}
         for split, path in paths.items():

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from mace_jax.artifacts.train_config_sections import TrainConfig
+from mace_jax.artifacts.train_config_sections import HeadConfig, TrainConfig
 from mace_jax.errors import ConfigError
 
 _POSITIVE = (
@@ -83,7 +83,7 @@ def check_ranges(config: TrainConfig, where: Callable[[str], str]) -> None:
     Raises:
         ConfigError: names the first that is impossible.
     """
-    for name, value in _numbers(config):
+    for name, value, whose in _numbers(config):
         if name in _POSITIVE and not 0 < value < float("inf"):
             expected = "more than 0"
         elif name in _NOT_NEGATIVE and not 0 <= value < float("inf"):
@@ -92,17 +92,21 @@ def check_ranges(config: TrainConfig, where: Callable[[str], str]) -> None:
             expected = "0 ≤ value < 1"
         else:
             continue
-        message = f"{where(name)}: {name} = {value}, expected {expected}; correct the value"
+        message = f"{where(name)}: {name}{whose} = {value}, expected {expected}; correct the value"
         raise ConfigError(message)
 
 
-def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    """Yield every number with its dotted name; in a list or mapping each has that of the whole."""
+def _numbers(value: Any, name: str = "", whose: str = "") -> Iterator[tuple[str, float, str]]:
+    """Yield every number with its dotted name and, of a head's, whose it is.
+
+    In a list or mapping each has the name of the whole.
+    """
     if is_dataclass(value):
+        whose = f" of {value.name}" if isinstance(value, HeadConfig) else whose
         for item in fields(value):
-            yield from _numbers(getattr(value, item.name), f"{name}.{item.name}".lstrip("."))
+            yield from _numbers(getattr(value, item.name), f"{name}.{item.name}".lstrip("."), whose)
     elif isinstance(value, (tuple, dict)):
         for item in value.values() if isinstance(value, dict) else value:
-            yield from _numbers(item, name)
+            yield from _numbers(item, name, whose)
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        yield name, value
+        yield name, value, whose

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from mace_jax.elements import MAX_ATOMIC_NUMBER
+from mace_jax.structures.head_names import why_no_head_name
 
 FilePath = click.Path(path_type=Path)
 
@@ -59,6 +60,18 @@ def take_label_keys(flags: dict[str, Any]) -> dict[str, str]:
     """Take the flags of ``label_key_options`` out of ``flags``; return those that were given."""
     keys = {name: flags.pop(f"{name}_key") for name in LABELS}
     return {name: key for name, key in keys.items() if key}
+
+
+class HeadName(click.ParamType):
+    """A name that a readout head can have."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name."""
+        if what := why_no_head_name(str(value)):
+            self.fail(f"{value!r} {what}; choose another name", param, ctx)
+        return str(value)
 
 
 class PositiveFloat(click.ParamType):

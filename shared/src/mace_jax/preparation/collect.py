@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +39,7 @@ class Choice:
         part: (i, n): only frames i, i + n, … of every source.
         apart: whether two atoms at one place make a frame wrong already here, where it can be
             passed over, and not only when neighbours are searched for writing.
+        keys_of_heads: label keys of the files of a head, where it has its own.
     """
 
     keys: LabelKeys
@@ -46,6 +47,11 @@ class Choice:
     adapt: Callable[[StructureBlock], StructureBlock] | None = None
     part: tuple[int, int] = (0, 1)
     apart: bool = False
+    keys_of_heads: Mapping[str, LabelKeys] = field(default_factory=dict)
+
+    def keys_of(self, source: Source) -> LabelKeys:
+        """Return the label keys of a file."""
+        return self.keys_of_heads.get(source.head, self.keys)
 
 
 @dataclass(frozen=True)
@@ -130,7 +136,7 @@ def collect(
                         spool = Spool(folder / f"{split}.h5", provenance)
                         spools[split] = stack.enter_context(spool)
                     spools[split].add(block, number, frames)
-            report_source(source, choice.keys, counts[source])
+            report_source(source, choice.keys_of(source), counts[source])
     return Collected(spools, isolated, counts)
 
 
@@ -201,18 +207,16 @@ def _parsed(portion: _Portion) -> tuple[list[Structure], StructureBlock, LabelCo
     Raises:
         DataError: one is wrong.
     """
-    structures = []
+    structures, keys = [], portion.choice.keys_of(portion.source)
     kinds: Counter[tuple[str, tuple[tuple[str, str], ...], frozenset[str]]] = Counter()
     for number, frame in enumerate(portion.frames, portion.first):
         place = f"{portion.source.name}: frame {number}"
-        structure, found, seen = parse_structure(
-            frame, portion.choice.keys, portion.source.head, place
-        )
+        structure, found, seen = parse_structure(frame, keys, portion.source.head, place)
         kinds[structure.head, tuple(found.items()), frozenset(seen)] += 1
         structures.append(structure)
     counts = LabelCounts()
-    for (head, labels, keys), n_structures in kinds.items():
-        counts.add(head, dict(labels), keys, n_structures)
+    for (head, labels, present), n_structures in kinds.items():
+        counts.add(head, dict(labels), present, n_structures)
     block = StructureBlock.of(structures)
     check_block(block)
     if portion.choice.apart:

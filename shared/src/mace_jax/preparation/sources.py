@@ -13,7 +13,7 @@ from mace_jax.structures import read_structures
 from mace_jax.structures.input_files import STANDARD_INPUT, input_name, open_input
 from mace_jax.structures.label_keys import LabelCounts, LabelKeys
 from mace_jax.structures.read_structures import OnBad, Unparsed, parse_frames
-from mace_jax.structures.structure import Structure
+from mace_jax.structures.structure import PROPERTY_SHAPES, Structure
 
 log = logging.getLogger(__name__)
 
@@ -164,6 +164,30 @@ def require_energies(
         "name the key with --energy_key"
     )
     raise DataError(message)
+
+
+def require_labels_of_heads(counts: Mapping[Source, LabelCounts]) -> None:
+    """Check that each head has something to learn from.
+
+    Args:
+        counts: what was found in the files of the training data.
+
+    Raises:
+        DataError: a head has no label.
+    """
+    total = LabelCounts()
+    for found in counts.values():
+        total.merge(found)
+    for head, n_structures in total.heads.items():
+        if not any(total.total(name, head) for name in PROPERTY_SHAPES):
+            files = [source for source, found in counts.items() if head in found.heads]
+            message = (
+                f"{', '.join(str(source.path) for source in files)}: no labels in {n_structures} "
+                f"structures of head {head}, keys present: "
+                f"{', '.join(_keys_present(counts[source]) for source in files)}; name them in "
+                "--heads, such as energy_key, or with --energy_key and its kin"
+            )
+            raise DataError(message)
 
 
 def _keys_present(counts: LabelCounts) -> str:

@@ -108,7 +108,10 @@ def _refuse(reason: str) -> NoReturn:
 
 
 def _symmetric(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return a symmetric 3×3 matrix; programs print them to a few digits.
+    """Return a symmetric 3×3 matrix.
+
+    Programs print them to a few digits, and the parsers differ in which of nine numbers in a row
+    are those of the first row; the mean of both halves depends on neither.
 
     Raises:
         ValueError: the values are none.
@@ -123,7 +126,7 @@ def _symmetric(values: NDArray[np.float64]) -> NDArray[np.float64]:
             f"element {i},{j} is {matrix[i, j]:g} and {j},{i} is {matrix[j, i]:g}, "
             "expected a symmetric matrix"
         )
-    return matrix
+    return (matrix + matrix.T) / 2
 
 
 def _inputs(frame: Frame, names: Sequence[str], place: str) -> dict[str, NDArray[np.float64]]:

@@ -8,6 +8,7 @@ import click
 from mace_jax.cli.command import Result, ToolCommand
 from mace_jax.cli.options import (
     FilePath,
+    HeadName,
     backend_option,
     compile_cache_option,
     device_option,
@@ -44,7 +45,11 @@ from mace_jax.cli.options import (
     is_flag=True,
     help="write a dataset, .xyz or .h5, whose labels are the predictions, to be trained on",
 )
-@click.option("--head-name", help="head of its structures [default: the readout head of each]")
+@click.option(
+    "--head-name",
+    type=HeadName(),
+    help="head of its structures [default: the readout head of each]",
+)
 @click.option("--layout", type=click.Choice(["mace", "flat"]), help="of its HDF5  [default: mace]")
 @label_key_options
 @head_key_option
@@ -74,6 +79,7 @@ def main(
     from mace_jax.artifacts.predictions import require_predictions_suffix
     from mace_jax.artifacts.structures_file import require_structures_suffix
     from mace_jax.errors import ConfigError
+    from mace_jax.structures.input_files import expand_inputs
     from mace_jax.structures.label_keys import LabelKeys
     from mace_jax.torch_models.select_head import select_head
 
@@ -82,7 +88,7 @@ def main(
         require_structures_suffix(output)
     else:
         require_predictions_suffix(output)
-    require_absent(output, force=force)
+    require_absent(output, force=force, inputs=[model, *expand_inputs(flags["structures"])])
     _require_labels_alone(flags)
     _require_plan_alone(flags)
     _require_other_prefix(flags["info_prefix"])

@@ -34,7 +34,8 @@ def check_data(options: Options) -> dict[str, Any]:
     with TemporaryDirectory(dir=options.work_dir) as work:
         for source in options.sources():
             file = with_a_file(source, Path(work))
-            frames = stream_source(file, options.keys, LabelCounts(), check.add_bad)
+            keys = options.keys_of_heads().get(source.head, options.keys)
+            frames = stream_source(file, keys, LabelCounts(), check.add_bad)
             for _, structure in frames:
                 check.add(structure, source.split)
     report = check.report()

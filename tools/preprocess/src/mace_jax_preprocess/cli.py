@@ -112,7 +112,9 @@ class Shard(click.ParamType):
 @click.option("--config-type-weights", default="{}", help="dict: config_type -> weight")
 @label_key_options
 @head_key_option
-@click.option("--heads", help="dict: head -> its train_file, valid_file, test_file, E0s")
+@click.option(
+    "--heads", help="dict: head -> its train_file, valid_file, test_file, E0s, energy_key, …"
+)
 @skip_bad_option
 @click.option(
     "--check", is_flag=True, help="look for what is wrong with the data; write check.json"
@@ -157,6 +159,7 @@ def _options(
 ) -> Any:
     """Return the flags as the rest of the tool knows them."""
     from mace_jax.structures.label_keys import LabelKeys
+    from mace_jax_preprocess.head_files import parse_heads
     from mace_jax_preprocess.options import Options
 
     if (flags["split"] == "group") != (group_key is not None):
@@ -171,7 +174,7 @@ def _options(
         test_file=_expanded(test_file),
         config_type_weights=_parse_weights(config_type_weights),
         keys=LabelKeys(take_label_keys(flags), head=head_key, group=group_key),
-        heads=_parse_heads(heads),
+        heads=parse_heads(heads),
         part=(shard[0] - 1, shard[1]) if shard else None,
         **flags,
     )
@@ -181,29 +184,6 @@ def _expanded(patterns: tuple[Path, ...] | None) -> tuple[Path, ...]:
     from mace_jax.structures.input_files import expand_inputs
 
     return tuple(expand_inputs(patterns or ()))
-
-
-def _parse_heads(text: str | None) -> dict[str, dict[str, Any]]:
-    """Read ``--heads``, a dict of dicts; file names become paths, a list of them or one."""
-    if text is None:
-        return {}
-    names = {"train_file", "valid_file", "test_file", "E0s"}
-    try:
-        heads = {str(head): dict(files) for head, files in ast.literal_eval(text).items()}
-        known = all(files and files.keys() <= names for files in heads.values())
-    except (ValueError, SyntaxError, AttributeError, TypeError):
-        known = False
-    if not known:
-        message = (
-            f"--heads: {text!r}, expected a dict of dicts with some of {sorted(names)}, such as "
-            "\"{'surface': {'train_file': 's.xyz', 'E0s': 'average'}}\""
-        )
-        raise ConfigError(message)
-    for files in heads.values():
-        for name in names & files.keys() - {"E0s"}:
-            paths = [files[name]] if isinstance(files[name], str) else files[name]
-            files[name] = _expanded(tuple(map(Path, paths)))
-    return heads
 
 
 def _parse_weights(text: str) -> dict[str, float]:

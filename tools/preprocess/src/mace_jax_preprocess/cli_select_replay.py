@@ -8,6 +8,7 @@ import click
 from mace_jax.cli.command import Result, ToolCommand
 from mace_jax.cli.options import (
     FilePath,
+    HeadName,
     compile_cache_option,
     device_option,
     force_option,
@@ -72,7 +73,9 @@ class Elements(click.ParamType):
     "[default: combinations with elements, none without]",
 )
 @click.option("--seed", type=click.IntRange(0), default=123, help="of chance")
-@click.option("--head", help="head of what is written [default: each structure's own]")
+@click.option(
+    "--head", type=HeadName(), help="head of what is written [default: each structure's own]"
+)
 @click.option("--allow-fewer", is_flag=True, help="take all where there are fewer than --number")
 @click.option("--layout", type=click.Choice(["mace", "flat"]), default="mace", help="of HDF5")
 @label_key_options

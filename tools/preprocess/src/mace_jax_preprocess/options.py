@@ -13,7 +13,7 @@ from mace_jax.preparation.splits import ByGeometry, ByGroup, Fractions, SplitNam
 from mace_jax.preparation.write_split import Form, Layout
 from mace_jax.structures.label_keys import LabelKeys
 from mace_jax.structures.statistics import Scaling
-from mace_jax.structures.structure import Structure
+from mace_jax.structures.structure import PROPERTY_SHAPES, Structure
 from mace_jax.structures.structure_block import StructureBlock
 
 TOOL = "mace-jax-preprocess"
@@ -63,6 +63,18 @@ class Options:
         """Return ``e0s``, or those of each head as one dict literal."""
         of_heads = {head: files["E0s"] for head, files in self.heads.items() if "E0s" in files}
         return repr(of_heads) if of_heads else self.e0s
+
+    def keys_of_heads(self) -> dict[str, LabelKeys]:
+        """Return the label keys of the files of each head that has some of its own."""
+        own = {
+            head: {name: files[f"{name}_key"] for name in PROPERTY_SHAPES if f"{name}_key" in files}
+            for head, files in self.heads.items()
+        }
+        return {
+            head: replace(self.keys, given={**self.keys.given, **given})
+            for head, given in own.items()
+            if given
+        }
 
     def sources(self) -> list[Source]:
         """Return the files to read, those of heads after those of none."""

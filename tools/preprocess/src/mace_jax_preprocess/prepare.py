@@ -13,7 +13,12 @@ from mace_jax.elements import sorted_elements, symbol
 from mace_jax.preparation.collect import Choice, Collected, collect
 from mace_jax.preparation.processes import Processes
 from mace_jax.preparation.skipped import Skipped
-from mace_jax.preparation.sources import Source, require_energies, with_a_file
+from mace_jax.preparation.sources import (
+    Source,
+    require_energies,
+    require_labels_of_heads,
+    with_a_file,
+)
 from mace_jax.preparation.write_split import Spooled, join_indices, write_split
 from mace_jax.structures.training_sums import TrainingSums
 from mace_jax_preprocess.divide import Split, divide, files_of
@@ -56,6 +61,7 @@ def prepare(options: Options) -> dict[str, Any]:
             options.adapted,
             options.part or (0, 1),
             apart=bool(options.skip_bad),
+            keys_of_heads=options.keys_of_heads(),
         )
         collected = collect(
             sources,
@@ -97,10 +103,12 @@ def prepare(options: Options) -> dict[str, Any]:
 def _require_energies(splits: Sequence[Split], collected: Collected, options: Options) -> None:
     """Check that what is trained and validated on has energies; a part alone may have none."""
     for split in splits:
+        counts = {s: c for s, c in collected.counts.items() if s.split == split.role}
         if split.name != "test":
             n_energies = split.spool.labels["energy"]
-            counts = {s: c for s, c in collected.counts.items() if s.split == split.role}
             require_energies(n_energies, len(split.spool), counts, options.keys)
+        if split.name == "train":
+            require_labels_of_heads(counts)
 
 
 def _write_split(

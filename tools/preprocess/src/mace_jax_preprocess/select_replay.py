@@ -85,7 +85,7 @@ def select_replay(options: ReplayOptions) -> dict[str, Any]:
     """
     target = selection_path(options.output)
     for path in (options.output, target):
-        require_absent(path, force=options.force)
+        require_absent(path, force=options.force, inputs=_read_files(options))
     bundle = read_model_bundle(options.model) if options.model else None
     reading = Reading(options.keys, _kept(options, bundle), Skipped(options.skip_bad))
     with TemporaryDirectory() as work:
@@ -125,6 +125,11 @@ def select_replay(options: ReplayOptions) -> dict[str, Any]:
         "selection": str(target),
         "skipped": reading.skipped.messages,
     }
+
+
+def _read_files(options: ReplayOptions) -> list[Path]:
+    """Return all files that are read."""
+    return [*options.structures, *filter(None, (options.elements_of, options.model))]
 
 
 def _kept(options: ReplayOptions, bundle: ModelBundle | None) -> tuple[str, ...]:

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mace_jax.artifacts.train_config_consistency import WEIGHTED
 from mace_jax.artifacts.train_config_sections import TrainSection
 from mace_jax.errors import ConfigError
+from mace_jax.structures.head_names import WEIGHTED
 from mace_jax_train.head_losses import HeadFactors
 
 Row = Mapping[str, Any]

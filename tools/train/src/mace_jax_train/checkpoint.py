@@ -104,6 +104,8 @@ def require_same_run(found: Document, expected: Document, path: Path) -> None:
 
 
 def _leaves(document: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(document, list) and document and all(isinstance(item, dict) for item in document):
+        document = {item["name"]: item for item in document}  # heads, whose order is the network's
     if isinstance(document, dict):
         for name, item in document.items():
             yield from _leaves(item, f"{place}/{name}" if place else name)

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from mace_jax.artifacts.train_config_consistency import ALL_HEADS
 from mace_jax.batching.graph_batch import GraphBatch
+from mace_jax.structures.head_names import ALL_HEADS
 from mace_jax_train.head_losses import part_of_head
 from mace_jax_train.loss import Comparison, Loss, Predicted, compare
 

@@ -163,7 +163,7 @@ def given_flags(ctx: click.Context) -> tuple[dict[str, dict[str, Any]], dict[str
     for flag, value in ctx.meta.get(_GIVEN, []):
         name = re.split("[ /]", flag.names)[0]
         other, before = strong.get(flag.target, (name, value))
-        if not flag.weak and before != value:
+        if not flag.weak and before is not value and before != value:
             message = f"{other} and {name} contradict each other; give one of them"
             raise click.UsageError(message, ctx)
         (weak if flag.weak else strong)[flag.target] = name, value
@@ -266,13 +266,14 @@ def _joined(args: Sequence[str]) -> Iterator[str]:
     """Make one value of the numbers in ``--atomic-numbers 1 6 8``, and of names of heads."""
     values: list[str] | None = None
     is_one: Callable[[str], bool] = str.isdecimal
-    for arg in (*args, ""):
-        if values is not None and is_one(arg):
+    for arg in (*args, None):
+        if values is not None and arg is not None and is_one(arg):
             values.append(arg)
             continue
         if values:
             yield " ".join(values)
+        if arg is None:
+            return
         flag = arg.replace("_", "-")
         values, is_one = ([], _SEVERAL[flag]) if flag in _SEVERAL else (None, is_one)
-        if arg:
-            yield arg
+        yield arg

@@ -82,7 +82,10 @@ def load_train_config(
         *_given("", values, lambda name: places.get(name, source)),
     ]
     sections, found_at = _nested(list(_with_heads_combined(settings)))
-    sections = with_replay(sections, flags.get(SECTION, {}))
+    replay = flags.get(SECTION, {})
+    sections = with_replay(sections, replay)
+    if replay.get("multiheads_finetuning"):
+        found_at.setdefault("datasets.heads", "--multiheads_finetuning")
     datasets = sections.get("datasets", {})
     if not datasets.get("train_path") and not datasets.get("heads"):
         message = f"{source}: datasets.train_path is not set; give --train-path"

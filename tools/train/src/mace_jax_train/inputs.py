@@ -187,13 +187,19 @@ def _convert(
         _require_told(source, read, told)
         spool = read.spools.get(source.split)
         if spool is not None:
-            if source.split != "test" and term_weights(config.loss).get("energy"):
+            if source.split != "test" and _learns_energy(config, source.head if own else None):
                 require_energies(spool.labels["energy"], len(spool), read.counts, keys)
             spool.path.replace(target)
             log.info("%s: converted %s to %s", source.split, source.path, target.name)
     for head, energies in read.isolated.heads.items():
         isolated.merge(IsolatedAtoms({source.head if own else head: energies}))
     return spool is not None
+
+
+def _learns_energy(config: TrainConfig, head: str | None) -> bool:
+    """Return whether energies of a file, maybe that of a head, count in the loss."""
+    of_head = {one.name: one.energy_weight for one in config.datasets.heads}.get(head or "", 1.0)
+    return bool(of_head and term_weights(config.loss).get("energy"))
 
 
 def _require_told(source: Source, read: Collected, told: Sequence[EmbeddingSpec]) -> None:

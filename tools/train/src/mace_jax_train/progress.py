@@ -11,8 +11,8 @@ from flax import nnx
 from numpy.typing import NDArray
 
 from mace_jax.artifacts.metrics import metrics_line
-from mace_jax.artifacts.train_config_consistency import ALL_HEADS
 from mace_jax.batching.graph_batch import GraphBatch
+from mace_jax.structures.head_names import ALL_HEADS
 from mace_jax_train.best_rule import BestRule
 from mace_jax_train.error_metrics import BatchErrors, metrics_of_heads, with_speed
 from mace_jax_train.method import StepReport, TrainState

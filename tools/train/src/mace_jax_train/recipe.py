@@ -15,7 +15,9 @@ from mace_jax.structures.atomic_energies import AVERAGE
 from mace_jax.torch_models.foundation_models import fetch_foundation_model, released_model
 from mace_jax.tracking import Track, track_silently
 from mace_jax_train.inputs import SPLITS, split_sources
+from mace_jax_train.run_heads import configured_heads
 from mace_jax_train.start import Run
+from mace_jax_train.starting_model import FRESH
 from mace_jax_train.training_statistics import FOUNDATION, ISOLATED_ATOM
 
 log = logging.getLogger(__name__)
@@ -93,16 +95,24 @@ def _with_defaults(section: Any, name: str) -> Any:
 
 
 def _origin_of_energies(run: Run) -> str:
-    """Say where the E0s of a run are from."""
-    if len(run.heads) > 1:
-        return "; ".join(f"{head}: {source}" for head, source in run.energy_sources.items())
-    config = run.config
-    e0s, statistics, model = config.datasets.E0s, config.datasets.statistics_file, config.model
+    """Say where the E0s of a run are from, and of several heads those of each."""
+    if len(run.heads) == 1:
+        return _origin(run.config.datasets.E0s, run.config)
+    asked = {head.name: head for head in configured_heads(run.config.datasets)}
+    origins = {
+        head.name: _origin(asked.get(head.name, run.config.datasets).E0s, run.config, head.readout)
+        for head in run.heads
+    }
+    return "; ".join(f"{head}: {origin}" for head, origin in origins.items())
+
+
+def _origin(e0s: str | None, config: TrainConfig, readout: str | None = None) -> str:
+    statistics, model = config.datasets.statistics_file, config.model
     if statistics and (e0s or AVERAGE).lower() in (AVERAGE, ISOLATED_ATOM):
         return f"statistics file {Path(statistics).name}"
     if e0s is None:
         begins_with = model.start_from or model.torch_checkpoint or model.foundation_model
-        return FOUNDATION if begins_with else ISOLATED_ATOM
+        return FOUNDATION if begins_with and readout != FRESH else ISOLATED_ATOM
     if e0s.endswith(".json"):
         return f"file {Path(e0s).name}"
     return e0s.lower() if e0s.isidentifier() else "given"

@@ -4,9 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from mace_jax.artifacts.train_config_consistency import RESERVED, WEIGHTED
-from mace_jax.artifacts.train_config_sections import DatasetsConfig, HeadConfig, TrainConfig
+from mace_jax.artifacts.train_config_sections import (
+    DatasetsConfig,
+    HeadConfig,
+    TrainConfig,
+    TrainSection,
+)
 from mace_jax.errors import ConfigError, DataError, IncompatibleError
+from mace_jax.structures.head_names import WEIGHTED, why_no_head_name
 from mace_jax.structures.structure import PROPERTY_SHAPES
 
 # Of a run of one head that nobody has named.
@@ -78,10 +83,10 @@ def run_heads(config: TrainConfig, found: Mapping[str, int], place: str) -> tupl
 
 
 def _require_possible(names: Sequence[str], config: TrainConfig, place: str) -> None:
-    taken = sorted(set(names) & set(RESERVED))
-    if taken:
-        message = f"{place}: head {taken[0]!r}: means all heads together; rename it in the data"
-        raise ConfigError(message)
+    for name in names:
+        if what := why_no_head_name(name):
+            message = f"{place}: the name {name!r} of a head {what}; rename it in the data"
+            raise ConfigError(message)
     if config.train.best_head not in (WEIGHTED, *names):
         message = (
             f"train.best_head = {config.train.best_head!r}, but {place} has {', '.join(names)}; "
@@ -112,6 +117,33 @@ def require_known_heads(
             f"{_listed(known)}; add it to datasets.heads, or correct the data"
         )
         raise DataError(message)
+
+
+def require_judged_heads(
+    config: TrainSection, heads: Sequence[RunHead], found: Mapping[str, int], place: str
+) -> None:
+    """Check that what says which weights are the best has structures to say it by.
+
+    Args:
+        config: of the loop.
+        heads: of the run; one alone serves all structures.
+        found: head of the structures that are judged by -> how many there are.
+        place: these structures, for messages.
+
+    Raises:
+        ConfigError: the head of ``best_head`` has none, or no head of a weight above 0 has some.
+    """
+    asked = config.best_head
+    counting = [
+        one for one in heads if (one.config.weight if asked == WEIGHTED else asked == one.name)
+    ]
+    if len(heads) > 1 and not any(found.get(one.data_name) for one in counting):
+        whose = "no head of weight above 0 has" if asked == WEIGHTED else "this head has no"
+        message = (
+            f"train.best_head = {asked!r}, but {whose} structures in {place}; name its data, or "
+            "another head"
+        )
+        raise ConfigError(message)
 
 
 def require_cutoff(heads: Sequence[HeadConfig], r_max: float) -> None:

@@ -30,7 +30,7 @@ from mace_jax_train.split_data import SplitData
 from mace_jax_train.starting_energies import continued_bundle
 from mace_jax_train.starting_model import read_starting_model
 from mace_jax_train.survey import TrainingData, survey_splits
-from mace_jax_train.trained_parts import TrainedParts, log_parts, trained_parts
+from mace_jax_train.trained_parts import TrainedParts, log_parts, require_parts, trained_parts
 from mace_jax_train.training_statistics import given_statistics, run_r_max
 from mace_jax_train.untrained_model import configured_network, untrained_bundle
 
@@ -108,6 +108,9 @@ def prepare_run(
     starting = read_starting_model(config, track)
     network = starting.bundle.config if starting else configured_network(config.model)
     architecture(network)  # what is impossible is said before data are read
+    if starting:
+        paths = [tuple(name.split("/")) for name in starting.bundle.parameters]
+        require_parts(config.optimizer, paths)
     told, backend = model_inputs(network), chosen_backend(config.flags)
     with ExitStack() as stack:
         isolated, splits = open_datasets(config, told, files, stack)

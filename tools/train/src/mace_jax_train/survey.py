@@ -17,7 +17,12 @@ from mace_jax.structures.neighbor_list import count_neighbors, neighbor_pairs
 from mace_jax.structures.statistics import Statistics
 from mace_jax.structures.structure import Structure
 from mace_jax.structures.training_sums import TrainingSums
-from mace_jax_train.run_heads import RunHead, require_known_heads, run_heads
+from mace_jax_train.run_heads import (
+    RunHead,
+    require_judged_heads,
+    require_known_heads,
+    run_heads,
+)
 from mace_jax_train.split_data import SplitData
 from mace_jax_train.starting_model import StartingModel
 from mace_jax_train.usable_labels import LabelsOfHeads
@@ -76,8 +81,8 @@ def survey_splits(
     Raises:
         ArtifactError, DataError: a structure is damaged or does not fit the model, is of a head
             that the run does not have, or the training data of a head lack what the loss needs.
-        ConfigError: a config type that is given a weight occurs nowhere in them, or what the data
-            call a head is no name for one.
+        ConfigError: a config type that is given a weight occurs nowhere in them, what the data
+            call a head is no name for one, or ``train.best_head`` has nothing to be judged by.
     """
     elements = config.datasets.atomic_numbers or (given.atomic_numbers if given else ())
     known = sorted_elements(elements)
@@ -99,6 +104,8 @@ def survey_splits(
             heads = run_heads(config, total.heads, str(data))
             for head in heads if len(heads) > 1 else ():
                 labels.of_head(head.data_name).require_head(config, head.config, str(data))
+        if split == ("valid" if "valid" in splits else "train"):
+            require_judged_heads(config.train, heads, total.heads, str(data))
         if not known and not starting:
             known = _elements_of(sums)
     elements = known or _elements_of(sums)

@@ -7,7 +7,7 @@ A part is a path in the tree of weights, as a bundle names its arrays but with d
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -71,8 +71,7 @@ def trained_parts(model: MACE | DipoleMACE, config: TrainConfig) -> TrainedParts
     """
     network, parameters = split_trainable(model)
     weights, optimizer = dict(nnx.to_flat_state(parameters)), config.optimizer
-    for option in ("freeze", "lr_factors"):
-        _require_parts(getattr(optimizer, option) or (), [*weights], f"optimizer.{option}")
+    require_parts(optimizer, [*weights])
     names, lora = optimizer.freeze or (), optimizer.lora
     free = {
         path: leaf
@@ -84,6 +83,7 @@ def trained_parts(model: MACE | DipoleMACE, config: TrainConfig) -> TrainedParts
     if not (adapted if lora else free):
         message = "optimizer.freeze: nothing is left that trains; leave a part out of it"
         raise ConfigError(message)
+    _warn_of_idle_factors(optimizer, adapted if lora else free)
     if lora:
         adapters = new_adapters(adapted, lora.rank, config.flags.seed)
         counted = {path: factors[path] for path in adapted}
@@ -92,6 +92,28 @@ def trained_parts(model: MACE | DipoleMACE, config: TrainConfig) -> TrainedParts
     return TrainedParts(
         network, nnx.from_flat_state(free), nnx.from_flat_state(frozen), nnx.merge_state
     )
+
+
+def require_parts(config: OptimizerConfig, paths: Sequence[Path]) -> None:
+    """Check that everything that is frozen or has a factor is a part of a network.
+
+    Args:
+        config: what names parts.
+        paths: of the network's arrays.
+
+    Raises:
+        ConfigError: names the nearest that is one.
+    """
+    for option in ("freeze", "lr_factors"):
+        _require_parts(getattr(config, option) or (), paths, f"optimizer.{option}")
+
+
+def _warn_of_idle_factors(config: OptimizerConfig, trained: Iterable[Path]) -> None:
+    paths = [*trained]
+    for name in config.lr_factors or ():
+        if not any(_is_within(path, name) for path in paths):
+            text = "optimizer.lr_factors: %s: nothing of it trains, so that its factor does nothing"
+            log.warning(text, name)
 
 
 def _is_within(path: Path, name: str) -> bool:
@@ -173,7 +195,11 @@ def log_parts(parts: TrainedParts, config: OptimizerConfig) -> None:
             config.lora.alpha,
             len(nnx.to_flat_state(parts.trained)) // 2,
         )
-    for line in part_lines(part_rows(parts, config)):
+    rows = part_rows(parts, config)
+    if config.lora and rows[-1].trained > rows[-1].parameters:
+        text = "optimizer.lora.rank: adapters of %d have more parameters than the network; lower it"
+        log.warning(text, config.lora.rank)
+    for line in part_lines(rows):
         log.info(line)
 
 

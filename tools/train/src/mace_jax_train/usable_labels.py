@@ -81,8 +81,15 @@ class UsableLabels:
                 raise DataError(message)
         self.require_config_types(self.config_type_weights, place)
 
-    def require_config_types(self, weights: Mapping[str, float], place: str) -> None:
+    def require_config_types(
+        self, weights: Mapping[str, float], place: str, option: str = "datasets.config_type_weights"
+    ) -> None:
         """Check that there are structures of every config type that is given a weight.
+
+        Args:
+            weights: by config type.
+            place: the structures, for messages.
+            option: what gives the weights.
 
         Raises:
             ConfigError: there are none.
@@ -91,7 +98,7 @@ class UsableLabels:
         unknown = weights.keys() - self.config_types.keys() - {"Default"}
         if unknown:
             message = (
-                f"datasets.config_type_weights: no structure of config type "
+                f"{option}: no structure of config type "
                 f"{', '.join(sorted(unknown))} in {place}, expected some of "
                 f"{', '.join(sorted(self.config_types))}; correct the name"
             )
@@ -170,7 +177,8 @@ class LabelsOfHeads:
         self.total().require(config, str(data))
         for section in config.datasets.heads:
             of_types = section.config_type_weights or {}
-            self.of_head(section.name).require_config_types(of_types, str(data))
+            option = f"datasets.heads: {section.name}: config_type_weights"
+            self.of_head(section.name).require_config_types(of_types, str(data), option)
         for dataset, found in zip(data.datasets, self.of_datasets(), strict=True):
             if missing := found.missing(config):
                 text = "%s: no %s in any structure: other data alone teach it"
