@@ -92,7 +92,12 @@ class Run:
 
 
 def prepare_run(
-    config: TrainConfig, files: RunFiles, track: Track, devices: Devices = ONE_DEVICE
+    config: TrainConfig,
+    files: RunFiles,
+    track: Track,
+    devices: Devices = ONE_DEVICE,
+    *,
+    converted: bool = False,
 ) -> Run:
     """Read and check everything; make plans, statistics and HDF5 files that are missing.
 
@@ -101,6 +106,7 @@ def prepare_run(
         files: where to keep what is made.
         track: progress.
         devices: that train together; each gets batches of its own.
+        converted: whether the HDF5 files that were missing have been made already.
 
     Raises:
         MaceJaxError: something is wrong with a file, or two do not belong together.
@@ -110,7 +116,7 @@ def prepare_run(
     architecture(network)  # what is impossible is said before data are read
     told, backend = model_inputs(network), chosen_backend(config.flags)
     with ExitStack() as stack:
-        isolated, splits = open_datasets(config, told, files, stack)
+        isolated, splits = open_datasets(config, told, files, stack, converted=converted)
         inputs = [starting.source.as_input()] if starting else []
         inputs += [item for split, data in splits.items() for item in data.inputs(split)]
         given = given_statistics(config.datasets, splits["train"], inputs)
@@ -239,15 +245,16 @@ def _loaders(
     max_batches = config.datasets.max_batches
     if max_batches is not None:
         max_batches *= len(devices.own)
+    graphs = {
+        split: DatasetGraphs(
+            data.datasets, builder, [files.final(one.path) for one in data.datasets], data.heads
+        )
+        for split, data in splits.items()
+    }
     return {
         split: stack.enter_context(
             PlannedLoader(
-                DatasetGraphs(
-                    data.datasets,
-                    builder,
-                    [files.final(one.path) for one in data.datasets],
-                    data.heads,
-                ),
+                of_split,
                 plans[split],
                 config.flags.dtype,
                 None if split == "train" else caps,
@@ -257,9 +264,10 @@ def _loaders(
                 shuffle=config.datasets.shuffle,
                 max_batches=max_batches if split == "train" else None,
                 told=builder.inputs,
+                places=of_split.places,
             )
         )
-        for split, data in splits.items()
+        for split, of_split in graphs.items()
     }
 
 

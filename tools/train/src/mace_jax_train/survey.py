@@ -90,7 +90,7 @@ def survey_splits(
         edges = split == "train" and given is None
         sums.append(_survey(data, require, told, labels, r_max, count_edges=edges))
         for dataset, found in zip(data.datasets, labels.of_datasets(), strict=True):
-            log.info("%s: %s: %s", split, dataset.path, found.summary())
+            log.info("%s: %s: %s", split, dataset.name, found.summary())
         total = labels.total()
         counts[split] = total.found
         require_known_heads(config.datasets, [one.name for one in heads], total.heads, str(data))
@@ -129,7 +129,7 @@ def _survey(
     for number, dataset in enumerate(data.datasets):
         if dataset.r_max not in (None, r_max):
             text = "%s: stores the neighbours at %g Å, not at r_max %g Å: they are searched again"
-            log.warning(text, dataset.path, dataset.r_max, r_max)
+            log.warning(text, dataset.name, dataset.r_max, r_max)
         for structure in data.of_dataset(number):
             require(structure)
             for spec in told:
