@@ -153,7 +153,7 @@ def changed(bundle, tmp_path, **recipe) -> Path:
     found = read_model_bundle(bundle)
     card = {**found.model_card, "recipe": {**found.model_card["recipe"], **recipe}}
     path = tmp_path / "changed.msgpack"
-    write_model_bundle(path, replace(found, model_card=card), make_provenance("t", []))
+    write_model_bundle(path, replace(found, model_card=card), make_provenance("mace-jax-train", []))
     return path
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from mace_jax.artifacts.metrics import TIMES, MetricsLog, without_times
 from mace_jax.artifacts.model_bundle import write_model_bundle
 from mace_jax.model.load import parameter_table
+from mace_jax.torch_models.select_head import with_heads_of
 from mace_jax_train.checkpoint import Checkpoints
 from mace_jax_train.method import Method
 from mace_jax_train.progress import Best, Progress, Row
@@ -90,6 +91,8 @@ class Record:
                 "metrics": found,
             },
         )
+        if self._run.kept:
+            bundle = with_heads_of(bundle, self._run.kept)
         write_model_bundle(self._files.path(suffix), bundle, self._provenance)
 
 

@@ -57,6 +57,7 @@ class Run:
         digests: split -> digest of the data of each path.
         heads: of the network, in order.
         energy_sources: head -> where its E0s are from.
+        kept: a model of all heads, in order, if some are not trained: those are saved, too.
     """
 
     config: TrainConfig
@@ -70,6 +71,7 @@ class Run:
     digests: Mapping[str, Sequence[str]] = field(default_factory=dict)
     heads: tuple[HeadConfig, ...] = (HeadConfig(HEAD),)
     energy_sources: Mapping[str, str] = field(default_factory=dict)
+    kept: ModelBundle | None = None
 
     @property
     def factors(self) -> HeadFactors:
@@ -131,13 +133,14 @@ def prepare_run(
             for split, data in splits.items()
         }
         if starting:
-            bundle, sources = continued_bundle(
+            bundle, sources, kept = continued_bundle(
                 config, starting, train, plans["train"], files, inputs, backend, track
             )
             model = load_model(bundle, starting.name, backend)
         else:
             network = replace(network, r_max=r_max)
             bundle, sources = untrained_bundle(config, network, train, files, inputs)
+            kept = None
             model = _fresh_network(bundle, config.flags.seed, backend)
             bundle = replace(bundle, parameters=model_parameters(model))
         loaders = _loaders(config, bundle, splits, plans, files, devices, stack)
@@ -156,6 +159,7 @@ def prepare_run(
             digests,
             heads,
             sources,
+            kept,
         )
         _log_heads(train, sources)
         _require_enough_batches(run)
@@ -169,8 +173,9 @@ def _require_readouts(network: ModelConfig, train: TrainingData) -> None:
     Raises:
         ConfigError: it is a model of dipoles, whose readouts know no heads.
     """
-    if network.model in READOUT_IRREPS and len(train.heads) > 1:
-        names = ", ".join(head.name for head in train.heads)
+    heads = [*(head.name for head in train.heads), *train.kept]
+    if network.model in READOUT_IRREPS and len(heads) > 1:
+        names = ", ".join(heads)
         message = (
             f"{network.model} has one head only, but there are {names}; train one of them, or "
             "choose another model.model"

@@ -17,7 +17,7 @@ from mace_jax.structures.neighbor_list import count_neighbors, neighbor_pairs
 from mace_jax.structures.statistics import Statistics
 from mace_jax.structures.structure import Structure
 from mace_jax.structures.training_sums import TrainingSums
-from mace_jax_train.run_heads import RunHead, require_known_heads, run_heads
+from mace_jax_train.run_heads import RunHead, kept_heads, require_known_heads, run_heads
 from mace_jax_train.split_data import SplitData
 from mace_jax_train.starting_model import StartingModel
 from mace_jax_train.usable_labels import LabelsOfHeads
@@ -35,6 +35,7 @@ class TrainingData(NamedTuple):
         given: the statistics file, if there is one.
         labels: split -> label -> structures that have it with a weight above 0, of all splits.
         heads: of the run.
+        kept: names of further heads, which stay as the starting model has them.
     """
 
     data: SplitData
@@ -43,6 +44,7 @@ class TrainingData(NamedTuple):
     given: Statistics | None
     labels: Mapping[str, Mapping[str, int]]
     heads: tuple[RunHead, ...]
+    kept: tuple[str, ...]
 
     def sums_of(self, head: RunHead) -> TrainingSums:
         """Return the sums over the structures of one head."""
@@ -84,6 +86,7 @@ def survey_splits(
     sums: list[TrainingSums] = []
     counts: dict[str, Mapping[str, int]] = {}
     heads: tuple[RunHead, ...] = ()
+    kept: tuple[str, ...] = ()
     for split, data in splits.items():
         require = partial(_require_elements, starting, known)
         labels = LabelsOfHeads(config.datasets, len(data.datasets))
@@ -97,12 +100,13 @@ def survey_splits(
         if split == "train":
             labels.require(config, data)
             heads = run_heads(config, total.heads, str(data))
+            kept = kept_heads(config, total.heads)
             for head in heads if len(heads) > 1 else ():
                 labels.of_head(head.data_name).require_head(config, head.config, str(data))
         if not known and not starting:
             known = _elements_of(sums)
     elements = known or _elements_of(sums)
-    return TrainingData(splits["train"], sums[0], elements, given, counts, heads)
+    return TrainingData(splits["train"], sums[0], elements, given, counts, heads, kept)
 
 
 def _require_elements(
