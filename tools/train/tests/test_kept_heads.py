@@ -8,9 +8,9 @@ import pytest
 
 from mace_jax.artifacts.dataset import write_dataset_file
 from mace_jax.artifacts.metrics import read_metrics
-from mace_jax.artifacts.model_bundle import read_model_bundle
+from mace_jax.artifacts.model_bundle import read_model_bundle, write_model_bundle
 from mace_jax.artifacts.provenance import make_provenance
-from mace_jax.errors import ConfigError, DataError, StoppedError
+from mace_jax.errors import ConfigError, DataError, IncompatibleError, StoppedError
 from mace_jax.torch_models.select_head import select_head, select_heads
 from mace_jax.tracking import show_nothing, track_silently
 from mace_jax_train.beginning import find_beginning, prepared_run
@@ -113,6 +113,22 @@ def test_a_run_that_goes_on_keeps_it(finetuned, tmp_path, signalled):
     with pytest.raises(StoppedError):
         trained(config, tmp_path / "stopped", signalled("SIGTERM"))
     assert trained(config, tmp_path / "stopped").best.read_bytes() == whole.best.read_bytes()
+
+
+def test_a_run_goes_on_with_the_model_that_it_began_with(
+    finetuned, foundation, tmp_path, signalled
+):
+    """Of one that differs in nothing but weights, all that is kept would be another's."""
+    config = finetuned({"pbe": finetuned.paths, "scan": KEPT})
+    with pytest.raises(StoppedError):
+        trained(config, tmp_path / "run", signalled("SIGTERM"))
+    other = read_model_bundle(Path(foundation))
+    weights = {path: 1.01 * array for path, array in other.parameters.items()}
+    other, path = replace(other, parameters=weights), tmp_path / "other.msgpack"
+    write_model_bundle(path, other, make_provenance("mace-jax-train", []))
+    config = replace(config, model=replace(config.model, start_from=str(path)))
+    with pytest.raises(IncompatibleError, match=r"network/starting_model was '\w+', now '\w+'"):
+        trained(config, tmp_path / "run")
 
 
 def test_data_that_name_their_heads(make_config, finetuned, data, tmp_path, molecules):
