@@ -69,6 +69,15 @@ def test_an_element_that_the_run_is_not_to_know(make_config, prepare, xyz):
         prepare(make_config(datasets=datasets))
 
 
+@pytest.mark.parametrize("e0s", ["{1: -13.6, 8: -2041.8}", None])
+def test_an_element_without_an_e0(make_config, prepare, xyz, e0s):
+    text = Path(with_silicon(xyz)).read_text()
+    Path(xyz).write_text(text.replace(ATOM.format(-7000, "Si"), ""))
+    message = rf"head 'Default': no E0 for Si \(14\), first in {xyz}: frame {N_FRAMES - 1}; give it"
+    with pytest.raises(DataError, match=message):
+        prepare(make_config(datasets={"train_path": xyz, "E0s": e0s}))
+
+
 def test_a_structure_of_too_many_edges(make_config, prepare, xyz, caplog):
     prepare(make_config(datasets={"train_path": xyz, "n_edge": 8}))[0].close()
     assert f"{xyz}: frame 3: has 12 edges" in caplog.text

@@ -156,7 +156,7 @@ def _energies(
         return estimated_energies(own, name, sums.heads[name], errors()[head.name])
     if given and choice in (AVERAGE, ISOLATED_ATOM):
         energies = dict(given.of_head(name).atomic_energies)
-        return atomic_energy_table(str(energies), sums, _alone(train))
+        return atomic_energy_table(str(energies), sums, _alone(train), train.first_in[name])
     return fresh_table(head, train)
 
 

@@ -36,6 +36,7 @@ class TrainingData(NamedTuple):
         labels: split -> label -> structures that have it with a weight above 0, of all splits.
         heads: of the run.
         kept: names of further heads, which stay as the starting model has them.
+        first_in: head in the data -> atomic number -> the first structure that has it.
     """
 
     data: SplitData
@@ -45,6 +46,7 @@ class TrainingData(NamedTuple):
     labels: Mapping[str, Mapping[str, int]]
     heads: tuple[RunHead, ...]
     kept: tuple[str, ...]
+    first_in: Mapping[str, Mapping[int, str]]
 
     def sums_of(self, head: RunHead) -> TrainingSums:
         """Return the sums over the structures of one head."""
@@ -87,11 +89,13 @@ def survey_splits(
     counts: dict[str, Mapping[str, int]] = {}
     heads: tuple[RunHead, ...] = ()
     kept: tuple[str, ...] = ()
+    first_in: dict[str, dict[int, str]] = {}
     for split, data in splits.items():
         require = partial(_require_elements, starting, known)
+        found_in = first_in if split == "train" else {}
         labels = LabelsOfHeads(config.datasets, len(data.datasets))
         edges = split == "train" and given is None
-        sums.append(_survey(data, require, told, labels, r_max, count_edges=edges))
+        sums.append(_survey(data, require, told, labels, found_in, r_max, count_edges=edges))
         for dataset, found in zip(data.datasets, labels.of_datasets(), strict=True):
             log.info("%s: %s: %s", split, dataset.name, found.summary())
         total = labels.total()
@@ -106,7 +110,7 @@ def survey_splits(
         if not known and not starting:
             known = _elements_of(sums)
     elements = known or _elements_of(sums)
-    return TrainingData(splits["train"], sums[0], elements, given, counts, heads, kept)
+    return TrainingData(splits["train"], sums[0], elements, given, counts, heads, kept, first_in)
 
 
 def _require_elements(
@@ -123,6 +127,7 @@ def _survey(
     require: Callable[[Structure], None],
     told: Sequence[EmbeddingSpec],
     labels: LabelsOfHeads,
+    first_in: dict[str, dict[int, str]],
     r_max: float,
     *,
     count_edges: bool,
@@ -142,6 +147,8 @@ def _survey(
             n_neighbors = np.zeros(len(structure), np.int64)
             if count_edges:
                 n_neighbors = count_neighbors(neighbor_pairs(structure, r_max), len(structure))
+            for element in dict.fromkeys(structure.atomic_numbers.tolist()):
+                first_in.setdefault(structure.head, {}).setdefault(element, structure.place)
             sums.add(structure, n_neighbors)
             labels.add(number, structure)
     n = len(data)
