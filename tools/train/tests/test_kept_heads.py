@@ -11,6 +11,7 @@ from mace_jax.artifacts.metrics import read_metrics
 from mace_jax.artifacts.model_bundle import read_model_bundle, write_model_bundle
 from mace_jax.artifacts.provenance import make_provenance
 from mace_jax.errors import ConfigError, DataError, IncompatibleError, StoppedError
+from mace_jax.model.predict import predict
 from mace_jax.torch_models.select_head import select_head, select_heads
 from mace_jax.tracking import show_nothing, track_silently
 from mace_jax_train.beginning import find_beginning, prepared_run
@@ -90,6 +91,25 @@ def test_a_kept_head_is_as_the_model_has_it(finetuned, foundation, tmp_path, cap
     assert "kept without data: scan from scan, old from pbe, with readout, E0s, scale" in said
     assert "; the network that they share with the others is trained" in said
     assert ": dropped: r2scan; a head of datasets.heads of weight 0" in said
+
+
+def test_with_the_shared_network_frozen_it_predicts_what_it_did(
+    finetuned, foundation, tmp_path, molecules
+):
+    heads = {"mine": {"readout": "pbe", **finetuned.paths}, "scan": KEPT}
+    frozen = {"freeze": ("embedding", "interactions", "products"), "lr": 0.1, "max_epochs": 1}
+    config = finetuned(heads, optimizer=frozen)
+    after, before = (
+        read_model_bundle(path) for path in (trained(config, tmp_path).best, Path(foundation))
+    )
+
+    def energies(bundle, head):
+        found = predict(bundle, "model", molecules(4, 7), n_edge=100, head=head)
+        return found.quantities["energy"]
+
+    pairs = (("scan", "scan"), ("mine", "pbe"))
+    change = {one: energies(after, one) - energies(before, other) for one, other in pairs}
+    assert np.abs(change["scan"]).max() < 1e-5 < 1e-2 < np.abs(change["mine"]).max()
 
 
 def test_the_others_train_as_without_it(finetuned, tmp_path):

@@ -189,6 +189,25 @@ def test_heads_on_two_devices_learn_as_on_one(start, two_heads, flags, environme
         np.testing.assert_allclose(found.parameters[path], array, rtol=1e-10, err_msg=path)
 
 
+def test_two_processes_repeat_a_run_of_two(start, train_xyz):
+    """Frames are converted by the first alone; one process would take other steps."""
+    options = ("--train-path", train_xyz, "--max-epochs", "1")
+    code, _, err = end(start("recipe", *TOGETHER, *options))
+    assert code == 0, err
+    bundle = start.folder / "recipe_last.msgpack"
+    code, _, err = end(start("alone_again", "--like", str(bundle), *options))
+    assert code == 1
+    assert f"error: {bundle}: 2 devices trained it together, found 1, whose steps would be" in err
+    code, _, err = end(start("again", "--like", str(bundle), *TOGETHER, *options))
+    assert code == 0, err
+    found, expected = (
+        read_model_bundle(start.folder / f"{name}_last.msgpack").parameters
+        for name in ("again", "recipe")
+    )
+    for path, array in expected.items():
+        np.testing.assert_array_equal(found[path], array, err_msg=path)
+
+
 @pytest.mark.parametrize("index", [0, 1])
 def test_one_that_is_killed_ends_the_run_which_goes_on_from_its_checkpoint(start, index):
     name, checkpoint = f"killed{index}", start.folder / f"killed{index}.checkpoint"
