@@ -93,9 +93,9 @@ class FlatFile:
         self._labels: Mapping[str, Ragged] = {
             name: self._label(name, atoms) for name in self._label_names()
         }
-        self._origin, self._frames = converted_from, list[int]()
+        self._origin, self._frames = converted_from, np.empty(0, FRAME)
         if converted_from is not None:
-            self._frames = self._of_length(self._len, FRAMES, FRAME).read_all().tolist()
+            self._frames = self._of_length(self._len, FRAMES, FRAME).read_all()
         if self.r_max is not None:
             self._pairs = self._ragged(offsets_of(self._counts("n_pair", 0)), "pairs", PAIR)
 
