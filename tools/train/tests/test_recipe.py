@@ -219,6 +219,7 @@ def test_inspect_shows_it(bundle, capsys):
     summary = file["summary"]
     assert summary["structures"] == {"train": 12, "valid": 5}
     assert summary["E0s from"] == "file e0s.json"
+    assert (summary["devices"], summary["computed with"]["device"]) == (1, "cpu")
     assert summary["trained with"]["epochs"] == 2
     assert list(summary["recipe's files"]) == ["datasets.train_path", "datasets.valid_path"]
 

@@ -138,20 +138,19 @@ def _open_split(
     given: dict[str, list[tuple[Path, str, Sequence[Path]]]] = {}
     for number, source in enumerate(sources):
         target = converted_path(files, split, number)
+        paths: Sequence[Path] = [source.path]
         dataset: Dataset | None = None
         if source.is_dataset:
             dataset = stack.enter_context(Dataset(source.path))
             digest, paths = dataset.sha256(), dataset.paths
+        elif converted and target.exists():
+            digest = _origin_sha256(source, target)
+            dataset = stack.enter_context(Dataset(target, source.name))
         else:
-            paths = [source.path]
-            if converted and target.exists():
-                digest, is_there = _origin_sha256(source, target), True
-            else:
-                require_file(source.path)
-                origin = source.as_input()
-                digest = origin.sha256
-                is_there = _convert(source, origin, target, config, told, isolated, files)
-            if is_there:
+            require_file(source.path)
+            origin = source.as_input()
+            digest = origin.sha256
+            if _convert(source, origin, target, config, told, isolated, files):
                 dataset = stack.enter_context(Dataset(target, source.name))
         if dataset is not None:
             datasets.append((dataset, source.head if have_own_paths(config.datasets) else None))
