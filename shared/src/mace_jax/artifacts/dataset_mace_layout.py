@@ -2,11 +2,11 @@
 
 ``/config_batch_0/config_<j>/{atomic_numbers, positions, cell, pbc, weight, config_type,
 properties/…, property_weights/…}``. mace-torch 0.3.16 ``HDF5Dataset`` reads what is written here
-and the other way round. A missing property is the text ``None`` with weight 0.
+and the other way round.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,14 +25,13 @@ from mace_jax.artifacts.hdf5_items import (
     write_item,
 )
 from mace_jax.artifacts.hdf5_mapped_records import Column, MappedRecords
+from mace_jax.artifacts.mace_layout_items import items_of, structures_of
 from mace_jax.artifacts.versioned import Document
 from mace_jax.errors import ArtifactError
-from mace_jax.structures.structure import PROPERTY_SHAPES, Structure
+from mace_jax.structures.structure import Structure
 from mace_jax.structures.structure_block import StructureBlock, check_structures
-from mace_jax.units import symmetric_matrix
 
 _BATCH, _CONFIG = "config_batch_", "config_"
-_MISSING = "None"
 # Kinds of structures whose groups are copied, which takes a quarter of the time of writing them.
 _MOST_MODELS = 1024
 # What h5py, numpy and the checks below raise on items that are damaged or not what they should be.
@@ -58,7 +57,7 @@ class MaceWriter:
 
     def _write(self, name: str, structure: Structure) -> None:
         """Write a group: the first of a kind item by item, the others as copies with changes."""
-        items = _items(structure)
+        items = items_of(structure)
         kind = (len(structure), *structure.properties)
         model = self._models.get(kind)
         if model is None:
@@ -85,24 +84,6 @@ class _Model(NamedTuple):
     items: Mapping[str, Item]
 
 
-def _items(structure: Structure) -> dict[str, Item]:
-    """Return the items of a structure's group, by path."""
-    items: dict[str, Item] = {
-        "atomic_numbers": np.asarray(structure.atomic_numbers, "<i8", order="C"),
-        "positions": _real(structure.positions),
-        "cell": _real(structure.cell),
-        "pbc": np.asarray(structure.pbc, "?", order="C"),
-        "weight": _real(structure.weight),
-        "config_type": structure.config_type,
-    }
-    for name in PROPERTY_SHAPES:
-        present = name in structure.properties
-        items[f"properties/{name}"] = _real(structure.properties[name]) if present else _MISSING
-        weight = structure.property_weights.get(name, 1.0) if present else 0.0
-        items[f"property_weights/{name}"] = _real(weight)
-    return items | {"properties/head": structure.head, "property_weights/head": _real(1.0)}
-
-
 def _write_items(group: h5g.GroupID, items: Mapping[str, Item]) -> None:
     groups = {"": group}
     for path, value in items.items():
@@ -116,10 +97,6 @@ def _equal(value: Item, other: Item) -> bool:
     if isinstance(value, str) or isinstance(other, str):
         return value is other or value == other
     return value.tobytes() == other.tobytes()
-
-
-def _real(value: Any) -> NDArray[np.float64]:
-    return np.asarray(value, "<f8", order="C")
 
 
 class _Batch(NamedTuple):
@@ -208,7 +185,7 @@ class MaceFile:
         found: dict[int, Structure] = {}
         try:
             for which, columns in self._records.read([self._address(n) for n in numbers]):
-                structures = _structures(columns.get, [self.place(numbers[i]) for i in which])
+                structures = structures_of(columns.get, [self.place(numbers[i]) for i in which])
                 found.update(zip(which, structures, strict=True))
         except _UNREADABLE:  # HDF5 says what is wrong, and where
             return {}
@@ -220,7 +197,7 @@ class MaceFile:
             group = h5g.open(batch.group, config.encode())
             for folder in ("properties", "property_weights"):
                 h5g.open(group, folder.encode())  # without labels, but never without these
-            (structure,) = _structures(partial(_column, group), [self.place(number)])
+            (structure,) = structures_of(partial(_column, group), [self.place(number)])
             if self._records:
                 self._records.learn(group, self._address(number))
         except _UNREADABLE as error:
@@ -254,101 +231,9 @@ def _number(name: str) -> int:
     return int(name.rpartition("_")[2])
 
 
-# From the path of an item to its values in several groups; None: they have no such item.
-_Items = Callable[[str], Column | None]
-
-
 def _column(group: h5g.GroupID, path: str) -> Column | None:
     """Read an item of one group."""
     item = read_item_if_present(group, path)
     if item is None:
         return None
     return [item] if isinstance(item, str) else item[None]
-
-
-def _structures(items: _Items, places: Sequence[str]) -> list[Structure]:
-    """Return the structures of groups that have the same items."""
-    n = len(places)
-    labels = dict(_labels(items))
-    weights = {name: _numbers(items, f"property_weights/{name}").tolist() for name in labels}
-    atomic_numbers = _array(items, "atomic_numbers")
-    if atomic_numbers.dtype != np.int64:
-        message = f"atomic_numbers of type {atomic_numbers.dtype}, expected integers"
-        raise TypeError(message)
-    fields = zip(
-        atomic_numbers,
-        _real(_array(items, "positions")),
-        _array_or(items, "cell", np.zeros((n, 3, 3))),
-        _array_or(items, "pbc", np.zeros((n, 3))) != 0,
-        _numbers(items, "weight").tolist(),
-        _texts(items, "config_type"),
-        _texts(items, "properties/head", [""] * n),
-        places,
-        strict=True,
-    )
-    return [
-        Structure(
-            numbers,
-            positions,
-            cell,
-            pbc,
-            {name: values[k, ...] for name, values in labels.items()},
-            {name: values[k] for name, values in weights.items()},
-            weight,
-            config_type or "Default",
-            "Default" if head in ("", _MISSING) else head,
-            place,
-        )
-        for k, (numbers, positions, cell, pbc, weight, config_type, head, place) in enumerate(
-            fields
-        )
-    ]
-
-
-def _labels(items: _Items) -> Iterator[tuple[str, NDArray[np.float64]]]:
-    """Yield the labels that the groups have."""
-    for name, shape in PROPERTY_SHAPES.items():
-        values = items(f"properties/{name}")
-        if values is None or _is_missing(values):
-            continue
-        if shape == (3, 3):
-            yield name, np.array([symmetric_matrix(value) for value in values])
-        else:
-            yield name, _real(values)
-
-
-def _array(items: _Items, path: str) -> NDArray[Any]:
-    values = items(path)
-    if values is None:
-        message = f"{path} is missing"
-        raise KeyError(message)
-    if isinstance(values, list):
-        message = f"{path} is the text {values[0]!r}, expected numbers"
-        raise TypeError(message)
-    return values
-
-
-def _array_or(items: _Items, path: str, missing: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return numbers, or what stands for them where the text ``None`` does."""
-    values = items(path)
-    return missing if values is not None and _is_missing(values) else _real(_array(items, path))
-
-
-def _numbers(items: _Items, path: str) -> NDArray[np.float64]:
-    """Return one number of each group."""
-    values = _array(items, path)
-    return _real(values.reshape(len(values)))
-
-
-def _texts(items: _Items, path: str, missing: list[str] | None = None) -> list[str]:
-    values = items(path)
-    values = missing if values is None else values
-    if not isinstance(values, list):
-        found = "missing" if values is None else f"an array of {values.dtype}"
-        message = f"{path} is {found}, expected a text"
-        raise TypeError(message)
-    return values
-
-
-def _is_missing(values: Column) -> bool:
-    return isinstance(values, list) and all(value == _MISSING for value in values)
