@@ -43,11 +43,16 @@ def names(folder):
 def test_an_input_is_never_replaced(target, folder):
     linked = target.parent / "linked.json"
     linked.symlink_to(target)
-    for path, read in ((target, target), (linked, target), (folder / "old.h5", folder)):
+    for path, read in (
+        (target, target),
+        (linked, target),
+        (folder / "old.h5", folder),
+        (folder, folder / "old.h5"),
+    ):
         with pytest.raises(ConfigError, match=f"{path.name}: is read, too"):
             require_absent(path, force=True, inputs=[read])
     require_absent(folder / "new.h5", force=False, inputs=[folder, target])
-    require_absent(target, force=True, inputs=[folder / "old.h5", Path("-")])
+    require_absent(target, force=True, inputs=[folder / "old.h5", Path("-"), Path("a.jso")])
 
 
 def test_the_new_content_replaces_the_old(target):

@@ -182,6 +182,14 @@ def test_an_existing_output_is_kept(run, checkpoint, tmp_path, option):
     assert (tmp_path / name).read_bytes() == b"precious"
 
 
+def test_the_model_itself_is_not_replaced(run, checkpoint):
+    before = checkpoint.read_bytes()
+    outcome = run("--torch-model", checkpoint, "-o", checkpoint, "--force")
+    assert outcome.code == 2
+    assert "is read, too, and an input is never replaced" in outcome.err
+    assert checkpoint.read_bytes() == before
+
+
 def test_force(run, checkpoint, tmp_path):
     (tmp_path / "model.msgpack").write_bytes(b"old")
     outcome = run("--torch-model", checkpoint, "-o", "model.msgpack", "--force")

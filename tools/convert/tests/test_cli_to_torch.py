@@ -66,6 +66,7 @@ def test_an_existing_output_is_kept(run_to_torch, bundle_file, written, tmp_path
     outcome = run_to_torch(bundle_file)
     assert (outcome.code, written) == (2, {})
     assert "exists already; give --force" in outcome.err
+    assert "is read, too" in run_to_torch(bundle_file, "--output", bundle_file, "--force").err
     assert run_to_torch(bundle_file, "--force").code == 0
     assert len(written) == 1
 

@@ -67,6 +67,13 @@ def test_several_heads_need_a_choice(run, bundle, write_bundle):
     assert json.loads(outcome.out)["summary"]["head"] == "fine"
 
 
+def test_the_model_itself_is_not_replaced(run, tmp_path):
+    path = write_stored("layers_1", tmp_path)
+    outcome = run(path, "--output", path, "--force")
+    assert outcome.code == 2
+    assert "is read, too, and an input is never replaced" in outcome.err
+
+
 @pytest.mark.parametrize("name", ["atomic_dipoles", "dielectric", "energy_dipoles"])
 def test_models_of_dipoles_are_refused(run, tmp_path, name):
     outcome = run(write_stored(name, tmp_path))

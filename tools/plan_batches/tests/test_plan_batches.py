@@ -320,6 +320,13 @@ def test_usage(dataset, capfd, arguments, message):
     assert message in error
 
 
+def test_a_dataset_is_not_replaced(dataset, capfd):
+    with pytest.raises(SystemExit) as stopped:
+        main([str(dataset), "--n-edge=9", "--r-max=1.5", f"--output={dataset}", "--force"])
+    assert stopped.value.code == 2
+    assert "is read, too, and an input is never replaced" in capfd.readouterr().err
+
+
 def test_a_dataset_needs_a_cutoff(dataset, capfd):
     code, error = refusal(capfd, str(dataset), "--n-edge", "9")
     assert code == 2

@@ -287,6 +287,16 @@ def test_files_of_heads(preprocess):
     assert statistics.of_head("cc").atomic_energies == {1: -3.0, 8: -4.0}
 
 
+def test_a_dataset_is_not_replaced_while_it_is_read(preprocess, capfd):
+    write("train.xyz", [water(index) for index in range(4)])
+    assert preprocess("--train_file", "train.xyz", "--h5_prefix", "d") == 0
+    before = {path: path.read_bytes() for path in Path("d").rglob("*.h5")}
+    for read in ("d/train", "d/train/train_0.h5"):
+        assert preprocess("--train_file", read, "--h5_prefix", "d", "--force") == 2
+        assert "d/train: is read, too, and an input is never replaced" in last_line(capfd)
+    assert {path: path.read_bytes() for path in Path("d").rglob("*.h5")} == before
+
+
 def with_keys(atoms, prefix):
     """Give labels other names."""
     for columns in (atoms.info, atoms.arrays):

@@ -392,6 +392,9 @@ def test_an_empty_value_is_one():
         (["--atomic-numbers", "0"], "atomic numbers"),
         (["--config-type-weights", "{"], "literal"),
         (["--lr-factors", "readouts=fast"], "literal"),
+        (["--lr-factors", "readouts=e"], "literal"),
+        (["--lr-factors", "readouts=1,readouts=2"], "'readouts' is given 2 times"),
+        (["--config-type-weights", "{'a': 1.0, 'a': 2.0}"], "'a' is given 2 times"),
         (["--max-epochs", "1.5"], "--max-epochs"),
     ],
 )

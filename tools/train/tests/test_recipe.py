@@ -182,9 +182,12 @@ def test_other_versions_are_said(bundle, elsewhere, capsys):
 
 def test_the_run_itself_is_not_replaced(original, bundle, capsys, monkeypatch):
     monkeypatch.chdir(original)
-    assert "is read as configuration and would be replaced" in refused(
-        capsys, 2, "--like", bundle, "--log-dir", "run", "--force"
-    )
+    before = bundle.read_bytes()
+    for arguments in (["--like", bundle], ["one.gin", "--start-from", bundle]):
+        assert "one_best.msgpack: is read and would be replaced" in refused(
+            capsys, 2, *arguments, "--log-dir", "run", "--force"
+        )
+    assert bundle.read_bytes() == before
 
 
 def test_a_bundle_without_a_recipe(bundle, tmp_path, capsys):

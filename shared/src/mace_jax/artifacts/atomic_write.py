@@ -17,7 +17,7 @@ def require_absent(path: Path, *, force: bool, inputs: Sequence[Path] = ()) -> N
     Args:
         path: to be written.
         force: whether it may be replaced.
-        inputs: files that are read, and folders whose files are.
+        inputs: files that are read, and folders of which files are.
 
     Raises:
         ConfigError: it exists.
@@ -32,7 +32,9 @@ def require_absent(path: Path, *, force: bool, inputs: Sequence[Path] = ()) -> N
 
 
 def _is_part(path: Path, one: Path) -> bool:
-    return path.samefile(one) or (one.is_dir() and path.parent.samefile(one))
+    """Return whether one of two files or folders holds the other, or is it."""
+    written, read = path.resolve(), one.resolve()
+    return written.is_relative_to(read) or read.is_relative_to(written)
 
 
 @contextmanager

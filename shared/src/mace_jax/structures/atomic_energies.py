@@ -1,7 +1,5 @@
 """Atomic reference energies (E0s): the energy of each isolated atom, keyed by atomic number."""
 
-import ast
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +8,7 @@ from typing import Any
 
 from mace_jax.elements import symbol
 from mace_jax.errors import ConfigError, DataError
+from mace_jax.literal import parse_json, parse_literal
 
 AVERAGE = "average"
 
@@ -46,13 +45,13 @@ def parse_e0_choice(text: str) -> E0Choice:
     try:
         is_file = text.endswith(".json")
         content = Path(text).read_text(encoding="utf-8") if is_file else text
-        mapping = json.loads(content) if is_file else ast.literal_eval(content)
+        mapping = parse_json(content) if is_file else parse_literal(content)
         source = "file" if is_file else "given"
         if mapping and all(isinstance(value, str | dict) for value in mapping.values()):
             heads = {str(head): _of_one_head(value) for head, value in mapping.items()}
             return E0Choice(source, None, heads)
         return E0Choice(source, _by_number(mapping))
-    except (OSError, ValueError, SyntaxError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, SyntaxError, AttributeError, TypeError, ConfigError) as error:
         message = (
             f"E0s: {text!r} cannot be read ({error}), expected 'average', "
             "a dict such as '{1: -13.6, 8: -432.1}', one of these for each head, or a JSON file"

@@ -73,7 +73,7 @@ def main(
     output = output or default_output(source)
     predictions = output.with_name(f"{output.stem}-predictions.extxyz")
     for path in [output, predictions] if predict else [output]:
-        require_absent(path, force=force)
+        require_absent(path, force=force, inputs=[source.path])
 
     bundle = source.read()
     if head is not None:

@@ -42,7 +42,7 @@ def main(
 
     require_mace_torch()
     output = output or model.with_name(f"{model.stem}-torch.model")
-    require_absent(output, force=force)
+    require_absent(output, force=force, inputs=[model])
     bundle = read_model_bundle(model)
     if head is not None:
         bundle = select_head(bundle, head)

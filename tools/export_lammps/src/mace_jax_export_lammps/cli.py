@@ -83,7 +83,7 @@ def main(
     from mace_jax_export_lammps.lammps_model import write_lammps_model
 
     output = output or model.with_name(f"{model.stem}-lammps.pkl")
-    require_absent(output, force=force)
+    require_absent(output, force=force, inputs=[model])
     source = Source(model)
     exported = export(
         source.read(),

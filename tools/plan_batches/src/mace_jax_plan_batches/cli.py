@@ -92,7 +92,7 @@ def main(datasets: tuple[Path, ...], output: Path, **options: Any) -> Result:
         processes=options["processes"],
         seed=options["seed"],
     )
-    require_absent(output, force=options["force"])
+    require_absent(output, force=options["force"], inputs=datasets)
     with ExitStack() as stack:
         sized = size_files(datasets, options["r_max"], stack, track_on_stderr)
         started = time.perf_counter()

@@ -60,7 +60,7 @@ def main(
         return _curves(path, names, output_format, linear, start_interval, force)
     target = output or report
     assert target is not None  # noqa: S101 - just checked
-    require_absent(target, force=force)
+    require_absent(target, force=force, inputs=files)
     if output:
         from mace_jax_plot.figures import figure_of
         from mace_jax_plot.style import save

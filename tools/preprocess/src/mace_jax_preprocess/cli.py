@@ -1,6 +1,5 @@
 """The command line of mace-jax-preprocess."""
 
-import ast
 import math
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from mace_jax.cli.options import (
     take_label_keys,
 )
 from mace_jax.errors import ConfigError
+from mace_jax.literal import parse_literal
 from mace_jax_preprocess.config_file import read_flags
 
 _SCALINGS = ("rms_forces_scaling", "std_scaling", "no_scaling")
@@ -188,9 +188,12 @@ def _expanded(patterns: tuple[Path, ...] | None) -> tuple[Path, ...]:
 
 def _parse_weights(text: str) -> dict[str, float]:
     try:
-        weights = {str(name): float(weight) for name, weight in ast.literal_eval(text).items()}
+        weights = {str(name): float(weight) for name, weight in parse_literal(text).items()}
     except (ValueError, SyntaxError, AttributeError, TypeError):
         weights = {"": math.nan}
+    except ConfigError as error:
+        message = f"--config_type_weights: {error}"
+        raise ConfigError(message) from error
     if not all(math.isfinite(weight) and weight >= 0 for weight in weights.values()):
         message = (
             f"--config_type_weights: {text!r}, expected a dict of numbers ≥ 0 "

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mace_jax.cli.literal import parse_literal
 from mace_jax.cli.options import LABELS
 from mace_jax.errors import ConfigError, did_you_mean
+from mace_jax.literal import parse_literal
 from mace_jax.structures.head_names import why_no_head_name
 from mace_jax.structures.input_files import expand_inputs
 

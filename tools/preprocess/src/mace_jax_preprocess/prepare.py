@@ -45,8 +45,9 @@ def prepare(options: Options) -> dict[str, Any]:
         DataError, ConfigError: nothing has been written then.
     """
     outputs = OUTPUTS_OF_PART if options.part else OUTPUTS
+    read = [source.path for source in options.sources()]
     for name in outputs:
-        require_absent(options.folder / name, force=options.force)
+        require_absent(options.folder / name, force=options.force, inputs=read)
     skipped = Skipped(options.skip_bad)
     with (
         atomic_directory_entries(options.folder, outputs) as folder,

@@ -70,7 +70,7 @@ def find_beginning(
             force = True
     require_files_of_recipes(config, configs, track)
     if given is None:
-        files.require_free(configs, force=force)
+        files.require_free([*configs, *_models(config)], force=force)
         return Beginning()
     path = Path(given)
     if not path.is_file():
@@ -78,8 +78,15 @@ def find_beginning(
         raise ConfigError(message)
     own = path.resolve() in {checkpoint.resolve() for checkpoint in files.checkpoints()}
     if not own or path.resolve() != latest.resolve():
-        files.require_free(configs, force=force)
+        files.require_free([*configs, *_models(config)], force=force)
     return Beginning(path, own)
+
+
+def _models(config: TrainConfig) -> list[Path]:
+    """Return the file that the weights of a run begin with, if it is one."""
+    model = config.model
+    given = (model.start_from, model.torch_checkpoint, model.foundation_model)
+    return [Path(name) for name in given if name]
 
 
 def agreed_beginning(processes: Processes, find: Callable[[], Beginning]) -> Beginning:

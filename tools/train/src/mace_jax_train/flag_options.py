@@ -1,6 +1,5 @@
 """The flags as options of click, and what was given of them."""
 
-import ast
 import logging
 import re
 import sys
@@ -13,6 +12,8 @@ import click
 from mace_jax.artifacts.train_config_fields import FIELDS, choices, is_optional, without_none
 from mace_jax.cli.command import ToolCommand
 from mace_jax.cli.options import AtomicNumbers, Paths
+from mace_jax.errors import ConfigError
+from mace_jax.literal import parse_literal, require_distinct
 from mace_jax_train.flags import FLAGS, IGNORED, TITLES, Flag
 from mace_jax_train.replay_finetuning import REPLAY_FIELDS
 
@@ -48,13 +49,21 @@ class _Literal(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse the literal."""
-        if isinstance(value, str) and re.fullmatch(_PAIRS, value):
-            pairs = (pair.split("=") for pair in value.split(","))
-            return {name.strip(): float(number) for name, number in pairs}
         try:
-            return ast.literal_eval(value) if isinstance(value, str) else value
+            if isinstance(value, str):
+                return _pairs(value) if _PAIRS.fullmatch(value) else parse_literal(value)
+            return value
         except (ValueError, SyntaxError):
             self.fail(f"{value!r} is not a literal such as \"{{'Default': 1.0}}\"", param, ctx)
+        except ConfigError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _pairs(text: str) -> dict[str, float]:
+    pairs = [pair.split("=") for pair in text.split(",")]
+    found = {name.strip(): float(number) for name, number in pairs}
+    require_distinct([name.strip() for name, _ in pairs])
+    return found
 
 
 class _PathOrPaths(click.ParamType):

@@ -1,12 +1,11 @@
 """Heads as they may be written: names, or a mapping of names to options, in gin, JSON or YAML."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mace_jax.cli.literal import parse_literal, require_distinct
 from mace_jax.errors import ConfigError
+from mace_jax.literal import parse_json, parse_literal, require_distinct
 
 # names of the same in mace_run_train
 _MEANS = {f"{split}_file": f"{split}_path" for split in ("train", "valid", "test")}
@@ -80,7 +79,7 @@ def read_heads(name: str) -> Any:
     path = Path(name)
     try:
         text = path.read_text(encoding="utf-8")
-        found = _json(text) if path.suffix == ".json" else _yaml(text)
+        found = parse_json(text) if path.suffix == ".json" else _yaml(text)
     except ConfigError as error:
         message = f"{path}: {error}"
         raise ConfigError(message) from error
@@ -93,14 +92,6 @@ def read_heads(name: str) -> Any:
         message = f"{path}: expected a mapping of head names to options; see --heads-config"
         raise ConfigError(message)
     return found
-
-
-def _json(text: str) -> Any:
-    def mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        require_distinct([key for key, _ in pairs])
-        return dict(pairs)
-
-    return json.loads(text, object_pairs_hook=mapping)
 
 
 def _yaml(text: str) -> Any:

@@ -77,23 +77,22 @@ class RunFiles:
         """Return the provenance record of a file of this run."""
         return make_provenance(TOOL, inputs, seed=seed, reproducible=self.reproducible)
 
-    def require_free(self, configs: Sequence[Path], *, force: bool) -> None:
+    def require_free(self, read: Sequence[Path], *, force: bool) -> None:
         """Refuse to write over an earlier run of the same tag, and ever over what is read.
 
         Args:
-            configs: the configuration files of this run.
+            read: what this run is made from.
             force: whether an earlier run may be replaced.
 
         Raises:
-            ConfigError: one of the files exists, or is one of ``configs``.
+            ConfigError: one of the files exists, or is one of ``read``.
         """
         taken = [path for path in map(self.path, (*PREPARED, *RESULTS)) if path.exists()]
         taken += self.checkpoints()
-        own = {path.resolve() for path in taken} & {path.resolve() for path in configs}
+        own = {path.resolve() for path in taken} & {path.resolve() for path in read}
         if own:
             message = (
-                f"{own.pop()}: is read as configuration and would be replaced by this run; "
-                "give --name or --log-dir"
+                f"{own.pop()}: is read and would be replaced by this run; give --name or --log-dir"
             )
             raise ConfigError(message)
         if taken and not force:

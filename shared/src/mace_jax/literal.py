@@ -1,13 +1,14 @@
-"""Python literals on the command line."""
+"""Values that users write as Python literals or JSON; nothing in them may be given twice."""
 
 import ast
+import json
 from typing import Any
 
 from mace_jax.errors import ConfigError
 
 
 def parse_literal(text: str) -> Any:
-    """Return what a literal says; of several values of a key Python would keep the last.
+    """Return what a Python literal says.
 
     Raises:
         ValueError, SyntaxError: it is none.
@@ -21,8 +22,23 @@ def parse_literal(text: str) -> Any:
     return found
 
 
+def parse_json(text: str) -> Any:
+    """Return what JSON says.
+
+    Raises:
+        ValueError: it is none.
+        ConfigError: an object in it has a key twice.
+    """
+
+    def mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        require_distinct([key for key, _ in pairs])
+        return dict(pairs)
+
+    return json.loads(text, object_pairs_hook=mapping)
+
+
 def require_distinct(keys: list[Any]) -> None:
-    """Check that no key of a mapping is there twice.
+    """Check that no key of a mapping is there twice, of which Python would keep the last value.
 
     Raises:
         ConfigError: one is.
