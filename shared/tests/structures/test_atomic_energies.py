@@ -19,11 +19,11 @@ def test_parse_a_dict_or_a_json_file(tmp_path, text):
 
 def test_an_element_that_is_given_twice(tmp_path):
     with pytest.raises(ConfigError, match="1 is given 2 times, expected once"):
-        parse_atomic_energies("{1: -13.6, 8: -432.0, 1: -13.7}")
+        parse_e0_choice("{1: -13.6, 8: -432.0, 1: -13.7}")
     path = tmp_path / "e0s.json"
     path.write_text('{"1": -13.6, "1": -13.7}')
     with pytest.raises(ConfigError, match="'1' is given 2 times"):
-        parse_atomic_energies(str(path))
+        parse_e0_choice(str(path))
 
 
 @pytest.mark.parametrize(
