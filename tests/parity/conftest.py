@@ -1,7 +1,7 @@
 """Evaluate checkpoints of mace-torch with this library: no torch, one compilation a model."""
 
 import lzma
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -17,13 +17,9 @@ from mace_jax.structures.structure import Structure
 from mace_jax.torch_models.from_torch import convert_torch_model
 
 
-@pytest.fixture(autouse=True)
-def _compile_fast() -> Iterator[None]:
-    """Compiling is most of the tests' time."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+@pytest.fixture(scope="module", autouse=True)
+def _fast(fast_compilation: None) -> None:
+    """All of these tests compile."""
 
 
 @pytest.fixture

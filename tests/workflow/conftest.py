@@ -5,8 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from itertools import islice
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -80,13 +79,11 @@ def start(environment: dict[str, str]) -> Snakemake:
 
 
 @pytest.fixture(scope="session")
-def write_inputs() -> Write:
+def write_inputs(write_frames: Callable[[Path, Mapping[str, int]], None]) -> Write:
     """Return a function that puts frames, gin file and configuration into a folder."""
 
     def write(folder: Path) -> Path:
-        for split, n_frames in FRAMES.items():
-            with (ROOT / "examples" / "aspirin" / f"{split}.xyz").open() as source:
-                (folder / f"{split}.xyz").write_text("".join(islice(source, 23 * n_frames)))
+        write_frames(folder, FRAMES)
         (folder / "tiny.gin").write_text(GIN)
         (folder / "config.yaml").write_text(CONFIG)
         return folder

@@ -13,12 +13,8 @@ SCALE = 10.0  # eV; makes the forces of random weights count
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compile_fast():
-    """Compiling is most of the time."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+def _fast(fast_compilation: None) -> None:
+    """All of these tests compile."""
 
 
 def _random_bundle(config, dtype="float64", heads=("Default",), seed=1):

@@ -20,16 +20,8 @@ from mace_jax.errors import (
 )
 
 
-@pytest.fixture(autouse=True)
-def _logging_restored():
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers, root.level = handlers, level
-
-
 @pytest.fixture
-def run(capsys):
+def run(call):
     """Run a command whose body is given; return exit code, stdout and stderr."""
 
     def run(body, *args):
@@ -40,10 +32,7 @@ def run(capsys):
             tool="mace-jax-shared",
             examples=("tool --h5_prefix out",),
         )
-        with pytest.raises(SystemExit) as stop:
-            command.main(list(args))
-        out, err = capsys.readouterr()
-        return stop.value.code, out, err
+        return call(command.main, *args)
 
     return run
 

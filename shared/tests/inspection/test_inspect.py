@@ -1,7 +1,6 @@
 """Files that are damaged or foreign, and inputs that are here, changed or away."""
 
 import json
-import logging
 import re
 
 import numpy as np
@@ -20,21 +19,11 @@ STATISTICS = Statistics((1, 8), {1: -13.5, 8: -432.0}, 12.5, 0.5, 1.5, 5.0)
 @pytest.fixture(autouse=True)
 def _in_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers, root.level = handlers, level
 
 
 @pytest.fixture
-def run(capsys):
-    def run(*arguments):
-        with pytest.raises(SystemExit) as stopped:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return stopped.value.code, out, err
-
-    return run
+def run(call):
+    return lambda *arguments: call(main, *arguments)
 
 
 @pytest.fixture

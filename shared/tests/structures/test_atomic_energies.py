@@ -1,33 +1,20 @@
 import json
 
-import numpy as np
 import pytest
 
 from mace_jax.errors import ConfigError, DataError
 from mace_jax.structures.atomic_energies import (
-    parse_atomic_energies,
     parse_e0_choice,
     require_atomic_energies,
-    total_atomic_energy,
 )
-
-
-def test_total_is_summed_in_float64():
-    energies = {1: -13.587222780835477, 8: -432.3}
-    assert total_atomic_energy(np.array([8, 1, 1]), energies) == -432.3 - 2 * 13.587222780835477
-
-
-def test_a_total_with_an_unknown_element_is_an_error():
-    with pytest.raises(DataError, match=r"no E0 for Fe \(26\), expected one of \[1, 8\]"):
-        total_atomic_energy([1, 26], {8: -432.3, 1: -13.6})
 
 
 @pytest.mark.parametrize("text", ["{1: -13.6, 8: -432}", '{"1": -13.6, "8": -432.0}'])
 def test_parse_a_dict_or_a_json_file(tmp_path, text):
-    assert parse_atomic_energies(text) == {1: -13.6, 8: -432.0}
+    assert parse_e0_choice(text).common == {1: -13.6, 8: -432.0}
     path = tmp_path / "e0s.json"
     path.write_text(json.dumps({"1": -13.6, "8": -432}))
-    assert parse_atomic_energies(str(path)) == {1: -13.6, 8: -432.0}
+    assert parse_e0_choice(str(path)).common == {1: -13.6, 8: -432.0}
 
 
 @pytest.mark.parametrize(
@@ -68,8 +55,6 @@ def test_a_choice_for_each_head(tmp_path, source):
     assert choice.of_head("Default") == {1: -13.6}
     assert choice.of_head("surface") == "average"
     assert choice.of_head("bulk") == {}
-    with pytest.raises(ConfigError, match="expected one E0 for each element"):
-        parse_atomic_energies(text)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from mace_jax.errors import DataError
 from mace_jax.structures.isolated_atoms import (
     IsolatedAtoms,
     is_isolated_atom,
-    take_isolated_atoms,
 )
 from mace_jax.structures.structure import Structure
 
@@ -30,12 +29,19 @@ def alone(number, energy, **options):
     return make([number], energy, "IsolatedAtom", **options)
 
 
-def test_isolated_atoms_are_taken_out():
+def isolated_atoms_of(data):
+    energies = IsolatedAtoms()
+    for structure in data:
+        if is_isolated_atom(structure):
+            energies.add(structure)
+    return energies.of_head("Default")
+
+
+def test_isolated_atoms_are_those_of_the_config_type_alone():
     data = [alone(1, -13.6), make([1, 1], -30.0, "IsolatedAtom"), alone(8, -432.0)]
     data += [make([6], -5.0), make([6], -9.0, box=2.5), alone(1, -13.6)]
-    rest, energies = take_isolated_atoms(data)
-    assert energies == {1: -13.6, 8: -432.0}
-    assert rest == [data[1], data[3], data[4]]
+    assert isolated_atoms_of(data) == {1: -13.6, 8: -432.0}
+    assert [is_isolated_atom(s) for s in data] == [True, False, True, False, False, True]
 
 
 def test_one_atom_in_a_bulk_cell_is_refused_for_the_role():
@@ -77,12 +83,12 @@ def test_isolated_atoms_that_disagree_are_refused():
     data = [alone(1, -13.6), make([8], -1.0), alone(1, -13.5, place="train.xyz: frame 2")]
     message = r"^train\.xyz: frame 2: isolated atom H has -13\.5 eV, another frame -13\.6 eV"
     with pytest.raises(DataError, match=message):
-        take_isolated_atoms(data)
+        isolated_atoms_of(data)
 
 
 def test_an_isolated_atom_without_energy_is_refused():
     with pytest.raises(DataError, match=r"^train\.xyz: frame 0: isolated atom O has no energy"):
-        take_isolated_atoms([alone(8, None, place="train.xyz: frame 0")])
+        isolated_atoms_of([alone(8, None, place="train.xyz: frame 0")])
 
 
 def test_heads_have_their_own_and_parts_merge_through_json():
@@ -103,8 +109,3 @@ def test_parts_that_disagree_are_refused():
     part.add(alone(1, -13.5, head="pbe"))
     with pytest.raises(DataError, match=r"head 'pbe': isolated atom H has -13\.5 eV"):
         whole.merge(part)
-
-
-def test_data_of_one_head_cannot_have_two_e0s_of_an_element():
-    with pytest.raises(DataError, match="isolated atom H has"):
-        take_isolated_atoms([alone(1, -13.6, head="pbe"), alone(1, -13.5, head="scan")])

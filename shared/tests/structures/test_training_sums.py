@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mace_jax.errors import DataError, IncompatibleError
 from mace_jax.structures.structure import Structure
-from mace_jax.structures.training_sums import TrainingSums, average_atomic_energies
+from mace_jax.structures.training_sums import TrainingSums
 
 E0S = {"Default": {1: -13.6, 6: -1029.7, 8: -2041.9}, "scan": {1: -13.5, 6: -1030.1, 8: -2043.0}}
 ELEMENTS = (1, 6, 8)
@@ -120,9 +120,8 @@ def test_counts_of_elements_labels_and_structures():
         name: sum(name in s.properties for s in own) for name in ("energy", "forces")
     }
     assert sums.elements == ELEMENTS
-    assert sums.n_atoms_of(8) == sum((s.atomic_numbers == 8).sum() for s in own)
     assert sums.n_structures_with(8) == sum((s.atomic_numbers == 8).any() for s in own)
-    assert (sums.n_atoms_of(26), sums.n_structures_with(26)) == (0, 0)
+    assert sums.n_structures_with(26) == 0
 
 
 def test_an_element_without_e0_is_an_error_that_names_the_head():
@@ -147,18 +146,20 @@ def test_isolated_atoms_travel_with_the_sums():
     assert whole.isolated_atoms.of_head(atom.head) == {1: -13.6}
 
 
-def test_averages_in_memory():
-    own = [s for s in DATA if s.head == "scan"]
-    labelled = [s for s in own if "energy" in s.properties]
+def test_averages_are_least_squares():
+    labelled = [s for s in DATA if s.head == "scan" and "energy" in s.properties]
     counts = np.array([[(s.atomic_numbers == z).sum() for z in ELEMENTS] for s in labelled])
     energies = [float(s.properties["energy"]) for s in labelled]
     expected = np.linalg.lstsq(counts, energies)[0]
-    found = average_atomic_energies(own, {})
+    sums = sums_of(range(len(DATA))).heads["scan"]
+    found = sums.average_energies({}, "training data")
     assert list(found.energies.values()) == pytest.approx(expected, rel=1e-11)
-    assert average_atomic_energies(own, {6: -1030.1}).energies.keys() == {1, 8}
+    assert sums.average_energies({6: -1030.1}, "training data").energies.keys() == {1, 8}
 
 
 def test_no_energies_at_all_is_an_error():
-    bare = [replace(s, properties={}) for s in DATA[:2]]
+    sums = TrainingSums(5.0)
+    for structure, n_neighbors in zip(DATA[:2], NEIGHBORS[:2], strict=True):
+        sums.add(replace(structure, properties={}, head="bare"), n_neighbors)
     with pytest.raises(DataError, match="none of the 2 structures has an energy"):
-        average_atomic_energies(bare, {})
+        sums.heads["bare"].average_energies({}, "training data")

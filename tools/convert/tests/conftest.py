@@ -1,10 +1,9 @@
 """Checkpoints of mace-torch to convert, and the commands run in this process."""
 
-import logging
 import lzma
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
@@ -14,14 +13,6 @@ from mace_jax_convert import cli, cli_to_torch
 
 DATA = Path(__file__).parents[3] / "tests" / "parity" / "data"
 PLAIN = "correlation_3_2"  # a ScaleShiftMACE of two layers with vectors
-
-
-class Outcome(NamedTuple):
-    """How a command ended and what it said."""
-
-    code: int
-    out: str
-    err: str
 
 
 @pytest.fixture(scope="session")
@@ -56,23 +47,13 @@ def checkpoint(stored, tmp_path) -> Path:
 
 
 @pytest.fixture
-def run(capfd, monkeypatch, tmp_path) -> Iterator[Callable[..., Outcome]]:
+def run(call, monkeypatch, tmp_path) -> Callable[..., Any]:
     """Return a function that runs mace-jax-from-torch in this process and an own folder."""
     monkeypatch.chdir(tmp_path)
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
-
-    def main(*arguments: object, command: Any = cli.main) -> Outcome:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            command([str(argument) for argument in arguments])
-        return Outcome(stopped.value.code, *capfd.readouterr())
-
-    yield main
-    root.handlers, root.level = handlers, level
+    return lambda *arguments, command=cli.main: call(command, *arguments)
 
 
 @pytest.fixture
-def run_to_torch(run) -> Callable[..., Outcome]:
+def run_to_torch(run) -> Callable[..., Any]:
     """Return a function that runs mace-jax-to-torch."""
     return lambda *arguments: run(*arguments, command=cli_to_torch.main)

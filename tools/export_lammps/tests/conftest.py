@@ -1,12 +1,11 @@
 """Small random models, and the command run in this process."""
 
-import logging
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -38,14 +37,6 @@ CONFIG = ModelConfig(
 )
 
 
-class Outcome(NamedTuple):
-    """How a command ended and what it said."""
-
-    code: int
-    out: str
-    err: str
-
-
 @cache
 def random_bundle(
     n_layers: int = 2, dtype: str = "float64", heads: tuple[str, ...] = ("Default",)
@@ -67,13 +58,9 @@ def random_bundle(
     return ModelBundle(config, dtype, heads, energies, scale, shift, parameters)
 
 
-@pytest.fixture(autouse=True)
-def _compile_fast() -> Iterator[None]:
-    """Compiling is most of the tests' time."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+@pytest.fixture(scope="module", autouse=True)
+def _fast(fast_compilation: None) -> None:
+    """All of these tests compile."""
 
 
 @pytest.fixture
@@ -109,17 +96,7 @@ def load(tmp_path) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def run(capfd, monkeypatch, tmp_path) -> Iterator[Callable[..., Outcome]]:
+def run(call, monkeypatch, tmp_path) -> Callable[..., Any]:
     """Return a function that runs mace-create-lammps-model in this process and an own folder."""
     monkeypatch.chdir(tmp_path)
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
-
-    def main(*arguments: object) -> Outcome:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            cli.main([str(argument) for argument in arguments])
-        return Outcome(stopped.value.code, *capfd.readouterr())
-
-    yield main
-    root.handlers, root.level = handlers, level
+    return lambda *arguments: call(cli.main, *arguments)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
@@ -41,13 +42,6 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 
 
 @pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Return a function that runs the command and returns its exit code, stdout and stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as stopped:
-            main([str(argument) for argument in arguments])
-        captured = capfd.readouterr()
-        return stopped.value.code, captured.out, captured.err
-
-    return run
+def run(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that runs the command: exit code, stdout and stderr."""
+    return lambda *arguments: call(main, *arguments)

@@ -139,11 +139,11 @@ def test_index_adds_atoms_and_edges(tmp_path, run, drawn):
 def test_sizes_of_an_index(tmp_path, run, drawn):
     code, _, err = run(index_file(tmp_path / "i.parquet", 1, 2, 2), "-o", tmp_path / "i.pdf")
     assert code == 0, err
-    atoms, edges, neighbours = drawn[0].axes
+    atoms, edges, neighbors = drawn[0].axes
     assert bars(atoms) == {1: 1, 2: 2}
     assert bars(edges) == {1: 1, 4: 2}
-    assert bars(neighbours) == {1: 1, 2: 4}
-    assert neighbours.get_xlabel() == "neighbours of an atom within 4 Å"
+    assert bars(neighbors) == {1: 1, 2: 4}
+    assert neighbors.get_xlabel() == "neighbours of an atom within 4 Å"
     assert [axes.get_ylabel() for axes in drawn[0].axes] == ["structures", "structures", "atoms"]
 
 

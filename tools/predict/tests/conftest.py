@@ -1,17 +1,14 @@
 """Bundles of a tiny untrained network with one head or two, and the command in this process."""
 
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import ase
 import ase.io
-import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache as compilation_cache_module
 
 from mace_jax.artifacts.model_bundle import (
     EmbeddingSpec,
@@ -24,14 +21,6 @@ from mace_jax.model.load import build_model, model_parameters
 from mace_jax_predict.cli import main
 
 ENERGIES = {"pbe": {1: -13.0, 8: -430.0}, "scan": {1: -14.0, 8: -440.0}}
-
-
-class Outcome(NamedTuple):
-    """How the command ended and what it said."""
-
-    code: int
-    out: str
-    err: str
 
 
 def make_bundle(heads: tuple[str, ...], **changes: Any) -> ModelBundle:
@@ -118,48 +107,20 @@ def waters() -> list[ase.Atoms]:
     return [water(1), dimer, water(2), crystal, water(6)]
 
 
-@pytest.fixture(scope="session")
-def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Compile each padded shape once for all tests."""
-    values = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.getbasetemp() / "jax-cache"),
-        "jax_persistent_cache_min_compile_time_secs": 0,
-        "jax_persistent_cache_min_entry_size_bytes": 0,
-    }
-    before = {name: getattr(jax.config, name) for name in values}
-    for name, value in values.items():
-        jax.config.update(name, value)
-    compilation_cache_module.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache_module.reset_cache()
-
-
 @pytest.fixture
 def predict(
     bundles: Path,
     compilation_cache: None,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> Iterator[Callable[..., Outcome]]:
+    call: Callable[..., Any],
+) -> Callable[..., Any]:
     """Return a function that writes frames to in.xyz and predicts them to out.npz."""
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
     monkeypatch.chdir(tmp_path)
 
-    def run(frames: list[ase.Atoms], *arguments: str, model: str = "one") -> Outcome:
+    def run(frames: list[ase.Atoms], *arguments: str, model: str = "one") -> Any:
         ase.io.write("in.xyz", frames, format="extxyz")
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main(
-                [
-                    *(str(bundles / f"{model}.msgpack"), "in.xyz", "--output", "out.npz"),
-                    *("--force", *arguments),
-                ]
-            )
-        return Outcome(stopped.value.code, *capfd.readouterr())
+        files = (bundles / f"{model}.msgpack", "in.xyz", "--output", "out.npz", "--force")
+        return call(main, *files, *arguments)
 
-    yield run
-    root.handlers, root.level = handlers, level
+    return run

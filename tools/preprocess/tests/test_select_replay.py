@@ -2,11 +2,10 @@
 
 import gzip
 import json
-import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import ase
 import ase.db
@@ -31,12 +30,6 @@ from mace_jax_preprocess.cli_select_replay import main
 FORMULAS = ["H2O", "CO", "H2O", "CH4", "H2", "H2O", "N2", "H4O2", "CO", "H2O"]
 
 
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
 def frame(index: int, **info: object) -> ase.Atoms:
     """Return a structure whose energy, -100 - index, tells which frame it was."""
     atoms = ase.Atoms(FORMULAS[index])
@@ -58,19 +51,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def select(folder: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Outcome]]:
+def select(folder: Path, call: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function that runs the command."""
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
-
-    def run(*arguments: object) -> Outcome:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main([str(argument) for argument in arguments])
-        return Outcome(stopped.value.code, *capfd.readouterr())
-
-    yield run
-    root.handlers, root.level = handlers, level
+    return lambda *arguments: call(main, *arguments)
 
 
 def structures_of(path: str) -> list:

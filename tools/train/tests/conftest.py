@@ -1,6 +1,5 @@
 """A data set of a pair potential, small enough that a network trains in a second."""
 
-import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -94,15 +93,10 @@ def compile_fast_and_equal_programs_once(programs):
 
 
 @pytest.fixture(scope="module")
-def logging_as_before():
-    """Take back what the command changes of logging, which it starts when it parses its flags."""
-    root = logging.getLogger()
-    packages = [logging.getLogger(name) for name in ("mace_jax", "mace_jax_train")]
-    handlers, levels = root.handlers[:], [logger.level for logger in (root, *packages)]
-    yield
-    root.handlers = handlers
-    for logger, level in zip((root, *packages), levels, strict=True):
-        logger.setLevel(level)
+def float64() -> Iterator[None]:
+    """Let jax compute in float64."""
+    with jax.enable_x64(True):
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -147,6 +141,13 @@ def make_config(data) -> MakeConfig:
         return load_train_config([], [], merged)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def run(float64, make_config, tmp_path_factory) -> Run:
+    """Return a run in float64 that is ready to train."""
+    files = RunFiles(tmp_path_factory.mktemp("run"), "run")
+    return prepare_run(make_config(flags={"dtype": "float64"}), files, track_silently)
 
 
 @pytest.fixture

@@ -1,10 +1,9 @@
 """Which flags make a run compute with cuequivariance, and what is said where it is absent."""
 
-import logging
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import pytest
 
@@ -23,35 +22,18 @@ NO_DATA = (
 )
 
 
-class Outcome(NamedTuple):
-    """How the command ended and what it said."""
-
-    code: int
-    out: str
-    err: str
-
-
-Train = Callable[..., Outcome]
+Train = Callable[..., Any]
 
 
 @pytest.fixture
 def train(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., Any]
 ) -> Iterator[Train]:
     """Return a function that trains on a missing file, in a folder that stays empty."""
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
     monkeypatch.setitem(sys.modules, "cuequivariance_jax", None)
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments: str) -> Outcome:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main(["--train-path", "absent.h5", *arguments])
-        return Outcome(stopped.value.code, *capfd.readouterr())
-
-    yield run
-    root.handlers, root.level = handlers, level
+    yield lambda *arguments: call(main, "--train-path", "absent.h5", *arguments)
     assert list(tmp_path.iterdir()) == []
 
 

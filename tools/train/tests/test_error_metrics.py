@@ -11,6 +11,8 @@ from mace_jax.batching.graph_batch import pad_batch
 from mace_jax.structures.structure import Structure
 from mace_jax_train.error_metrics import batch_errors, metrics
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 BUILDER = GraphBuilder(3.0, (1, 8), ("Default",), {"Default": {1: -13.5, 8: -2041.25}})
 CAPS = Caps.enclosing(n_node=17, n_edge=60, n_graph=6)
 SHAPES = {"energy": (), "stress": (3, 3), "virials": (3, 3), "dipole": (3,)}
@@ -18,12 +20,6 @@ LABELS = ("forces", *SHAPES)
 SHORT = {"energy": "e", "forces": "f", "stress": "stress", "virials": "virials", "dipole": "mu"}
 PER_ATOM = ("energy", "virials", "dipole")
 RELATIVE = ("forces", "stress", "dipole")
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    with jax.enable_x64(True):
-        yield
 
 
 def structure(n: int, labels=LABELS, **options) -> Structure:

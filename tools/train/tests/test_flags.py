@@ -1,6 +1,5 @@
 """Every flag sets its value and no other; every value has a flag or a reason to have none."""
 
-import logging
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import get_args
@@ -98,13 +97,7 @@ ALSO = {
 }
 
 
-@pytest.fixture(autouse=True)
-def logging_as_before():
-    """Parsing starts the logging of the command."""
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
-    yield
-    root.handlers, root.level = handlers, level
+pytestmark = pytest.mark.usefixtures("logging_as_before")
 
 
 def parse(*arguments):

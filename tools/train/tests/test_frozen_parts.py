@@ -8,12 +8,11 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from mace_jax.batching.graph_batch import GraphBatch, pad_batch
 from mace_jax.model.load import parameter_table
-from mace_jax.tracking import track_silently
 from mace_jax_train.method import make_method
 from mace_jax_train.named_leaves import named_leaves, with_named_leaves
-from mace_jax_train.run_files import RunFiles
-from mace_jax_train.start import Run, prepare_run
 from mace_jax_train.trained_parts import trained_parts
+
+pytestmark = pytest.mark.usefixtures("float64")
 
 FROZEN = ("embedding", "interactions", "products.0.linear")
 LORA = {"lora": {"rank": 2, "alpha": 4.0}}
@@ -32,18 +31,6 @@ MODES = {
     "sgd": ({"algorithm": "sgd", "lr": 1e-4, "freeze": FROZEN}, AVERAGED),
 }
 QUICK = ("amsgrad", "schedulefree", "adapters")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def float64():
-    with jax.enable_x64(True):
-        yield
-
-
-@pytest.fixture(scope="module")
-def run(make_config, tmp_path_factory) -> Run:
-    files = RunFiles(tmp_path_factory.mktemp("run"), "run")
-    return prepare_run(make_config(flags={"dtype": "float64"}), files, track_silently)
 
 
 @pytest.fixture(scope="module")

@@ -31,6 +31,8 @@ from mace_jax_train.run_files import RunFiles
 from mace_jax_train.start import Run, prepare_run
 from mace_jax_train.trained_parts import trained_parts
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 LORA = LoRAConfig(rank=3, alpha=1.5)
 SECTION = {"rank": LORA.rank, "alpha": LORA.alpha}
 EVERY_LAYER = {
@@ -40,12 +42,6 @@ EVERY_LAYER = {
     "interaction_cls_first": "RealAgnosticResidualNonLinearInteractionBlock",
     "correlation": 1,
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def float64():
-    with jax.enable_x64(True):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,8 @@ from mace_jax.model.predict import properties
 from mace_jax.structures.structure import Structure
 from mace_jax_train.loss import make_loss, quantities
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 BUILDER = GraphBuilder(3.0, (1, 8), ("Default",), {"Default": {1: -13.5, 8: -2041.25}})
 CAPS = Caps.enclosing(n_node=17, n_edge=60, n_graph=6)
 TERMS = {"energy": 2.0, "forces": 30.0, "stress": 7.0, "virials": 0.5, "dipole": 1.5}
@@ -35,12 +37,6 @@ def loss_config(name, **weights) -> LossConfig:
 
 
 CONFIGS = {name: loss_config(name) for name in LOSS_TERMS}
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    with jax.enable_x64(True):
-        yield
 
 
 def structure(n: int, labels=tuple(TERMS), seed: int = 0, forces_size: float = 1.0, **options):

@@ -14,11 +14,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 from mace_jax.batching.graph_batch import GraphBatch, pad_batch
 from mace_jax.model.load import split_trainable
 from mace_jax.model.predict import properties
-from mace_jax.tracking import track_silently
 from mace_jax_train.loss import make_loss
 from mace_jax_train.method import Method, TrainState, make_method
-from mace_jax_train.run_files import RunFiles
-from mace_jax_train.start import Run, prepare_run
+
+pytestmark = pytest.mark.usefixtures("float64")
 
 SGD = {"algorithm": "sgd", "lr": 0.001, "max_epochs": 4}
 PLAIN = {"optimizer": SGD, "train": {"ema_decay": None, "max_grad_norm": None}}
@@ -42,18 +41,6 @@ SCHEDULE_FREE = {
     },
     "train": {"ema_decay": None, "max_grad_norm": None},
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def float64():
-    with jax.enable_x64(True):
-        yield
-
-
-@pytest.fixture(scope="module")
-def run(make_config, tmp_path_factory) -> Run:
-    files = RunFiles(tmp_path_factory.mktemp("run"), "run")
-    return prepare_run(make_config(flags={"dtype": "float64"}), files, track_silently)
 
 
 @pytest.fixture(scope="module")

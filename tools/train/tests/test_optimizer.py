@@ -1,7 +1,6 @@
 import re
 from dataclasses import replace
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax.contrib
@@ -15,13 +14,9 @@ from mace_jax.artifacts.train_config_sections import OptimizerConfig
 from mace_jax.model.mace import MACE
 from mace_jax_train.optimizer import clip, decayed, make_optimizer, weight_decays
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 CONFIG = OptimizerConfig(algorithm="adam", lr=0.1, b1=0.8, b2=0.9, eps=1e-3)
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    with jax.enable_x64(True):
-        yield
 
 
 FULLY_CONNECTED = {"linear_up", "linear", "conv_tp_weights", "skip_tp"}

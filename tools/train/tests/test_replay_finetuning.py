@@ -1,7 +1,6 @@
 """The flags of multi-head fine-tuning are written out as heads, learning rate, average and loss."""
 
 import json
-import logging
 from dataclasses import replace
 
 import numpy as np
@@ -26,13 +25,7 @@ NEW = ("--train-path", "new.xyz", "--valid-path", "new_valid.xyz")
 OLD = ("--multiheads_finetuning", "--pt_train_file", "old.h5")
 
 
-@pytest.fixture(autouse=True)
-def logging_as_before():
-    """Parsing starts the logging of the command."""
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
-    yield
-    root.handlers, root.level = handlers, level
+pytestmark = pytest.mark.usefixtures("logging_as_before")
 
 
 def resolve(*arguments):

@@ -9,11 +9,7 @@ from numpy.testing import assert_allclose
 from mace_jax.artifacts.train_config_sections import OptimizerConfig, ScheduleConfig
 from mace_jax_train.schedule import after_loss, make_schedule, no_plateau
 
-
-@pytest.fixture(autouse=True)
-def float64():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def rates(updates_per_epoch: int, max_epochs: int = 4, **scheduler) -> list[float]:

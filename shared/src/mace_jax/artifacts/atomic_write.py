@@ -40,23 +40,6 @@ def atomic_file(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_directory(target: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside ``target``; its files become visible by one rename."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
-    try:
-        yield temporary
-        temporary.chmod(0o777 & ~_umask())
-        for path in temporary.iterdir():
-            _sync(path)
-        _sync(temporary)
-        _replace_directory(temporary, target)
-        _sync(target.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-@contextmanager
 def atomic_directory_entries(target: Path, names: Sequence[str]) -> Iterator[Path]:
     """Yield a temporary folder; on success its entries replace those of ``target``.
 

@@ -148,7 +148,11 @@ def _formulas(block: StructureBlock) -> list[str]:
 
 
 def hill_formula(atomic_numbers: NDArray[np.int64]) -> str:
-    """Return a formula in Hill's order: C and H first, the others by symbol; without C all so."""
+    """Return a formula in Hill's order: C and H first, the others by symbol; without C all so.
+
+    Args:
+        atomic_numbers: ``[n_atoms]``, at least one.
+    """
     return _formula(atomic_numbers.astype(np.uint8).tobytes())
 
 

@@ -287,7 +287,7 @@ class _ExtxyzWriter(_Writer):
 def with_meaning(
     values: Mapping[str, NDArray[Any]], structure: Structure
 ) -> Iterator[tuple[str, NDArray[Any]]]:
-    """Yield values by name; a molecule has neither stress nor virials."""
+    """Yield values of one structure by name; a molecule has neither stress nor virials."""
     in_a_cell = bool(np.isfinite(volume(structure)))
     for name, value in values.items():
         if in_a_cell or name not in ("stress", "virials"):
@@ -299,7 +299,7 @@ def _plain(value: NDArray[Any]) -> Any:
 
 
 def one_by_one(block: PredictedBlock) -> Iterator[dict[str, NDArray[np.floating]]]:
-    """Yield the predictions of each structure by name."""
+    """Yield the predictions of each structure by name, in the shapes of one structure."""
     for index, (start, stop) in enumerate(pairwise(offsets_of(block.n_node).tolist())):
         yield {
             name: rows[start:stop] if is_per_atom(name) else rows[index, ...]

@@ -9,7 +9,6 @@ from typing import Any, get_args, get_origin
 
 import msgspec
 
-from mace_jax.artifacts.provenance import Input, file_sha256
 from mace_jax.artifacts.train_config_consistency import check_consistency
 from mace_jax.artifacts.train_config_fields import FIELDS, choices, is_section, without_none
 from mace_jax.artifacts.train_config_ranges import check_ranges
@@ -217,8 +216,3 @@ def read_train_config(path: Path) -> TrainConfig:
         ConfigError: a value is impossible.
     """
     return train_config_of_document(read_json(path), path)
-
-
-def train_config_input(path: Path) -> Input:
-    """Describe a configuration in a provenance record."""
-    return Input("config", path, KIND, tag(KIND)["version"], file_sha256(path))

@@ -156,7 +156,11 @@ def _upgraded(document: Any, kind: str, version: int, where: str) -> Document:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Parse JSON proper: NaN and Infinity are not in it."""
+    """Parse JSON proper: NaN and Infinity are not in it.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
 
     def refuse(name: str) -> Any:
         message = f"{name} is not a JSON number"

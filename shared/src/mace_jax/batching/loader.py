@@ -12,14 +12,11 @@ from numpy.typing import NDArray
 from mace_jax.artifacts.batch_plan import BatchPlan, Caps
 from mace_jax.artifacts.model_bundle import EmbeddingSpec
 from mace_jax.batching.cursor import Cursor, plan_digest, require_cursor_fits
-from mace_jax.batching.graph import Graph
 from mace_jax.batching.graph_batch import GraphBatch, batch_bytes, pad_batch
 from mace_jax.batching.graph_source import GraphSource, Ids
 from mace_jax.batching.process_groups import epoch_order
 from mace_jax.batching.workers import Workers
 
-# Graphs that are read at once where no plan says which belong together.
-_BLOCK = 256
 # Graphs that are read and joined at once, at least: faster so, and a worker sends fewer messages.
 _AT_ONCE = 64
 
@@ -104,14 +101,8 @@ class PlannedLoader:
         return self._batches(self._own())
 
     def dataset_order(self) -> NDArray[np.int64]:
-        """Return where each planned graph of the dataset comes in the plan's own order."""
+        """Return the place of each planned graph of the dataset in the plan's order, ``[n]``."""
         return np.argsort(self.plan.batches.ids)
-
-    def in_dataset_order(self) -> Iterator[Graph]:
-        """Yield every planned graph once, in the order of the dataset, some read at a time."""
-        ids = np.sort(self.plan.batches.ids)
-        for start in range(0, len(ids), _BLOCK):
-            yield from self.graphs(ids[start : start + _BLOCK])
 
     def structures(self, *indices: int) -> str:
         """Name the structures of batches of the plan by dataset and number there."""

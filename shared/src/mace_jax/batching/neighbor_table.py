@@ -46,7 +46,12 @@ class NeighborTable(NamedTuple):
 def n_rows(
     n_neighbors: NDArray[np.integer], n_neighbor: int | NDArray[np.integer]
 ) -> NDArray[np.int64]:
-    """Return the rows that atoms with ``n_neighbors`` need, ``n_neighbor`` slots in each."""
+    """Return the rows that each atom needs.
+
+    Args:
+        n_neighbors: edges that each atom receives, ``[n_node]``.
+        n_neighbor: slots of a row, one number or ``[n_node]``.
+    """
     return np.maximum(-(-n_neighbors // n_neighbor), 1)
 
 

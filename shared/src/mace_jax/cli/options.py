@@ -32,12 +32,25 @@ backend_option = click.option(
     help="plain jax, or the kernels of cuequivariance  [default: dense]",
 )
 
+device_option = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda", "tpu"]),
+    default="auto",
+    help="where to compute; auto: as jax chooses",
+)
+
+head_key_option = click.option("--head-key", default="head", help="key of the head in the input")
+
+skip_bad_option = click.option(
+    "--skip-bad", type=click.IntRange(0), default=0, help="bad frames to pass over, at most"
+)
+
 
 def label_key_options(command: Any) -> Any:
     """Add a flag for the key of each label, such as ``--energy-key``."""
     for name in reversed(LABELS):
         command = click.option(
-            f"--{name}-key", help=f"where {name} is read [default: REF_{name}, then {name}]"
+            f"--{name}-key", help=f"key of {name} in the input [default: REF_{name}, then {name}]"
         )(command)
     return command
 

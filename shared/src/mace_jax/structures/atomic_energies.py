@@ -14,25 +14,6 @@ from mace_jax.errors import ConfigError, DataError
 AVERAGE = "average"
 
 
-def total_atomic_energy(
-    atomic_numbers: Iterable[int], atomic_energies: Mapping[int, float]
-) -> float:
-    """Return the sum of E0 over the atoms, eV, in float64.
-
-    Raises:
-        DataError: an element has none.
-    """
-    try:
-        return float(sum(atomic_energies[int(number)] for number in atomic_numbers))
-    except KeyError as error:
-        number = int(error.args[0])
-        message = (
-            f"no E0 for {symbol(number)} ({number}), expected one of {sorted(atomic_energies)}; "
-            "add it, or choose a head that has one"
-        )
-        raise DataError(message) from error
-
-
 @dataclass(frozen=True)
 class E0Choice:
     """Where E0s come from, as ``--E0s`` says it.
@@ -94,19 +75,6 @@ def _by_number(mapping: Mapping[Any, Any]) -> dict[int, float]:
         message = "not finite"
         raise ValueError(message)
     return energies
-
-
-def parse_atomic_energies(text: str) -> dict[int, float]:
-    """Read E0s of all heads, given as a dict literal or as the path of a JSON file, eV.
-
-    Raises:
-        ConfigError: neither, or E0s by head.
-    """
-    choice = parse_e0_choice(text)
-    if not isinstance(choice.common, Mapping):
-        message = f"E0s: {text!r}, expected one E0 for each element; give a dict of numbers"
-        raise ConfigError(message)
-    return dict(choice.common)
 
 
 def require_atomic_energies(

@@ -93,10 +93,6 @@ class HeadSums:
         """Return the atomic numbers that occur, ascending."""
         return tuple(self._n_atoms.nonzero()[0].tolist())
 
-    def n_atoms_of(self, number: int) -> int:
-        """Return how many atoms of an element there are."""
-        return int(self._n_atoms[number])
-
     def n_structures_with(self, number: int) -> int:
         """Return how many structures hold an element."""
         return int(self._n_structures[number])

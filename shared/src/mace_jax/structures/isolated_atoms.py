@@ -4,8 +4,8 @@ Such a frame has one atom, the config type ``IsolatedAtom`` and no neighbour: it
 its cell is so large that it does not see its images. One atom of any other type is ordinary data.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from mace_jax.elements import symbol
@@ -97,26 +97,6 @@ class IsolatedAtoms:
                 for head, energies in document.items()
             }
         )
-
-
-def take_isolated_atoms(
-    structures: Sequence[Structure],
-) -> tuple[list[Structure], dict[int, float]]:
-    """Split off the frames that only give an E0, for data of one head.
-
-    Returns: the other structures, and E0 in eV by atomic number.
-
-    Raises:
-        DataError: as ``is_isolated_atom`` and ``IsolatedAtoms.add``.
-    """
-    rest: list[Structure] = []
-    energies = IsolatedAtoms()
-    for structure in structures:
-        if is_isolated_atom(structure):
-            energies.add(replace(structure, head="Default"))
-        else:
-            rest.append(structure)
-    return rest, energies.of_head("Default")
 
 
 def _name(structure: Structure) -> str:

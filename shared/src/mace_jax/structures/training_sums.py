@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from mace_jax.errors import DataError, IncompatibleError
 from mace_jax.structures.atomic_energies import require_atomic_energies
 from mace_jax.structures.block_neighbors import block_pairs
-from mace_jax.structures.composition_rows import LeastSquares
 from mace_jax.structures.head_sums import HeadSums, rms_force
 from mace_jax.structures.isolated_atoms import IsolatedAtoms
 from mace_jax.structures.statistics import HeadStatistics, Statistics
@@ -163,20 +162,6 @@ def _pooled(parts: Sequence[tuple[HeadSums, Mapping[int, float]]]) -> HeadStatis
         std=rms_force([sums for sums, _ in parts]) or 1.0,
         energy_std=(squares / (n - 1)) ** 0.5 if n > 1 else None,
     )
-
-
-def average_atomic_energies(
-    structures: Iterable[Structure], isolated: Mapping[int, float]
-) -> LeastSquares:
-    """Fit the E0s of structures in memory, but for those of ``isolated`` atoms, by least squares.
-
-    Raises:
-        DataError: no structure has an energy.
-    """
-    sums = HeadSums()
-    for block in blocks_of(structures):
-        sums.add(block, np.zeros(len(block.atomic_numbers), np.int64))
-    return sums.average_energies(isolated, "training data")
 
 
 def sum_structures(structures: Iterable[Structure], r_max: float) -> TrainingSums:

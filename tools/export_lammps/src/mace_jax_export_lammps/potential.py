@@ -306,7 +306,13 @@ def read_entries(data: Any, source: str) -> NeighborEntries:
 
 
 def write_results(data: Any, energies: NDArray[np.float64], forces: NDArray[np.float64]) -> None:
-    """Give LAMMPS the energy of each own atom, their sum, and the pair forces."""
+    """Give LAMMPS the energy of each own atom, their sum, and the pair forces.
+
+    Args:
+        data: LAMMPS's own object.
+        energies: eV, ``[n_local]``.
+        forces: of each entry of the list, eV/Å, ``[n_entry, 3]``.
+    """
     data.energy = float(energies.sum())
     try:
         target = data.eatoms

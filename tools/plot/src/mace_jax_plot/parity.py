@@ -97,7 +97,7 @@ class ErrorHistogram:
         return cls(edges, groups, len(sizes), np.zeros(n_bins, np.int64))
 
     def add(self, errors: NDArray[np.float64], names: NDArray[np.str_] | None) -> None:
-        """Count errors, and those of each group by the ``names`` of the groups, if there are."""
+        """Count errors, ``[n]``, and those of each group by ``names`` of the groups, ``[n]``."""
         self.counts += np.histogram(errors, self.edges)[0]
         for name in self.groups:
             self.groups[name] += np.histogram(errors[names == name], self.edges)[0]

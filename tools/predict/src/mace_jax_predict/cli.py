@@ -10,8 +10,11 @@ from mace_jax.cli.options import (
     FilePath,
     backend_option,
     compile_cache_option,
+    device_option,
+    head_key_option,
     label_key_options,
     reproducible_option,
+    skip_bad_option,
     take_label_keys,
 )
 
@@ -44,14 +47,10 @@ from mace_jax.cli.options import (
 @click.option("--head-name", help="head of its structures [default: the readout head of each]")
 @click.option("--layout", type=click.Choice(["mace", "flat"]), help="of its HDF5  [default: mace]")
 @label_key_options
-@click.option("--head-key", default="head", help="where the head of a frame is read")
+@head_key_option
 @click.option("--info-prefix", default="MACE_", help="of the names of what is predicted in extxyz")
-@click.option(
-    "--skip-bad", type=click.IntRange(0), default=0, help="bad frames to pass over, at most"
-)
-@click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda", "tpu"]), default="auto", help="computes"
-)
+@skip_bad_option
+@device_option
 @backend_option
 @compile_cache_option
 @click.option("--force", "--overwrite", is_flag=True, help="replace existing output")

@@ -90,7 +90,11 @@ class Candidates:
 
 
 def reduced_composition(atomic_numbers: NDArray[np.int64]) -> bytes:
-    """Return what all structures have in common that hold the same elements in the same ratio."""
+    """Return what all structures have in common that hold the same elements in the same ratio.
+
+    Args:
+        atomic_numbers: of one structure, ``[n_atoms]``.
+    """
     elements, counts = np.unique(atomic_numbers, return_counts=True)
     return np.stack([elements, counts // gcd(*counts.tolist())]).tobytes()
 

@@ -14,8 +14,10 @@ from mace_jax.cli.options import (
     Paths,
     PositiveFloat,
     force_option,
+    head_key_option,
     label_key_options,
     reproducible_option,
+    skip_bad_option,
     take_label_keys,
 )
 from mace_jax.errors import ConfigError
@@ -109,11 +111,9 @@ class Shard(click.ParamType):
 @click.option("--work-dir", type=FilePath, help="for temporary files [default: --h5_prefix]")
 @click.option("--config-type-weights", default="{}", help="dict: config_type -> weight")
 @label_key_options
-@click.option("--head-key", default="head", help="where the head of a frame is read")
+@head_key_option
 @click.option("--heads", help="dict: head -> its train_file, valid_file, test_file, E0s")
-@click.option(
-    "--skip-bad", type=click.IntRange(0), default=0, help="bad frames to pass over, at most"
-)
+@skip_bad_option
 @click.option(
     "--check", is_flag=True, help="look for what is wrong with the data; write check.json"
 )

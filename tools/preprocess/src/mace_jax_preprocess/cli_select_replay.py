@@ -9,9 +9,12 @@ from mace_jax.cli.command import Result, ToolCommand
 from mace_jax.cli.options import (
     FilePath,
     compile_cache_option,
+    device_option,
     force_option,
+    head_key_option,
     label_key_options,
     reproducible_option,
+    skip_bad_option,
     take_label_keys,
 )
 from mace_jax.elements import SYMBOLS
@@ -73,24 +76,17 @@ class Elements(click.ParamType):
 @click.option("--allow-fewer", is_flag=True, help="take all where there are fewer than --number")
 @click.option("--layout", type=click.Choice(["mace", "flat"]), default="mace", help="of HDF5")
 @label_key_options
-@click.option("--head-key", default="head", help="where the head of a frame is read")
+@head_key_option
 @click.option(
     "--keep",
     multiple=True,
     help="further entry or column that extended XYZ keeps, such as total_charge; may be repeated",
 )
-@click.option(
-    "--skip-bad", type=click.IntRange(0), default=0, help="bad frames to pass over, at most"
-)
+@skip_bad_option
 @click.option(
     "--batch-max-edges", type=click.IntRange(1), default=8192, help="edges per batch of the model"
 )
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda", "tpu"]),
-    default="auto",
-    help="computes with the model",
-)
+@device_option
 @compile_cache_option
 @force_option
 @reproducible_option
