@@ -1,12 +1,13 @@
 """What is in a flat file, and how damage shows."""
 
 import contextlib
+import pickle
 
 import h5py
 import numpy as np
 import pytest
 
-from mace_jax.artifacts.dataset import Dataset, DatasetWriter
+from mace_jax.artifacts.dataset import Dataset, DatasetWriter, keep_frames
 from mace_jax.errors import ArtifactError, DataError
 from mace_jax.structures.neighbor_list import neighbor_list, pair_list
 
@@ -52,6 +53,25 @@ def test_what_is_in_the_file(path, water, crystal):
 def test_a_missing_label_takes_no_room_and_is_no_zero(path):
     structures, _ = read_everything(path)
     assert ["stress" in structure.properties for structure in structures] == [False, True, False]
+
+
+def test_a_converted_file_speaks_of_the_frames_that_it_was_made_of(path):
+    keep_frames(path, np.array([2, 3, 7]))
+    with Dataset(path, "water.xyz") as dataset:
+        assert [structure.place for structure in dataset][1:] == [
+            "water.xyz: frame 3",
+            "water.xyz: frame 7",
+        ]
+        assert (dataset.place(0), dataset.name) == ("water.xyz: frame 2", "water.xyz")
+        assert pickle.loads(pickle.dumps(dataset)).place(2) == "water.xyz: frame 7"
+    with Dataset(path) as dataset:
+        assert dataset[2].place == f"{path}: structure 2"
+
+
+def test_as_many_frames_as_structures(path):
+    keep_frames(path, np.array([2, 3]))
+    with pytest.raises(ArtifactError, match="frames: 2 rows, expected 3"):
+        Dataset(path, "water.xyz")
 
 
 def test_opening_reads_counts_only(path):

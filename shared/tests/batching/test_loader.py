@@ -449,14 +449,11 @@ def test_without_shuffling_every_epoch_has_the_order_of_the_plan():
         assert [index for index, _ in loader.epoch(7, epoch)] == list(range(N_BATCHES))
 
 
-def test_the_structures_of_a_batch_are_named_by_dataset_and_number():
-    plan = replace(
-        make_plan([[5, 0, 9], list(range(1, 5)), [*range(6, 9), *range(10, N)]]),
-        datasets=(PlannedDataset("first", "0" * 64, 7), PlannedDataset("more", "1" * 64, N - 7)),
-    )
-    loader = PlannedLoader(read_everywhere, plan, "float32")
-    assert loader.structures(0) == "structures 0, 5 of first, structures 2 of more"
-    assert loader.structures(1) == "structures 1, 2, 3, 4 of first"
+def test_where_the_structures_of_batches_stand_is_said_by_their_source():
+    plan = make_plan([[5, 0, 9], list(range(1, 5)), [*range(6, 9), *range(10, N)]])
+    loader = PlannedLoader(read_everywhere, plan, "float32", places=lambda ids: f"{ids.tolist()}")
+    assert loader.structures(0) == "[5, 0, 9]"
+    assert loader.structures(1, 0) == "[1, 2, 3, 4, 5, 0, 9]"
 
 
 @pytest.mark.parametrize("n_workers", [0, 1])

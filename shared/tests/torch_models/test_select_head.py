@@ -1,11 +1,13 @@
 """What is kept; ``tests/parity`` compares the numbers with those of the model of all heads."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from mace_jax.errors import ConfigError
 from mace_jax.model.load import load_model
-from mace_jax.torch_models.select_head import select_head, select_heads
+from mace_jax.torch_models.select_head import select_head, select_heads, with_heads_of
 
 HEADS = {
     "all_embeddings_readout_heads": "fine",
@@ -47,6 +49,31 @@ def test_heads_under_other_names_are_what_they_were(convert, name, head):
             assert one.atomic_energies == {to: every.atomic_energies[source]}
             for path, array in expected.parameters.items():
                 np.testing.assert_allclose(one.parameters[path], array, rtol=1e-14, err_msg=path)
+
+
+@pytest.mark.parametrize(("name", "head"), HEADS.items())
+def test_heads_of_two_models_are_one_models(convert, name, head):
+    """The other parameters are those of the first; whatever the order, each head is what it was."""
+    every = convert(name)
+    (other,) = [known for known in every.heads if known != head][:1]
+    first = select_head(every, head)
+    trained = {path: 2 * array for path, array in first.parameters.items()}
+    first = replace(first, parameters=trained)
+    for sources in ({"old": other, head: None}, {head: None, "old": other}):
+        joined = with_heads_of(first, select_heads(every, sources))
+        assert (
+            joined.heads == tuple(joined.scale) == tuple(joined.atomic_energies) == tuple(sources)
+        )
+        assert joined.scale == {head: every.scale[head], "old": every.scale[other]}
+        assert joined.shift["old"] == every.shift[other]
+        assert joined.atomic_energies["old"] == every.atomic_energies[other]
+        old, kept = select_head(joined, "old").parameters, select_head(every, other).parameters
+        again = select_head(joined, head).parameters
+        for path, array in trained.items():
+            np.testing.assert_allclose(again[path], array, rtol=1e-14, err_msg=path)
+            is_readout = path.startswith(("readouts/", "embedding_readout/"))
+            expected = kept[path] if is_readout else array
+            np.testing.assert_allclose(old[path], expected, rtol=1e-14, err_msg=path)
 
 
 @pytest.mark.parametrize("name", ["layers_1", "atomic_dipoles"])

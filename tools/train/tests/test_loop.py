@@ -296,7 +296,8 @@ def spoiled(make_config, prepare):
                 found[at] = found[at]._replace(interaction_energy=np.nan)
             return found
 
-        run.loaders["train"] = Spoiled(graphs, loader.plan, "float32")
+        places = loader.graphs.places
+        run.loaders["train"] = Spoiled(graphs, loader.plan, "float32", places=places)
         (index,) = (i for i, batch in enumerate(loader.plan.batches) if 0 in batch)
         return run, files, index
 
@@ -305,7 +306,7 @@ def spoiled(make_config, prepare):
 
 def test_defect_14_a_step_that_is_not_finite_stops_the_run_and_keeps_the_best(spoiled):
     run, files, index = spoiled()
-    place = rf"^epoch 2: batch {index}: loss nan.*structures 0(, \d+)* of train\.h5"
+    place = rf"^epoch 2: batch {index}: loss nan.*config_0(, \S+)* of \S+/train\.h5"
     with pytest.raises(DivergedError, match=place + r".*optimizer\.lr"):
         train(run, files, show_nothing)
     best = read_model_bundle(files.path("_best.msgpack"))

@@ -5,14 +5,17 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from socket import create_server
 
 import numpy as np
 import pytest
 
+from mace_jax.artifacts.dataset import write_dataset_file
 from mace_jax.artifacts.metrics import read_metrics
 from mace_jax.artifacts.model_bundle import read_model_bundle
+from mace_jax.artifacts.provenance import make_provenance
 from mace_jax_train.topology import ADDRESS, COUNT, INDEX
 
 pytestmark = pytest.mark.slow
@@ -127,6 +130,82 @@ def test_two_devices_of_one_process_train_as_two_processes_do(start):
         for name in ("devices", "pair_of_processes")
     )
     assert all(np.allclose(found[name], other[name], rtol=1e-10, atol=0) for name in found)
+
+
+@pytest.fixture(scope="module")
+def two_heads(start, molecules) -> list[str]:
+    """Flags of two heads: the second has fewer structures, another method and more weight."""
+    heads = {}
+    for name, sizes, factor, weight in (("a", (8, 4), 1.0, 1.0), ("b", (5, 3), 1.5, 3.0)):
+        paths = {}
+        for seed, split in enumerate(("train_path", "valid_path")):
+            structures = [
+                replace(one, properties={k: factor * v for k, v in one.properties.items()})
+                for one in molecules(sizes[seed], 10 + seed)
+            ]
+            path = start.folder / f"{name}_{split}.h5"
+            write_dataset_file(path, structures, make_provenance("mace-jax-preprocess", []))
+            paths[split] = str(path)
+        e0s = str({1: -13.6 * factor, 8: -2041.8 * factor})
+        heads[name] = {**paths, "weight": weight, "E0s": e0s, "forces_weight": 1 / weight}
+    none = [f"--{split}-path=None" for split in ("train", "valid", "test")]
+    return [*none, "--heads", repr(heads), "--E0s=None", "--max-epochs", "4"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment"),
+    [
+        (TOGETHER, {}),
+        ((), {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}),
+    ],
+    ids=["two processes", "two devices"],
+)
+def test_heads_on_two_devices_learn_as_on_one(start, two_heads, flags, environment):
+    """The one gets the groups of both by adding up the gradients of two batches."""
+    name = f"heads_of_{len(flags)}"
+    code, _, err = end(start(name, *two_heads, *flags, **environment))
+    assert code == 0, err
+    plans = [f"--{s}-plan={start.folder / name}.{s}.plan.json" for s in ("train", "valid")]
+    accumulated = ("-b", "optimizer.accumulate=2")
+    code, _, err = end(start(f"{name}_alone", *two_heads, *plans, *accumulated))
+    assert code == 0, err
+    (_, rows), (_, expected) = (
+        read_metrics(start.folder / f"{run}.metrics") for run in (name, f"{name}_alone")
+    )
+    assert {(row["mode"], row["head"]) for row in rows} == {
+        (mode, head) for mode in ("train", "valid") for head in ("a", "b", "all")
+    }
+    assert len(rows) == len(expected)
+    for row, other in zip(rows, expected, strict=True):
+        for column in ("mode", "head", "epoch", "n_updates"):
+            assert row[column] == other[column]
+        for column in ("loss", "rmse_e_per_atom", "mae_f", "rmse_f"):
+            assert row[column] == pytest.approx(other[column], rel=1e-10)
+    found, other = (
+        read_model_bundle(start.folder / f"{run}_last.msgpack") for run in (name, f"{name}_alone")
+    )
+    assert (found.scale, found.shift) == (other.scale, other.shift)
+    for path, array in other.parameters.items():
+        np.testing.assert_allclose(found.parameters[path], array, rtol=1e-10, err_msg=path)
+
+
+def test_two_processes_repeat_a_run_of_two(start, train_xyz):
+    """Frames are converted by the first alone; one process would take other steps."""
+    options = ("--train-path", train_xyz, "--max-epochs", "1")
+    code, _, err = end(start("recipe", *TOGETHER, *options))
+    assert code == 0, err
+    bundle = start.folder / "recipe_last.msgpack"
+    code, _, err = end(start("alone_again", "--like", str(bundle), *options))
+    assert code == 1
+    assert f"error: {bundle}: 2 devices trained it together, found 1, whose steps would be" in err
+    code, _, err = end(start("again", "--like", str(bundle), *TOGETHER, *options))
+    assert code == 0, err
+    found, expected = (
+        read_model_bundle(start.folder / f"{name}_last.msgpack").parameters
+        for name in ("again", "recipe")
+    )
+    for path, array in expected.items():
+        np.testing.assert_array_equal(found[path], array, err_msg=path)
 
 
 @pytest.mark.parametrize("index", [0, 1])

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,38 @@ def test_data_that_are_given_anew_are_not_compared(bundle, elsewhere, capsys):
     require_files_of_recipes(config, [bundle], track_silently)
 
 
+def changed(bundle, tmp_path, **recipe) -> Path:
+    """Write the bundle with another recipe."""
+    found = read_model_bundle(bundle)
+    card = {**found.model_card, "recipe": {**found.model_card["recipe"], **recipe}}
+    path = tmp_path / "changed.msgpack"
+    write_model_bundle(path, replace(found, model_card=card), make_provenance("mace-jax-train", []))
+    return path
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]], ids=["run", "dry run"])
+def test_another_number_of_devices_would_be_another_run(bundle, elsewhere, capsys, dry):
+    path = changed(bundle, elsewhere, n_devices=2)
+    before = sorted(elsewhere.iterdir())
+    error = refused(capsys, 1, "--like", path, "--log-dir", "again", *dry)
+    assert f"{path}: 2 devices trained it together, found 1, whose steps would be others" in error
+    assert sorted(elsewhere.iterdir()) == before
+
+
+def test_other_versions_are_said(bundle, elsewhere, capsys):
+    with_ = require_recipe(read_model_bundle(bundle), bundle).computed_with
+    assert with_ == {
+        **{name: version(name) for name in ("mace-jax-train", "jax", "jaxlib", "optax")},
+        "device": "cpu",
+    }
+    path = changed(bundle, elsewhere, computed_with={**with_, "jax": "0.1", "device": "gpu"})
+    command("--like", path, "--dry-run")
+    said = capsys.readouterr().err
+    assert f"{path}: was trained with jax 0.1, now {version('jax')}: the last digits" in said
+    assert "was trained with device gpu, now cpu" in said
+    assert said.count("was trained with") == 2
+
+
 def test_the_run_itself_is_not_replaced(original, bundle, capsys, monkeypatch):
     monkeypatch.chdir(original)
     assert "is read as configuration and would be replaced" in refused(
@@ -186,6 +219,7 @@ def test_inspect_shows_it(bundle, capsys):
     summary = file["summary"]
     assert summary["structures"] == {"train": 12, "valid": 5}
     assert summary["E0s from"] == "file e0s.json"
+    assert (summary["devices"], summary["computed with"]["device"]) == (1, "cpu")
     assert summary["trained with"]["epochs"] == 2
     assert list(summary["recipe's files"]) == ["datasets.train_path", "datasets.valid_path"]
 

@@ -91,6 +91,13 @@ def test_several_new_heads_and_keys_of_the_old(tmp_path):
     assert config.train.best_head == "cc"
 
 
+def test_a_head_that_is_kept_is_told_nothing(tmp_path):
+    heads = "{'new': {'train_file': 'new.xyz'}, 'mp': {'weight': 0}}"
+    config = resolve(*MODEL, *OLD, "--foundation-head", "pbe", "--heads", heads, "--E0s=estimated")
+    assert config.datasets.heads[2] == HeadConfig("mp", weight=0.0)
+    assert config.train.best_head == "new"
+
+
 def test_the_configuration_says_all_of_it(tmp_path):
     config = resolve(*MODEL, *NEW, *OLD, "--foundation-head", "pbe")
     path = tmp_path / "again.gin"

@@ -205,8 +205,9 @@ def test_heads_are_kept_renamed_dropped_and_added(starting, checkpoint, caplog):
         HeadConfig("fine"),
         HeadConfig("own", readout="fresh"),
     ]
-    found = read_starting_model(config, track_silently).of_heads(heads, 3).bundle
-    assert "readouts: new from fine, fine from fine, own from fresh; dropped: rough" in caplog.text
+    model = read_starting_model(config, track_silently)
+    found = model.of_heads(heads, 3).bundle
+    assert "readouts: new from fine, fine from fine, own from fresh\n" in caplog.text
     assert found.heads == ("new", "fine", "own")
     whole = convert_torch_model(Path(checkpoint(HEADS)))
     assert found.scale == {"new": whole.scale["fine"], "fine": whole.scale["fine"], "own": 1.0}
@@ -219,6 +220,8 @@ def test_heads_are_kept_renamed_dropped_and_added(starting, checkpoint, caplog):
     differing = {name for name, array in fine.items() if not np.array_equal(fresh[name], array)}
     assert differing == {name for name in fine if name.startswith("readouts/")}
     assert all(0.1 < np.std(fresh[name]) < 3 for name in differing if fresh[name].size > 4)
+    assert model.of_kept_heads(heads, (), heads) is None
+    assert ": dropped: rough; a head of datasets.heads of weight 0 without data" in caplog.text
 
 
 def test_a_readout_of_no_head(starting, checkpoint):

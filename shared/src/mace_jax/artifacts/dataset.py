@@ -16,7 +16,7 @@ from mace_jax.artifacts.dataset_attributes import (
     one_layout,
     read_attributes,
 )
-from mace_jax.artifacts.dataset_flat_layout import FlatFile
+from mace_jax.artifacts.dataset_flat_layout import FRAME, FRAMES, FlatFile
 from mace_jax.artifacts.dataset_mace_layout import MaceFile
 from mace_jax.artifacts.dataset_writer import DatasetWriter, Layout, write_dataset_file
 from mace_jax.artifacts.provenance import Input, files_sha256
@@ -41,6 +41,15 @@ def renumber_file(path: Path, shard: tuple[int, int], n_in_set: int) -> None:
         file.attrs["shard_index"], file.attrs["shard_count"] = shard
         if "drop_last" in file.attrs:
             file.attrs["drop_last"] = n_in_set % 2 == 1
+
+
+def keep_frames(path: Path, frames: NDArray[np.integer]) -> None:
+    """Write into a file of layout flat which frame of another file each structure was.
+
+    The file is changed in place, so it should be one that nobody knows of yet.
+    """
+    with h5py.File(path, "r+") as file:
+        file.create_dataset(FRAMES, data=frames.astype(FRAME))
 
 
 def dataset_files(path: Path) -> list[Path]:
@@ -83,22 +92,27 @@ class Dataset:
 
     Attributes:
         path: what was given: a file, folder or glob.
+        name: what messages call it: the path, or the file that it was converted from.
         paths: the files, in order.
         layout: of all files, ``mace`` or ``flat``.
         r_max: cutoff of the pairs that are stored with the structures, Å; None unless every file
             has them at the same cutoff.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, converted_from: str | None = None) -> None:
         """Open every file and check what it says about itself.
 
         Args:
             path: file, folder or glob.
+            converted_from: the file whose frames the structures are, by ``keep_frames``, if
+                messages are to speak of that one.
 
         Raises:
             ArtifactError: a file is missing, damaged, of another kind, or a shard is absent.
         """
         self.path = Path(path)
+        self.converted_from = converted_from
+        self.name = converted_from or str(path)
         self.paths = dataset_files(self.path)
         self._sha256: str | None = None
         self._lock = Lock()
@@ -126,7 +140,7 @@ class Dataset:
         try:
             attributes = read_attributes(file, path)
             if attributes and attributes["layout"] == "flat":
-                self._parts.append(FlatFile(file, attributes))
+                self._parts.append(FlatFile(file, attributes, self.converted_from))
             else:
                 self._parts.append(MaceFile(file, attributes))
         except (OSError, KeyError, RuntimeError) as error:  # of h5py, wherever it meets damage
@@ -227,7 +241,7 @@ class Dataset:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Take the path along and the digest, if it is known."""
-        return Dataset, (self.path,), {"_sha256": self._sha256}
+        return Dataset, (self.path, self.converted_from), {"_sha256": self._sha256}
 
     def __enter__(self) -> "Dataset":
         """Return the dataset itself."""

@@ -29,7 +29,7 @@ from mace_jax.structures.structure_block import (
     row_shape,
 )
 
-COUNT, FLAG, NUMBER, REAL = (np.dtype(name) for name in ("<i4", "?", "u1", "<f8"))
+COUNT, FLAG, NUMBER, REAL, FRAME = (np.dtype(name) for name in ("<i4", "?", "u1", "<f8", "<i8"))
 STRUCTURE = np.dtype(
     [
         ("cell", "<f8", (3, 3)),
@@ -44,6 +44,9 @@ PAIR = np.dtype([("sender", "<u2"), ("receiver", "<u2"), ("shift", "i1", (3,))])
 # Bytes of the file that are kept mapped, which count as memory of this process. Around each row
 # that is read the system maps as much as this.
 _MAPPED_KEPT, _MAPPED_AROUND = 1 << 24, 1 << 16
+
+
+FRAMES = "frames"
 
 
 def present_name(name: str) -> str:
@@ -61,12 +64,15 @@ class FlatFile:
 
     layout = "flat"
 
-    def __init__(self, file: h5py.File, attributes: Document) -> None:
+    def __init__(
+        self, file: h5py.File, attributes: Document, converted_from: str | None = None
+    ) -> None:
         """Read how many atoms and pairs each structure has, and check all arrays against that.
 
         Args:
             file: open for reading.
             attributes: what the file says about itself.
+            converted_from: the file whose frames these are, which messages speak of then.
 
         Raises:
             ArtifactError: an array is missing, of another kind, too long or too short.
@@ -87,6 +93,9 @@ class FlatFile:
         self._labels: Mapping[str, Ragged] = {
             name: self._label(name, atoms) for name in self._label_names()
         }
+        self._origin, self._frames = converted_from, np.empty(0, FRAME)
+        if converted_from is not None:
+            self._frames = self._of_length(self._len, FRAMES, FRAME).read_all()
         if self.r_max is not None:
             self._pairs = self._ragged(offsets_of(self._counts("n_pair", 0)), "pairs", PAIR)
 
@@ -134,10 +143,12 @@ class FlatFile:
 
     def place(self, number: int) -> str:
         """Return where structure ``number`` stands, for messages."""
+        if self._origin is not None:
+            return f"{self._origin}: frame {self._frames[number]}"
         return f"{self._name}: structure {number}"
 
     def _damaged(self, number: int, what: str) -> ArtifactError:
-        return ArtifactError(f"{self.place(int(number))}: {what}; create the dataset again")
+        return ArtifactError(f"{self._name}: structure {number}: {what}; create the dataset again")
 
     def read(self, numbers: NDArray[np.int64]) -> list[Structure]:
         """Read structures in the given order; errors as of ``read_block``."""

@@ -4,7 +4,7 @@ It stands in the model card of the bundle, as ``recipe``.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class Recipe:
         n_structures: split -> structures.
         atomic_energies: where the E0s are from, in words.
         n_devices: how many trained together, each on a batch of its own.
+        computed_with: versions and kind of device, on which the last digits depend.
     """
 
     config: TrainConfig
@@ -44,6 +45,7 @@ class Recipe:
     n_structures: Mapping[str, int]
     atomic_energies: str
     n_devices: int
+    computed_with: Mapping[str, str] = field(default_factory=dict)
 
     def card(self, provenance: dict[str, Any]) -> Document:
         """Return the entry of the model card; ``provenance`` is that of the bundle."""
@@ -55,6 +57,7 @@ class Recipe:
                 "n_structures": dict(self.n_structures),
                 "atomic_energies": self.atomic_energies,
                 "n_devices": self.n_devices,
+                "computed_with": dict(self.computed_with),
             }
         }
 
@@ -65,6 +68,7 @@ class _Document(msgspec.Struct):
     n_structures: dict[str, int]
     atomic_energies: str
     n_devices: int
+    computed_with: dict[str, str] = {}
 
 
 def recipe_of(bundle: ModelBundle, path: Path) -> Recipe | None:
@@ -87,6 +91,7 @@ def recipe_of(bundle: ModelBundle, path: Path) -> Recipe | None:
         found.n_structures,
         found.atomic_energies,
         found.n_devices,
+        found.computed_with,
     )
 
 

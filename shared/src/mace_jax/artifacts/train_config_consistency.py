@@ -6,6 +6,7 @@ from itertools import chain, pairwise
 from typing import Any
 
 from mace_jax.artifacts.train_config_sections import (
+    HeadConfig,
     LossConfig,
     OptimizerConfig,
     ScheduleConfig,
@@ -107,36 +108,49 @@ def _datasets(config: TrainConfig) -> Iterator[Problem]:
 
 
 def _heads(config: TrainConfig) -> Iterator[Problem]:
-    heads, prefix = config.datasets.heads, "datasets.heads"
+    heads, model, prefix = config.datasets.heads, config.model, "datasets.heads"
     names = [head.name for head in heads]
     for name in sorted({name for name in names if names.count(name) > 1 or name in RESERVED}):
         what = "is given twice" if names.count(name) > 1 else "means all heads together"
         yield prefix, f"the name {name!r} {what}; choose another"
+    begun = bool(model.start_from or model.torch_checkpoint or model.foundation_model)
     for head in heads:
-        paths = {split: getattr(head, f"{split}_path") for split in _SPLITS}
-        for split, path in paths.items():
-            if path in ((), "") or (path is not None and paths["train"] is None):
-                what = "names no data" if path in ((), "") else "is given, but no train_path"
-                yield prefix, f"{head.name}: {split}_path {what}; give paths, or none of them"
-        keys = [item.name for item in fields(head) if item.name.endswith("_key")]
-        for name in keys if paths["train"] is None else ():
-            if getattr(head, name) is not None:
-                yield (
-                    prefix,
-                    f"{head.name}: {name} is given, but no train_path; give datasets.{name}",
-                )
-        if paths["train"] is None and config.datasets.train_path is None:
-            yield prefix, f"{head.name}: has no data; give it a train_path"
-    model = config.model
-    begun = model.start_from or model.torch_checkpoint or model.foundation_model
-    for head in () if begun else heads:
-        if head.readout is not None:
-            yield prefix, f"{head.name}: readout is of a model, but training begins with none"
+        problems = [*_paths_of_head(head)]
+        if head.train_path is None and config.datasets.train_path is None:
+            problems += _head_without_data(head, begun=begun)
+            names.remove(head.name)
+        if head.readout is not None and not begun:
+            problems.append("readout is of a model, but training begins with none")
+        for problem in problems:
+            yield prefix, f"{head.name}: {problem}"
     if heads and not any(head.weight for head in heads):
         yield prefix, "all weights are 0, so nothing would be learned; raise one"
     if names and config.train.best_head not in (WEIGHTED, *names):
         problem = f"there are {', '.join(names)}; name one of them, or {WEIGHTED}"
         yield "train.best_head", problem
+
+
+def _paths_of_head(head: HeadConfig) -> Iterator[str]:
+    paths = {split: getattr(head, f"{split}_path") for split in _SPLITS}
+    for split, path in paths.items():
+        if path in ((), "") or (path is not None and paths["train"] is None):
+            what = "names no data" if path in ((), "") else "is given, but no train_path"
+            yield f"{split}_path {what}; give paths, or none of them"
+    keys = [item.name for item in fields(head) if item.name.endswith("_key")]
+    for name in keys if paths["train"] is None else ():
+        if getattr(head, name) is not None:
+            yield f"{name} is given, but no train_path; give datasets.{name}"
+
+
+def _head_without_data(head: HeadConfig, *, begun: bool) -> Iterator[str]:
+    if head.weight or not begun:
+        keeping = ", or weight 0 to keep it as the model has it" if begun else ""
+        yield f"has no data; give it a train_path{keeping}"
+    if head.readout == "fresh" or head.E0s is not None:
+        yield (
+            "without data it is kept as the model has it; leave out its E0s and a fresh readout, "
+            "or give it a train_path"
+        )
 
 
 def _optimizer(config: TrainConfig) -> Iterator[Problem]:

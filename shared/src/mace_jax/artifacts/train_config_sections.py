@@ -57,7 +57,8 @@ class HeadConfig:
         train_path, valid_path, test_path: as in ``DatasetsConfig``; all structures in them are of
             this head. Either every head has a ``train_path``, or none: then the structures of
             ``DatasetsConfig`` name their heads themselves.
-        weight: what its part of the loss is multiplied by in training; with 0 it trains nothing.
+        weight: what its part of the loss is multiplied by in training; with 0 it trains nothing,
+            and without training data it is kept as the model that training begins with has it.
         energy_weight, …, dipole_weight: what single terms are multiplied by, in evaluations, too.
         r_max: cutoff its data are meant for, Å; an error if the run has another one.
         readout: of a model that training begins with, the head whose readout, E0s, scale and shift

@@ -69,22 +69,38 @@ class DatasetGraphs:
             found.update(zip(numbers.tolist(), graphs, strict=True))
         return [found[number] for number in wanted.tolist()]
 
+    def places(self, ids: Ids) -> str:
+        """Return where structures stand, for messages, such as ``frame 3, frame 5 of a.xyz``."""
+        named: dict[str, list[str]] = {}
+        for number in np.sort(ids).tolist():
+            source = int(np.searchsorted(self._ends, number, side="right"))
+            dataset = self.datasets[source]
+            place = dataset.place(number - int(self._ends[source]) + len(dataset))
+            file, _, inside = place.rpartition(": ")
+            named.setdefault(file, []).append(inside)
+        return ", ".join(f"{', '.join(inside)} of {file}" for file, inside in named.items())
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle paths instead of open files."""
-        return _UnopenedGraphs, (tuple(self.paths), self.builder, tuple(self.heads))
+        origins = [dataset.converted_from for dataset in self.datasets]
+        files = tuple(zip(self.paths, origins, strict=True))
+        return _UnopenedGraphs, (files, self.builder, tuple(self.heads))
 
 
 class _UnopenedGraphs:
     """The graphs of datasets that are opened when the first is asked for, not while unpickled."""
 
     def __init__(
-        self, paths: Sequence[Path], builder: GraphBuilder, heads: Sequence[str | None]
+        self,
+        files: Sequence[tuple[Path, str | None]],
+        builder: GraphBuilder,
+        heads: Sequence[str | None],
     ) -> None:
-        self._paths, self._builder, self._heads = paths, builder, heads
+        self._files, self._builder, self._heads = files, builder, heads
 
     @cached_property
     def _graphs(self) -> DatasetGraphs:
-        datasets = [Dataset(path) for path in self._paths]
+        datasets = [Dataset(path, origin) for path, origin in self._files]
         return DatasetGraphs(datasets, self._builder, heads=self._heads)
 
     def __call__(self, ids: Ids) -> list[Graph]:

@@ -1,6 +1,6 @@
 """Batches in the order of a plan: the same for every process, worker and machine."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -43,6 +43,7 @@ class PlannedLoader:
         shuffle: bool = True,
         max_batches: int | None = None,
         told: Sequence[EmbeddingSpec] = (),
+        places: Callable[[Ids], str] = str,
     ) -> None:
         """Read nothing yet.
 
@@ -59,6 +60,7 @@ class PlannedLoader:
             shuffle: whether each epoch has an order of its own; else all have the plan's.
             max_batches: of an epoch; the next one goes on where it ended.
             told: what the model is told beside atoms, of which an empty batch has none.
+            places: says where graphs stand, for messages.
         """
         self.graphs = graphs
         self.plan = plan
@@ -67,6 +69,7 @@ class PlannedLoader:
         self._process = process
         self._cache: dict[int, GraphBatch] = {}
         self._room = cache_bytes
+        self._places = places
         self._shuffle, self._max_batches = shuffle, max_batches
         self._workers = Workers(_BatchMaker(graphs, dtype, tuple(told)), n_workers)
 
@@ -105,16 +108,8 @@ class PlannedLoader:
         return np.argsort(self.plan.batches.ids)
 
     def structures(self, *indices: int) -> str:
-        """Name the structures of batches of the plan by dataset and number there."""
-        ends = np.cumsum([dataset.n_structures for dataset in self.plan.datasets])
-        ids = np.sort(np.concatenate([self.plan.batches[index] for index in indices]))
-        sources = np.searchsorted(ends, ids, side="right")
-        parts = []
-        for source in np.unique(sources):
-            dataset = self.plan.datasets[source]
-            inside = ids[sources == source] - (ends[source] - dataset.n_structures)
-            parts.append(f"structures {', '.join(map(str, inside))} of {dataset.name}")
-        return ", ".join(parts)
+        """Return where the structures of batches of the plan stand, for messages."""
+        return self._places(np.concatenate([self.plan.batches[index] for index in indices]))
 
     def batch(self, index: int) -> GraphBatch:
         """Return batch ``index`` of the plan."""

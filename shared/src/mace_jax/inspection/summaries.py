@@ -150,6 +150,7 @@ def _model_bundle(path: Path) -> Summary:
         summary["structures"] = dict(recipe.n_structures)
         summary["E0s from"] = recipe.atomic_energies
         summary["devices"] = recipe.n_devices
+        summary["computed with"] = dict(recipe.computed_with)
         summary["recipe's files"] = {
             option: [f"{file.path} {file.sha256[:12]}…" for file in files]
             for option, files in recipe.files.items()

@@ -77,12 +77,12 @@ class Spool(AbstractContextManager["Spool"]):
         self._writer.__exit__(kind, error, trace)
 
 
-def read_origins(path: Path, numbers: NDArray[np.int64]) -> NDArray[np.void]:
-    """Return where structures of the spool at ``path`` came from.
+def read_origins(path: Path, numbers: NDArray[np.int64] | None = None) -> NDArray[np.void]:
+    """Return where structures of the spool at ``path``, by default all, came from.
 
     Fields: ``source`` and ``frame``, as given to ``add``.
     """
-    return np.array(_mapped_origins(path)[numbers])
+    return np.array(_mapped_origins(path)[... if numbers is None else numbers])
 
 
 def _mapped_origins(path: Path) -> NDArray[np.void]:

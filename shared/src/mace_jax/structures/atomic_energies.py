@@ -77,17 +77,33 @@ def _by_number(mapping: Mapping[Any, Any]) -> dict[int, float]:
     return energies
 
 
+def elements_in(numbers: Iterable[int], first_in: Mapping[int, str]) -> str:
+    """Name elements, and the structures in which they are found, for messages."""
+    return ", ".join(
+        f"{symbol(z)} ({z})" + (f", first in {first_in[z]}" if z in first_in else "")
+        for z in numbers
+    )
+
+
 def require_atomic_energies(
-    atomic_energies: Mapping[int, float], elements: Iterable[int], source: str
+    atomic_energies: Mapping[int, float],
+    elements: Iterable[int],
+    source: str,
+    first_in: Mapping[int, str] | None = None,
 ) -> dict[int, float]:
     """Return the E0s of exactly ``elements``.
+
+    Args:
+        atomic_energies: E0s that are known, eV.
+        elements: atomic numbers.
+        source: where the E0s are from, for messages.
+        first_in: atomic number -> the first structure that has it, where it is known.
 
     Raises:
         DataError: an element has none; it is never taken as zero.
     """
     missing = [number for number in elements if number not in atomic_energies]
     if missing:
-        names = ", ".join(f"{symbol(number)} ({number})" for number in missing)
-        message = f"{source}: no E0 for {names}; add it"
+        message = f"{source}: no E0 for {elements_in(missing, first_in or {})}; add it"
         raise DataError(message)
     return {int(number): float(atomic_energies[number]) for number in elements}

@@ -12,6 +12,7 @@ from mace_jax.errors import DataError
 from mace_jax.structures.atomic_energies import (
     AVERAGE,
     E0Choice,
+    elements_in,
     parse_e0_choice,
     require_atomic_energies,
 )
@@ -111,7 +112,10 @@ def _row_line(row: AtomicEnergy, width: int) -> str:
 
 
 def atomic_energy_table(
-    e0s: str | None, sums: TrainingSums, elements: Sequence[int] | None = None
+    e0s: str | None,
+    sums: TrainingSums,
+    elements: Sequence[int] | None = None,
+    first_in: Mapping[int, str] | None = None,
 ) -> AtomicEnergyTable:
     """Find the E0 of every element of every head.
 
@@ -123,6 +127,7 @@ def atomic_energy_table(
         sums: over the training set, isolated atoms included.
         elements: atomic numbers of the model if there are more than in the training set; each needs
             an E0 in one head at least.
+        first_in: atomic number -> the first structure that has it, for messages.
 
     Raises:
         ConfigError: ``e0s`` cannot be read.
@@ -136,14 +141,14 @@ def atomic_energy_table(
         found, fit = _of_head(head, head_sums, choice, sums.isolated_atoms.of_head(head))
         if elements is not None:
             found = [row for row in found if row.number in {*elements, *head_sums.elements}]
-        _require(head_sums.elements, found, f"head {head!r}", e0s)
+        _require(head_sums.elements, found, f"head {head!r}", e0s, first_in or {})
         if fit:
             fits[head] = fit
             warnings += _fit_warnings(head, fit)
         if any(row.source != AVERAGE for row in found):
             warnings += scale_warnings(head, head_sums, found)
         rows += found
-    _require(elements or (), rows, "all heads", e0s)
+    _require(elements or (), rows, "all heads", e0s, first_in or {})
     return AtomicEnergyTable(tuple(rows), fits, tuple(warnings))
 
 
@@ -173,14 +178,18 @@ def _of_head(
 
 
 def _require(
-    elements: Sequence[int], rows: Sequence[AtomicEnergy], place: str, e0s: str | None
+    elements: Sequence[int],
+    rows: Sequence[AtomicEnergy],
+    place: str,
+    e0s: str | None,
+    first_in: Mapping[int, str],
 ) -> None:
     known = {row.number for row in rows}
-    missing = [f"{symbol(z)} ({z})" for z in elements if z not in known]
+    missing = [z for z in elements if z not in known]
     if missing:
         source = "E0s not given and no isolated atoms" if e0s is None else f"E0s {e0s!r}"
         message = (
-            f"{source}: {place}: no E0 for {', '.join(missing)}; "
+            f"{source}: {place}: no E0 for {elements_in(missing, first_in)}; "
             "give it with --E0s, or an isolated atom in the data"
         )
         raise DataError(message)

@@ -70,6 +70,28 @@ def select_heads(
     )
 
 
+def with_heads_of(bundle: ModelBundle, other: ModelBundle) -> ModelBundle:
+    """Return a model with the heads of ``other``, in its order, those that it has itself as here.
+
+    Args:
+        bundle: the model.
+        other: of the same network; its other parameters don't count.
+    """
+    sources = {head: head if head in bundle.heads else None for head in other.heads}
+    added = [head for head, source in sources.items() if source is None]
+    joined = select_heads(bundle, sources, other.parameters)
+    return replace(
+        joined,
+        atomic_energies={**joined.atomic_energies, **_of(added, other.atomic_energies)},
+        scale={**joined.scale, **_of(added, other.scale)},
+        shift={**joined.shift, **_of(added, other.shift)},
+    )
+
+
+def _of(heads: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any]:
+    return {head: values[head] for head in heads}
+
+
 def _of_sources(
     values: Mapping[str, Any], sources: Mapping[str, str | None], without: Any
 ) -> dict[str, Any]:

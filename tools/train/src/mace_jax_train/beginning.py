@@ -7,24 +7,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import h5py
-
 from mace_jax.artifacts.atomic_write import write_bytes
-from mace_jax.artifacts.dataset_attributes import read_attributes
 from mace_jax.artifacts.metrics import read_metrics
-from mace_jax.artifacts.provenance import file_sha256
 from mace_jax.artifacts.train_config import read_train_config, write_train_config
 from mace_jax.artifacts.train_config_sections import TrainConfig
-from mace_jax.errors import ConfigError, IncompatibleError, MaceJaxError
-from mace_jax.preparation.sources import Source
+from mace_jax.errors import ConfigError, MaceJaxError
 from mace_jax.tracking import Track, track_silently
 from mace_jax_train.data_parallel import ONE_DEVICE, Devices
 from mace_jax_train.gin_text import gin_text
-from mace_jax_train.inputs import SPLITS, converted_path, split_sources
+from mace_jax_train.inputs import SPLITS
 from mace_jax_train.processes import Processes
 from mace_jax_train.recipe import require_files_of_recipes
 from mace_jax_train.run_files import BUNDLES, RunFiles
-from mace_jax_train.run_heads import have_own_paths
 from mace_jax_train.run_lock import locked
 from mace_jax_train.start import Run, prepare_run
 
@@ -135,7 +129,7 @@ def prepared_run(
         with devices.processes.first_before_others("preparing the run"):
             if beginning.continued or not first:
                 made = _with_prepared_inputs(config, files)
-                run = prepare_run(made, files, track, devices)
+                run = prepare_run(made, files, track, devices, converted=True)
                 run = replace(run, config=config)
                 stack.enter_context(closing(run))
                 if first and read_train_config(files.path(".config.json")) != config:
@@ -158,48 +152,16 @@ def _write_config(run: Run, to: RunFiles, files: RunFiles) -> None:
 
 def _with_prepared_inputs(config: TrainConfig, files: RunFiles) -> TrainConfig:
     """Have a continued run read what it made when it began, instead of making it again."""
-    datasets: dict[str, Any] = {}
-    of_heads: dict[str, dict[str, Any]] = {head.name: {} for head in config.datasets.heads}
-    for split in SPLITS:
-        paths: dict[str, tuple[str, ...]] = {}
-        for number, source in enumerate(split_sources(config.datasets, split)):
-            path = str(_prepared(source, files, number))
-            paths[source.head] = (*paths.get(source.head, ()), path)
-        for head, found in paths.items():
-            own = of_heads[head] if have_own_paths(config.datasets) else datasets
-            own[f"{split}_path"] = found
-        plan = files.path(f".{split}.plan.json")
-        if getattr(config.datasets, f"{split}_plan") is None and plan.exists():
-            datasets[f"{split}_plan"] = str(plan)
+    datasets = config.datasets
+    plans: dict[str, Any] = {
+        f"{split}_plan": str(plan)
+        for split in SPLITS
+        if getattr(datasets, f"{split}_plan") is None
+        and (plan := files.path(f".{split}.plan.json")).exists()
+    }
     statistics = files.path(".statistics.json")
-    if config.datasets.statistics_file is None and statistics.exists():
+    if datasets.statistics_file is None and statistics.exists():
         # the E0s are in the file
-        datasets |= {"statistics_file": str(statistics), "E0s": None}
-        of_heads = {head: {**changed, "E0s": None} for head, changed in of_heads.items()}
-    datasets["heads"] = tuple(
-        replace(head, **of_heads[head.name]) for head in config.datasets.heads
-    )
-    return replace(config, datasets=replace(config.datasets, **datasets))
-
-
-def _prepared(source: Source, files: RunFiles, number: int) -> Path:
-    """Return what a source was converted to when the run began, if it was; or else the source.
-
-    Raises:
-        IncompatibleError: the source is still there, but holds something else now.
-    """
-    path = converted_path(files, source.split, number)
-    if source.is_dataset or not path.exists():
-        return source.path
-    with h5py.File(path) as file:
-        attributes = read_attributes(file, path)
-    inputs = attributes["provenance"]["inputs"] if attributes else []
-    if source.path.is_file() and file_sha256(source.path) not in [
-        item["sha256"] for item in inputs
-    ]:
-        message = (
-            f"{source.path}: is not what {path} was converted from when the run began; give that "
-            "file, or begin the run anew with --force"
-        )
-        raise IncompatibleError(message)
-    return path
+        heads = tuple(replace(head, E0s=None) for head in datasets.heads)
+        datasets = replace(datasets, statistics_file=str(statistics), E0s=None, heads=heads)
+    return replace(config, datasets=replace(datasets, **plans))

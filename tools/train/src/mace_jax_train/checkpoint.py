@@ -45,6 +45,7 @@ def run_identity(run: Run) -> Document:
         "atomic_energies": bundle.atomic_energies,
         "scale": bundle.scale,
         "shift": bundle.shift,
+        "starting_model": bundle.model_card.get("starting_model", {}).get("sha256"),
     }
     data = {
         split: {

@@ -112,7 +112,7 @@ def _dry_run(config: Any, configs: tuple[Path, ...], compile_cache: bool) -> Res
     from mace_jax_train.head_table import head_table
     from mace_jax_train.inputs import split_sources
     from mace_jax_train.processes import Processes
-    from mace_jax_train.recipe import require_files_of_recipes
+    from mace_jax_train.recipe import require_devices_of_recipes, require_files_of_recipes
     from mace_jax_train.run_files import RunFiles
     from mace_jax_train.start import prepare_run
 
@@ -122,6 +122,7 @@ def _dry_run(config: Any, configs: tuple[Path, ...], compile_cache: bool) -> Res
     ):
         files, devices = RunFiles(Path(folder), "dry_run"), all_devices(Processes())
         require_files_of_recipes(config, configs, track_on_stderr)
+        require_devices_of_recipes(configs, devices.n_batch)
         run = prepare_run(config, files, track_on_stderr, devices)
         with closing(run):
             summary = describe_run(run)
@@ -153,6 +154,7 @@ def _train(
     from mace_jax_train.data_parallel import all_devices
     from mace_jax_train.loop import train
     from mace_jax_train.processes import joined
+    from mace_jax_train.recipe import require_devices_of_recipes
     from mace_jax_train.start import parameter_count
 
     with joined(topology) as processes:
@@ -161,12 +163,12 @@ def _train(
             processes,
             lambda: find_beginning(config, files, configs, force=force, track=track_on_stderr),
         )
-        with (
-            _computing(config.flags, compile_cache),
-            prepared_run(config, files, beginning, track_on_stderr, all_devices(processes)) as run,
-        ):
-            log.info("network: %d parameters", parameter_count(run))
-            outcome = train(run, files, show_on_stderr, beginning.checkpoint)
+        with _computing(config.flags, compile_cache):
+            devices = all_devices(processes)
+            require_devices_of_recipes(configs, devices.n_batch)
+            with prepared_run(config, files, beginning, track_on_stderr, devices) as run:
+                log.info("network: %d parameters", parameter_count(run))
+                outcome = train(run, files, show_on_stderr, beginning.checkpoint)
     if not processes.is_first:
         return None
     return Result(

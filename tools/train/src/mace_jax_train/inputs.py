@@ -21,10 +21,10 @@ from mace_jax.artifacts.batch_plan import (
     require_plan_fits,
     write_batch_plan,
 )
-from mace_jax.artifacts.dataset import SUFFIXES, Dataset
+from mace_jax.artifacts.dataset import SUFFIXES, Dataset, keep_frames
 from mace_jax.artifacts.dataset_attributes import read_attributes
 from mace_jax.artifacts.model_bundle import EmbeddingSpec
-from mace_jax.artifacts.provenance import Input
+from mace_jax.artifacts.provenance import Input, file_sha256
 from mace_jax.artifacts.train_config import term_weights
 from mace_jax.artifacts.train_config_sections import DatasetsConfig, HeadConfig, TrainConfig
 from mace_jax.batching.plan import plan_batches
@@ -33,6 +33,7 @@ from mace_jax.errors import ConfigError, DataError, IncompatibleError
 from mace_jax.preparation.collect import Choice, Collected, collect
 from mace_jax.preparation.processes import Processes
 from mace_jax.preparation.sources import Source, require_energies
+from mace_jax.preparation.spool import read_origins
 from mace_jax.structures.input_files import expand_inputs, require_file
 from mace_jax.structures.isolated_atoms import IsolatedAtoms
 from mace_jax.structures.label_keys import LabelKeys
@@ -48,7 +49,12 @@ SPLITS = ("train", "valid", "test")
 
 
 def open_datasets(
-    config: TrainConfig, told: Sequence[EmbeddingSpec], files: RunFiles, stack: ExitStack
+    config: TrainConfig,
+    told: Sequence[EmbeddingSpec],
+    files: RunFiles,
+    stack: ExitStack,
+    *,
+    converted: bool = False,
 ) -> tuple[IsolatedAtoms, dict[str, SplitData]]:
     """Open the splits, converting extxyz to HDF5 in the run's folder first.
 
@@ -57,15 +63,17 @@ def open_datasets(
         told: what the model is told of a structure beside atoms and positions.
         files: where to keep what is made.
         stack: closes the datasets.
+        converted: whether the run goes on with the HDF5 files that it has.
 
     Raises:
         ArtifactError, DataError: a file is missing, damaged or named twice, a frame is wrong, or a
             file has what HDF5 does not keep.
+        IncompatibleError: a file is not what was converted.
     """
     isolated = IsolatedAtoms()
     splits = {split: split_sources(config.datasets, split) for split in SPLITS}
     return isolated, {
-        split: _open_split(split, sources, config, told, isolated, files, stack)
+        split: _open_split(split, sources, config, told, isolated, files, stack, converted)
         for split, sources in splits.items()
         if sources
     }
@@ -123,26 +131,31 @@ def _open_split(
     isolated: IsolatedAtoms,
     files: RunFiles,
     stack: ExitStack,
+    converted: bool,
 ) -> SplitData:
     datasets: list[tuple[Dataset, str | None]] = []
     digests: list[str] = []
     given: dict[str, list[tuple[Path, str, Sequence[Path]]]] = {}
     for number, source in enumerate(sources):
-        head = source.head if have_own_paths(config.datasets) else None
-        of_head = given.setdefault(source.head, [])
         target = converted_path(files, split, number)
+        paths: Sequence[Path] = [source.path]
+        dataset: Dataset | None = None
         if source.is_dataset:
             dataset = stack.enter_context(Dataset(source.path))
-            datasets.append((dataset, head))
-            of_head.append((source.path, dataset.sha256(), dataset.paths))
-            digests.append(_origin_sha256(target) if source.path == target else dataset.sha256())
-            continue
-        require_file(source.path)
-        origin = source.as_input()
-        of_head.append((source.path, origin.sha256, [source.path]))
-        digests.append(origin.sha256)
-        if _convert(source, origin, target, config, told, isolated, files):
-            datasets.append((stack.enter_context(Dataset(target)), head))
+            digest, paths = dataset.sha256(), dataset.paths
+        elif converted and target.exists():
+            digest = _origin_sha256(source, target)
+            dataset = stack.enter_context(Dataset(target, source.name))
+        else:
+            require_file(source.path)
+            origin = source.as_input()
+            digest = origin.sha256
+            if _convert(source, origin, target, config, told, isolated, files):
+                dataset = stack.enter_context(Dataset(target, source.name))
+        if dataset is not None:
+            datasets.append((dataset, source.head if have_own_paths(config.datasets) else None))
+        given.setdefault(source.head, []).append((source.path, digest, paths))
+        digests.append(digest)
     for items in given.values():
         require_distinct(split, items)
     if not datasets:
@@ -154,11 +167,21 @@ def _open_split(
     return SplitData(split, found, heads, tuple(digests))
 
 
-def _origin_sha256(converted: Path) -> str:
-    """Return the digest of the file that a run of this name has converted."""
+def _origin_sha256(source: Source, converted: Path) -> str:
+    """Return the digest of the file that a run has converted.
+
+    Raises:
+        IncompatibleError: the source is still there, but holds something else now.
+    """
     with h5py.File(converted) as file:
         attributes = read_attributes(file, converted)
     (origin,) = attributes["provenance"]["inputs"] if attributes else []
+    if source.path.is_file() and file_sha256(source.path) != origin["sha256"]:
+        message = (
+            f"{source.path}: is not what {converted} was converted from when the run began; give "
+            "that file, or begin the run anew with --force"
+        )
+        raise IncompatibleError(message)
     return str(origin["sha256"])
 
 
@@ -189,6 +212,7 @@ def _convert(
         if spool is not None:
             if source.split != "test" and term_weights(config.loss).get("energy"):
                 require_energies(spool.labels["energy"], len(spool), read.counts, keys)
+            keep_frames(spool.path, read_origins(spool.path)["frame"])
             spool.path.replace(target)
             log.info("%s: converted %s to %s", source.split, source.path, target.name)
     for head, energies in read.isolated.heads.items():

@@ -22,6 +22,10 @@ class StopSignals:
 
     received: signal.Signals | None = None
 
+    def __init__(self, n_processes: int = 1) -> None:
+        """Note nothing yet; ``n_processes`` train together."""
+        self._alone, self._heard = n_processes == 1, False
+
     def __enter__(self) -> "StopSignals":
         """Note signals from now on."""
         self._before: dict[signal.Signals, Any] = {
@@ -45,6 +49,19 @@ class StopSignals:
     def _restore(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def asked(self) -> bool:
+        """Return whether a signal asked this process to stop."""
+        return self.received is not None
+
+    def hear(self, asked: Any) -> None:
+        """Take in whether any of the processes was asked, which all of them hear at once."""
+        self._heard |= bool(asked)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether to stop; several processes do when all have heard that one was asked."""
+        return self.asked() if self._alone else self._heard
 
     def error(self, place: str, saved: Path) -> StoppedError:
         """Return the error with which the run ends, when it has saved.

@@ -3,9 +3,8 @@
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +12,18 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mace_jax.artifacts.metrics import TIMES, MetricsLog, without_times
-from mace_jax.artifacts.model_bundle import write_model_bundle
 from mace_jax.batching.graph_batch import GraphBatch
 from mace_jax.errors import DivergedError
-from mace_jax.model.load import parameter_table
 from mace_jax.tracking import Advance, Show
 from mace_jax_train.best_rule import BestRule
-from mace_jax_train.checkpoint import Checkpoints, load_progress
+from mace_jax_train.checkpoint import load_progress
 from mace_jax_train.evaluate import ahead, evaluate, log_rows
 from mace_jax_train.interruption import StopSignals
 from mace_jax_train.method import Method, StepReport, make_method
 from mace_jax_train.progress import BatchSize, Best, EpochTotals, Progress, Row
-from mace_jax_train.recipe import run_recipe
-from mace_jax_train.reports import Report
-from mace_jax_train.run_files import TOOL, RunFiles
-from mace_jax_train.start import Run, parameter_count
-from mace_jax_train.trackers import trackers
+from mace_jax_train.record import Record, recorded
+from mace_jax_train.run_files import RunFiles
+from mace_jax_train.start import Run
 
 log = logging.getLogger(__name__)
 
@@ -72,41 +66,19 @@ def train(run: Run, files: RunFiles, show: Show, checkpoint: Path | None = None)
     if checkpoint is not None:
         progress = load_progress(checkpoint, run, progress.state, method.evaluated(progress.state))
         progress.state = run.devices.replicated(progress.state)
-    provenance = files.provenance(run.inputs, run.config.flags.seed)
     n_done = n_steps * max(progress.epoch - 1, 0) + progress.batch
     with (
-        StopSignals() as signals,
-        _journal(run, files, provenance, progress.rows) as journal,
-        _trackers(run, files, progress) as report,
+        StopSignals(devices.processes.count) as signals,
+        recorded(run, files, method, progress) as record,
         show("training", n_steps * run.config.optimizer.max_epochs, n_done) as advance,
     ):
-        training = _Training(
-            run, files, method, progress, provenance, journal, report, signals, advance
-        )
+        training = _Training(run, method, progress, record, signals, advance)
         training.begin()
         while training.goes_on():
             training.train_epoch()
             improved = training.evaluate_epoch()
             training.end_epoch(improved)
-        return training.outcome()
-
-
-def _journal(
-    run: Run, files: RunFiles, provenance: dict[str, Any], rows: list[Row]
-) -> AbstractContextManager[MetricsLog | None]:
-    """Return the metrics file, which process 0 writes."""
-    if not run.devices.processes.is_first:
-        return nullcontext()
-    path = files.path(".metrics")
-    return MetricsLog(path, provenance, rows)
-
-
-def _trackers(run: Run, files: RunFiles, progress: Progress) -> AbstractContextManager[Report]:
-    """Return reports beside the metrics file, which process 0 makes."""
-    if not run.devices.processes.is_first:
-        return nullcontext(lambda _rows: None)
-    facts = {"parameters": parameter_count(run)}
-    return trackers(run.config, files.tag, facts, progress.rows, progress.epoch)
+        return training.outcome(files.path("_best.msgpack"))
 
 
 class _Training:
@@ -115,23 +87,17 @@ class _Training:
     def __init__(
         self,
         run: Run,
-        files: RunFiles,
         method: Method,
         progress: Progress,
-        provenance: dict[str, Any],
-        journal: MetricsLog | None,
-        report: Report,
+        record: Record,
         signals: StopSignals,
         advance: Advance,
     ) -> None:
-        self.run, self.files, self.method, self.progress = run, files, method, progress
-        self.provenance, self.journal, self.report = provenance, journal, report
+        self.run, self.method, self.progress, self.record = run, method, progress, record
         self.signals, self.advance = signals, advance
-        self.devices, self.heard = run.devices, False
+        self.devices = run.devices
         self.config, self.max_epochs = run.config.train, run.config.optimizer.max_epochs
         self.loader = run.loaders["train"]
-        self.checkpoints = Checkpoints(run, files, provenance)
-        self.recipe = run_recipe(run)
         self.evaluated = {"valid": "valid"} if "valid" in run.loaders else {"eval_train": "train"}
         (self.judged,) = self.evaluated
         if self.config.eval_train:
@@ -145,16 +111,16 @@ class _Training:
         progress = self.progress
         weights = self.method.evaluated(progress.state)  # evaluations are of this state's stage now
         if progress.best:  # there is no file of it, if the checkpoint is of another run
-            self.save_bundle("_best.msgpack", progress.best)
+            self.record.save_bundle("_best.msgpack", progress.best)
         if progress.epoch > 0:
             log.info("goes on in %s", self.place())
             return
         rows = self.evaluate(weights)
         self.require_best_metric(rows)
-        self.record(*rows)
+        self.record.add(*rows)
         log_rows(rows, self.config.log_errors)
         progress.epoch = 1
-        self.save_checkpoint()
+        self.record.save_checkpoint()
 
     def goes_on(self) -> bool:
         """Return whether there is anything left to train."""
@@ -174,17 +140,17 @@ class _Training:
         for index, sizes, batch in ahead(map(self.sent, groups)):
             with self.devices.processes.waiting("the other processes in a step"):
                 progress.state, report = self.method.train_step(progress.state, batch)
-                counts = self.devices.added([(self.asked(), *size) for size in sizes])
+                counts = self.devices.added([(self.signals.asked(), *size) for size in sizes])
                 progress.batch += 1
                 self.read(unread)
                 unread.append((index, report, counts))
             if self.checkpoint_is_due() and progress.batch < n_steps:
                 self.read(unread)
                 self.stop_if_asked()
-                self.save_checkpoint()
+                self.record.save_checkpoint()
         self.read(unread)
         progress.state = self.method.end_epoch(progress.state, progress.epoch)
-        self.record(*self.rows("train", progress.totals.columns(self.method.heads)))
+        self.record.add(*self.record.rows("train", progress.totals.columns(self.method.heads)))
 
     def sent(
         self, group: Sequence[tuple[int, GraphBatch]]
@@ -199,7 +165,7 @@ class _Training:
         epoch = progress.epoch
         if stage(epoch) != stage(epoch - 1) and progress.best:
             log.info("epoch %d: stage two begins; the best so far is kept apart", epoch)
-            self.save_bundle("_stage_one.msgpack", progress.best)
+            self.record.save_bundle("_stage_one.msgpack", progress.best)
             progress.best, progress.waited = None, 0
         progress.state = self.method.begin_epoch(progress.state, epoch)
 
@@ -213,7 +179,7 @@ class _Training:
         while unread:
             index, *on_device = unread.pop()
             report, (asked, *size) = jax.device_get(on_device)
-            self.heard |= bool(asked)
+            self.signals.hear(asked)
             if report.skipped:
                 self.skip(index, report)
             totals.add(BatchSize(*map(int, size)), report)
@@ -254,12 +220,12 @@ class _Training:
         rule = self.best_rule(judged)
         improved = progress.judge(judged, rule, weights)
         for suffix in ("_last.msgpack", "_best.msgpack") if improved else ("_last.msgpack",):
-            self.save_bundle(suffix, Best(dict(rule.shown(judged)), weights))
+            self.record.save_bundle(suffix, Best(dict(rule.shown(judged)), weights))
         loss = rule._replace(metric="loss").value(judged)
         progress.state = self.method.after_evaluation(
             progress.state, math.inf if loss is None else loss
         )
-        self.record(*rows)
+        self.record.add(*rows)
         return improved
 
     def is_row(self, row: Row, mode: str) -> bool:
@@ -275,18 +241,19 @@ class _Training:
         return [
             row
             for mode, split in self.evaluated.items()
-            for row in self.rows(mode, self.evaluate_split(weights, split))
+            for row in self.record.rows(mode, self.evaluate_split(weights, split))
         ]
 
     def evaluate_split(self, weights: nnx.State, split: str) -> dict[str, Row]:
         """Return what an evaluation finds for a split, by head."""
-        return evaluate(self.method, weights, self.run.loaders[split], self.asked, self.pause)
+        loader = self.run.loaders[split]
+        return evaluate(self.method, weights, loader, self.signals.asked, self.pause)
 
     def end_epoch(self, improved: bool) -> None:
         """Go to the next epoch and save."""
         progress, ended = self.progress, self.progress.epoch
         progress.epoch, progress.batch, progress.totals = self.following_epoch(), 0, EpochTotals()
-        self.save_checkpoint(ended=ended, improved=improved)
+        self.record.save_checkpoint(ended=ended, improved=improved)
         self.stop_if_asked()
 
     def following_epoch(self) -> int:
@@ -311,16 +278,7 @@ class _Training:
     def checkpoint_is_due(self) -> bool:
         """Return whether to save inside an epoch."""
         every = self.config.checkpoint_steps
-        return self.stopping() or bool(every and not self.progress.batch % every)
-
-    def save_checkpoint(self, *, ended: int | None = None, improved: bool = False) -> None:
-        """Save where the run stands; process 0 does."""
-        if self.devices.processes.is_first:
-            self.checkpoints.save(self.progress, ended=ended, improved=improved)
-
-    def asked(self) -> bool:
-        """Return whether a signal asked this process to stop."""
-        return self.signals.received is not None
+        return self.signals.stopping or bool(every and not self.progress.batch % every)
 
     def pause(self, asked: bool) -> None:
         """Stop in an evaluation, if a signal asked for it.
@@ -328,12 +286,8 @@ class _Training:
         Raises:
             StoppedError: one did.
         """
-        self.heard |= asked
+        self.signals.hear(asked)
         self.stop_if_asked()
-
-    def stopping(self) -> bool:
-        """Return whether to stop; several processes do when all have heard that one was asked."""
-        return self.heard if self.devices.processes.count > 1 else self.asked()
 
     def stop_if_asked(self) -> None:
         """Save and stop, if a signal asked for it.
@@ -341,23 +295,22 @@ class _Training:
         Raises:
             StoppedError: one did.
         """
-        if self.stopping():
-            self.save_checkpoint()
-            raise self.signals.error(self.place(), self.checkpoints.latest)
+        if self.signals.stopping:
+            self.record.save_checkpoint()
+            raise self.signals.error(self.place(), self.record.checkpoint)
 
     def place(self) -> str:
         """Return where the run stands."""
         progress = self.progress
         return f"epoch {progress.epoch}, after {progress.batch} of {self.run.n_steps} batches"
 
-    def outcome(self) -> Outcome:
-        """Evaluate the best weights on the test set, and sum up."""
+    def outcome(self, bundle: Path) -> Outcome:
+        """Evaluate the best weights, whose bundle is named, on the test set, and sum up."""
         best, epochs = self.progress.best, self.progress.epoch - 1
         if best is None:
             message = f"{self.config.best_metric}: not a number in any evaluation; lower the lr"
             raise DivergedError(message)
         test_row = self.test_row(best) if "test" in self.run.loaders else None
-        bundle = self.files.path("_best.msgpack")
         log.info(
             "trained %d epochs in %.0f s, compiled %d programs, skipped %d steps; best: epoch %d",
             epochs,
@@ -378,37 +331,10 @@ class _Training:
         of_best = ("epoch", "interval", "n_updates", "lr", "n_skipped")
         known = {name: best.row[name] for name in of_best}
         by_head = self.evaluate_split(weights, "test")
-        rows = [row | known for row in self.rows("eval_test", by_head)]
-        self.record(*rows)
+        rows = [row | known for row in self.record.rows("eval_test", by_head)]
+        self.record.add(*rows)
         log_rows(rows, self.config.log_errors)
         return rows[-1]
-
-    def rows(self, mode: str, by_head: Mapping[str, Row]) -> list[Row]:
-        """Return rows of the metrics file."""
-        return [self.row(mode, head, columns) for head, columns in by_head.items()]
-
-    def row(self, mode: str, head: str, columns: Row) -> Row:
-        """Return a row of the metrics file."""
-        progress = self.progress
-        row = {
-            "mode": mode,
-            "head": head,
-            "epoch": progress.epoch,
-            "interval": progress.epoch,
-            "n_updates": int(progress.state.n_updates),
-            **columns,
-            "lr": progress.lr,
-            "n_skipped": progress.n_skipped,
-            "n_compilations": self.method.n_compilations,
-        }
-        return without_times(row) if self.files.reproducible else row
-
-    def record(self, *rows: Row) -> None:
-        """Add rows to the metrics file."""
-        self.progress.record(*rows)
-        self.report(rows)
-        if self.journal:
-            self.journal.append(*rows)
 
     def require_best_metric(self, rows: Sequence[Row]) -> None:
         """Check that there is something to be best by.
@@ -418,20 +344,3 @@ class _Training:
         """
         judged = [row for row in rows if self.is_row(row, self.judged)]
         self.best_rule(judged).require_found(judged, self.evaluated[self.judged])
-
-    def save_bundle(self, suffix: str, saved: Best) -> None:
-        """Write a model bundle of some weights, and what was found for them; process 0 does."""
-        if not self.devices.processes.is_first:
-            return
-        found = {name: value for name, value in saved.row.items() if name not in TIMES}
-        bundle = replace(
-            self.run.bundle,
-            parameters={**self.run.bundle.parameters, **parameter_table(saved.weights)},
-            model_card={
-                **self.run.bundle.model_card,
-                **self.recipe.card(self.provenance),
-                "trained_with": TOOL,
-                "metrics": found,
-            },
-        )
-        write_model_bundle(self.files.path(suffix), bundle, self.provenance)

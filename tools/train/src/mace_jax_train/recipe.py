@@ -3,8 +3,11 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from mace_jax.artifacts.model_bundle import ModelBundle, read_model_bundle
 from mace_jax.artifacts.provenance import file_sha256
@@ -60,7 +63,14 @@ def run_recipe(run: Run) -> Recipe:
         n_structures={split: loader.plan.n_structures for split, loader in run.loaders.items()},
         atomic_energies=_origin_of_energies(run),
         n_devices=run.devices.n_batch,
+        computed_with=_computing(),
     )
+
+
+def _computing() -> dict[str, str]:
+    """Return what the last digits of a run depend on."""
+    versions = {name: version(name) for name in ("mace-jax-train", "jax", "jaxlib", "optax")}
+    return {**versions, "device": jax.default_backend()}
 
 
 def _without_circumstances(config: TrainConfig, bundle: ModelBundle) -> TrainConfig:
@@ -142,16 +152,46 @@ def require_files_of_recipes(config: TrainConfig, configs: Sequence[Path], track
     Raises:
         IncompatibleError: a file has changed; every such file is named.
     """
+    for path, recipe in _recipes(configs):
+        changed = list(_changes(config, recipe, track))
+        if changed:
+            message = (
+                f"{path}: the files of its recipe are not here: {'; '.join(changed)}; bring "
+                "back what it was trained on, or give other files by their own flags"
+            )
+            raise IncompatibleError(message)
+
+
+def require_devices_of_recipes(configs: Sequence[Path], n_devices: int) -> None:
+    """Check that a run which repeats another takes the same steps.
+
+    What only changes the last digits is said.
+
+    Args:
+        configs: what the run is made from; bundles among them have recipes.
+        n_devices: that train together.
+
+    Raises:
+        IncompatibleError: they are more or fewer, so that a step would be on other structures.
+    """
+    for path, recipe in _recipes(configs):
+        if recipe.n_devices != n_devices:
+            message = (
+                f"{path}: {recipe.n_devices} devices trained it together, found {n_devices}, whose "
+                f"steps would be others; start it on {recipe.n_devices}, or train another model "
+                "from what --print-config shows"
+            )
+            raise IncompatibleError(message)
+        then, now = recipe.computed_with, _computing()
+        for name in (name for name in then if then[name] != now.get(name)):
+            text = "%s: was trained with %s %s, now %s: the last digits may differ"
+            log.warning(text, path, name, then[name], now.get(name))
+
+
+def _recipes(configs: Sequence[Path]) -> Iterator[tuple[Path, Recipe]]:
     for path in configs:
         if path.suffix == BUNDLE:
-            recipe = require_recipe(read_model_bundle(path), path)
-            changed = list(_changes(config, recipe, track))
-            if changed:
-                message = (
-                    f"{path}: the files of its recipe are not here: {'; '.join(changed)}; bring "
-                    "back what it was trained on, or give other files by their own flags"
-                )
-                raise IncompatibleError(message)
+            yield path, require_recipe(read_model_bundle(path), path)
 
 
 def _changes(config: TrainConfig, recipe: Recipe, track: Track) -> Iterator[str]:

@@ -67,7 +67,8 @@ def with_replay(sections: Sections, replay: Mapping[str, Any]) -> Sections:
     e0s = datasets.pop("E0s", None)
     heads = (old, *(_of_new_data(head, common, e0s) for head in new))
     written = {**sections, "datasets": {**datasets, "heads": heads}}
-    _set_defaults(written, heads[-1]["name"], rate=not replay.get("force_mh_ft_lr"))
+    trained = [head for head in heads if head.get("train_path")]
+    _set_defaults(written, trained[-1]["name"], rate=not replay.get("force_mh_ft_lr"))
     return written
 
 
@@ -118,6 +119,8 @@ def _new_heads(
 
 
 def _of_new_data(head: Head, common: Head, e0s: str | None) -> Head:
+    if head.get("weight") == 0 and not head.get("train_path"):
+        return head  # which is kept as the model has it
     found = {**common, "E0s": e0s, **head}
     if str(found["E0s"]).lower() == AVERAGE:
         message = (

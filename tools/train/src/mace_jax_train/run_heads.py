@@ -59,8 +59,9 @@ def run_heads(config: TrainConfig, found: Mapping[str, int], place: str) -> tupl
         ConfigError: a name is taken, or ``train.best_head`` is none of them.
         DataError: a head that is configured has no training data.
     """
-    heads = configured_heads(config.datasets)
-    for head in heads:
+    heads, kept = configured_heads(config.datasets), kept_heads(config, found)
+    trained = [head for head in heads if head.name not in kept]
+    for head in trained:
         if not found.get(head.name):
             message = (
                 f"datasets.heads: {head.name}: no structure of this head in {place}, which has "
@@ -68,13 +69,29 @@ def run_heads(config: TrainConfig, found: Mapping[str, int], place: str) -> tupl
             )
             raise DataError(message)
     if heads:
-        return tuple(RunHead(head, head.name) for head in heads)
+        return tuple(RunHead(head, head.name) for head in trained)
     names = list(found)
     if len(names) == 1:
         alone = HeadConfig(HEAD, readout=config.model.torch_head)
         return (RunHead(_with_common(alone, config.datasets), names[0]),)
     _require_possible(names, config, place)
     return tuple(RunHead(_with_common(HeadConfig(name), config.datasets), name) for name in names)
+
+
+def kept_heads(config: TrainConfig, found: Mapping[str, int]) -> tuple[str, ...]:
+    """Return the heads that are kept as the model that training begins with has them.
+
+    They have weight 0 and no training data.
+
+    Args:
+        config: of the run.
+        found: head of training structures -> how many there are.
+    """
+    model = config.model
+    if not (model.start_from or model.torch_checkpoint or model.foundation_model):
+        return ()
+    heads = config.datasets.heads
+    return tuple(head.name for head in heads if not (head.weight or found.get(head.name)))
 
 
 def _require_possible(names: Sequence[str], config: TrainConfig, place: str) -> None:
@@ -104,7 +121,7 @@ def require_known_heads(
     Raises:
         DataError: one is of another head.
     """
-    known = [head.name for head in config.heads] or trained
+    known = trained or [head.name for head in config.heads]
     unknown = [head for head in found if head not in known]
     if unknown and (config.heads or len(known) > 1):
         message = (

@@ -52,11 +52,11 @@ class SplitData:
             yield replace(structure, head=head)
         for other, count in (+others).items():
             text = "%s: %d structures say that they are of head %s; their file is of head %s"
-            log.warning(text, dataset.path, count, other, head)
+            log.warning(text, dataset.name, count, other, head)
 
     def __str__(self) -> str:
-        """Return the paths, for messages."""
-        return ", ".join(str(dataset.path) for dataset in self.datasets)
+        """Return the files, for messages."""
+        return ", ".join(dataset.name for dataset in self.datasets)
 
     def inputs(self, role: str) -> list[Input]:
         """Describe the datasets in a provenance record."""

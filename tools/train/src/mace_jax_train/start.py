@@ -57,6 +57,7 @@ class Run:
         digests: split -> digest of the data of each path.
         heads: of the network, in order.
         energy_sources: head -> where its E0s are from.
+        kept: a model of all heads, in order, if some are not trained: those are saved, too.
     """
 
     config: TrainConfig
@@ -70,6 +71,7 @@ class Run:
     digests: Mapping[str, Sequence[str]] = field(default_factory=dict)
     heads: tuple[HeadConfig, ...] = (HeadConfig(HEAD),)
     energy_sources: Mapping[str, str] = field(default_factory=dict)
+    kept: ModelBundle | None = None
 
     @property
     def factors(self) -> HeadFactors:
@@ -92,7 +94,12 @@ class Run:
 
 
 def prepare_run(
-    config: TrainConfig, files: RunFiles, track: Track, devices: Devices = ONE_DEVICE
+    config: TrainConfig,
+    files: RunFiles,
+    track: Track,
+    devices: Devices = ONE_DEVICE,
+    *,
+    converted: bool = False,
 ) -> Run:
     """Read and check everything; make plans, statistics and HDF5 files that are missing.
 
@@ -101,6 +108,7 @@ def prepare_run(
         files: where to keep what is made.
         track: progress.
         devices: that train together; each gets batches of its own.
+        converted: whether the HDF5 files that were missing have been made already.
 
     Raises:
         MaceJaxError: something is wrong with a file, or two do not belong together.
@@ -110,7 +118,7 @@ def prepare_run(
     architecture(network)  # what is impossible is said before data are read
     told, backend = model_inputs(network), chosen_backend(config.flags)
     with ExitStack() as stack:
-        isolated, splits = open_datasets(config, told, files, stack)
+        isolated, splits = open_datasets(config, told, files, stack, converted=converted)
         inputs = [starting.source.as_input()] if starting else []
         inputs += [item for split, data in splits.items() for item in data.inputs(split)]
         given = given_statistics(config.datasets, splits["train"], inputs)
@@ -125,13 +133,14 @@ def prepare_run(
             for split, data in splits.items()
         }
         if starting:
-            bundle, sources = continued_bundle(
+            bundle, sources, kept = continued_bundle(
                 config, starting, train, plans["train"], files, inputs, backend, track
             )
             model = load_model(bundle, starting.name, backend)
         else:
             network = replace(network, r_max=r_max)
             bundle, sources = untrained_bundle(config, network, train, files, inputs)
+            kept = None
             model = _fresh_network(bundle, config.flags.seed, backend)
             bundle = replace(bundle, parameters=model_parameters(model))
         loaders = _loaders(config, bundle, splits, plans, files, devices, stack)
@@ -150,6 +159,7 @@ def prepare_run(
             digests,
             heads,
             sources,
+            kept,
         )
         _log_heads(train, sources)
         _require_enough_batches(run)
@@ -163,8 +173,9 @@ def _require_readouts(network: ModelConfig, train: TrainingData) -> None:
     Raises:
         ConfigError: it is a model of dipoles, whose readouts know no heads.
     """
-    if network.model in READOUT_IRREPS and len(train.heads) > 1:
-        names = ", ".join(head.name for head in train.heads)
+    heads = [*(head.name for head in train.heads), *train.kept]
+    if network.model in READOUT_IRREPS and len(heads) > 1:
+        names = ", ".join(heads)
         message = (
             f"{network.model} has one head only, but there are {names}; train one of them, or "
             "choose another model.model"
@@ -239,15 +250,16 @@ def _loaders(
     max_batches = config.datasets.max_batches
     if max_batches is not None:
         max_batches *= len(devices.own)
+    graphs = {
+        split: DatasetGraphs(
+            data.datasets, builder, [files.final(one.path) for one in data.datasets], data.heads
+        )
+        for split, data in splits.items()
+    }
     return {
         split: stack.enter_context(
             PlannedLoader(
-                DatasetGraphs(
-                    data.datasets,
-                    builder,
-                    [files.final(one.path) for one in data.datasets],
-                    data.heads,
-                ),
+                of_split,
                 plans[split],
                 config.flags.dtype,
                 None if split == "train" else caps,
@@ -257,9 +269,10 @@ def _loaders(
                 shuffle=config.datasets.shuffle,
                 max_batches=max_batches if split == "train" else None,
                 told=builder.inputs,
+                places=of_split.places,
             )
         )
-        for split, data in splits.items()
+        for split, of_split in graphs.items()
     }
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -41,6 +42,21 @@ from mace_jax_train.training_statistics import (
 )
 
 
+class Continued(NamedTuple):
+    """A starting model as a run needs it.
+
+    Attributes:
+        bundle: of the heads that are trained, and the elements of the run.
+        energy_sources: head -> where its E0s are from.
+        kept: the model of all heads of the run, in their order, if some are not trained; those
+            that are have readouts of zeros.
+    """
+
+    bundle: ModelBundle
+    energy_sources: dict[str, str]
+    kept: ModelBundle | None
+
+
 def continued_bundle(
     config: TrainConfig,
     starting: StartingModel,
@@ -50,10 +66,8 @@ def continued_bundle(
     inputs: list[Input],
     backend: Backend,
     track: Track,
-) -> tuple[ModelBundle, dict[str, str]]:
-    """Return the starting model as the run needs it, and where its E0s are from.
-
-    It has the heads and the elements of the run.
+) -> Continued:
+    """Return the starting model as the run needs it.
 
     Args:
         config: of the run.
@@ -69,9 +83,11 @@ def continued_bundle(
         ConfigError, DataError: the model lacks an element, or its E0 cannot be had.
     """
     reduced = replace(starting, bundle=starting.of_elements(train.elements, config.flags.dtype))
-    bundle = reduced.of_heads([head.config for head in train.heads], config.flags.seed).bundle
+    heads = [head.config for head in train.heads]
+    bundle = reduced.of_heads(heads, config.flags.seed).bundle
     if not predicts_energy(bundle.config):
-        return bundle, {}
+        return Continued(bundle, {}, None)
+    kept = reduced.of_kept_heads(config.datasets.heads, train.kept, heads)
 
     own = bundle.atomic_energies
 
@@ -102,7 +118,7 @@ def continued_bundle(
         scale={**bundle.scale, **{head: scale for head, (scale, _) in scaling.items()}},
         shift={**bundle.shift, **{head: shift for head, (_, shift) in scaling.items()}},
     )
-    return bundle, {head: found.source for head, found in energies.items()}
+    return Continued(bundle, {head: found.source for head, found in energies.items()}, kept)
 
 
 def _energies(
@@ -140,7 +156,7 @@ def _energies(
         return estimated_energies(own, name, sums.heads[name], errors()[head.name])
     if given and choice in (AVERAGE, ISOLATED_ATOM):
         energies = dict(given.of_head(name).atomic_energies)
-        return atomic_energy_table(str(energies), sums, _alone(train))
+        return atomic_energy_table(str(energies), sums, _alone(train), train.first_in[name])
     return fresh_table(head, train)
 
 

@@ -1,7 +1,7 @@
 """The model that training begins with: a bundle, a Torch checkpoint or a released model."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -92,10 +92,10 @@ class StartingModel:
         raise ConfigError(message)
 
     def of_heads(self, heads: Sequence[HeadConfig], seed: int) -> "StartingModel":
-        """Return the model of the heads of a run; those that it had else are dropped.
+        """Return the model of the heads that a run trains.
 
         Args:
-            heads: of the run.
+            heads: that are trained.
             seed: of the weights of fresh readouts.
 
         Raises:
@@ -108,14 +108,41 @@ class StartingModel:
         if None in sources.values():
             fresh = _fresh_parameters(self.bundle, len(sources), seed)
         bundle = select_heads(self.bundle, sources, fresh)
-        dropped = [name for name in self.bundle.heads if name not in sources.values()]
-        log.info(
-            "%s: readouts: %s%s",
-            self.name,
-            ", ".join(f"{head} from {source or FRESH}" for head, source in sources.items()),
-            f"; dropped: {', '.join(dropped)}" if dropped else "",
-        )
+        log.info("%s: readouts: %s", self.name, _listed(sources))
         return replace(self, bundle=bundle)
+
+    def of_kept_heads(
+        self, heads: Sequence[HeadConfig], kept: Sequence[str], trained: Sequence[HeadConfig]
+    ) -> ModelBundle | None:
+        """Return what is kept of the model, and say what is not.
+
+        Args:
+            heads: that are configured, in order.
+            kept: names of those that are not trained.
+            trained: heads that are.
+
+        Returns: the model of all heads; those that are trained have readouts of zeros.
+        """
+        sources = {
+            head.name: self.readout_of(head) if head.name in kept else None for head in heads
+        }
+        own = {name: source for name, source in sources.items() if source}
+        taken = {*own.values(), *map(self.readout_of, trained)}
+        dropped = [name for name in self.bundle.heads if name not in taken]
+        if own:
+            log.info(
+                "%s: kept without data: %s, with readout, E0s, scale and shift; the network that "
+                "they share with the others is trained, so that what they predict changes",
+                self.name,
+                _listed(own),
+            )
+        if dropped:
+            log.info(
+                "%s: dropped: %s; a head of datasets.heads of weight 0 without data is kept",
+                self.name,
+                ", ".join(dropped),
+            )
+        return select_heads(self.bundle, sources) if own else None
 
     def of_elements(self, elements: Sequence[int], dtype: str) -> ModelBundle:
         """Return the model of some of its elements, in the dtype of training.
@@ -176,6 +203,10 @@ def read_starting_model(config: TrainConfig, track: Track) -> StartingModel | No
     for head in config.datasets.heads or _named(config.model):
         starting.readout_of(head)  # what is impossible is said before data are read
     return starting
+
+
+def _listed(sources: Mapping[str, str | None]) -> str:
+    return ", ".join(f"{head} from {source or FRESH}" for head, source in sources.items())
 
 
 def _named(section: ModelSection) -> tuple[HeadConfig, ...]:

@@ -17,7 +17,7 @@ from mace_jax.structures.neighbor_list import count_neighbors, neighbor_pairs
 from mace_jax.structures.statistics import Statistics
 from mace_jax.structures.structure import Structure
 from mace_jax.structures.training_sums import TrainingSums
-from mace_jax_train.run_heads import RunHead, require_known_heads, run_heads
+from mace_jax_train.run_heads import RunHead, kept_heads, require_known_heads, run_heads
 from mace_jax_train.split_data import SplitData
 from mace_jax_train.starting_model import StartingModel
 from mace_jax_train.usable_labels import LabelsOfHeads
@@ -35,6 +35,8 @@ class TrainingData(NamedTuple):
         given: the statistics file, if there is one.
         labels: split -> label -> structures that have it with a weight above 0, of all splits.
         heads: of the run.
+        kept: names of further heads, which stay as the starting model has them.
+        first_in: head in the data -> atomic number -> the first structure that has it.
     """
 
     data: SplitData
@@ -43,6 +45,8 @@ class TrainingData(NamedTuple):
     given: Statistics | None
     labels: Mapping[str, Mapping[str, int]]
     heads: tuple[RunHead, ...]
+    kept: tuple[str, ...]
+    first_in: Mapping[str, Mapping[int, str]]
 
     def sums_of(self, head: RunHead) -> TrainingSums:
         """Return the sums over the structures of one head."""
@@ -84,25 +88,29 @@ def survey_splits(
     sums: list[TrainingSums] = []
     counts: dict[str, Mapping[str, int]] = {}
     heads: tuple[RunHead, ...] = ()
+    kept: tuple[str, ...] = ()
+    first_in: dict[str, dict[int, str]] = {}
     for split, data in splits.items():
         require = partial(_require_elements, starting, known)
+        found_in = first_in if split == "train" else {}
         labels = LabelsOfHeads(config.datasets, len(data.datasets))
         edges = split == "train" and given is None
-        sums.append(_survey(data, require, told, labels, r_max, count_edges=edges))
+        sums.append(_survey(data, require, told, labels, found_in, r_max, count_edges=edges))
         for dataset, found in zip(data.datasets, labels.of_datasets(), strict=True):
-            log.info("%s: %s: %s", split, dataset.path, found.summary())
+            log.info("%s: %s: %s", split, dataset.name, found.summary())
         total = labels.total()
         counts[split] = total.found
         require_known_heads(config.datasets, [one.name for one in heads], total.heads, str(data))
         if split == "train":
             labels.require(config, data)
             heads = run_heads(config, total.heads, str(data))
+            kept = kept_heads(config, total.heads)
             for head in heads if len(heads) > 1 else ():
                 labels.of_head(head.data_name).require_head(config, head.config, str(data))
         if not known and not starting:
             known = _elements_of(sums)
     elements = known or _elements_of(sums)
-    return TrainingData(splits["train"], sums[0], elements, given, counts, heads)
+    return TrainingData(splits["train"], sums[0], elements, given, counts, heads, kept, first_in)
 
 
 def _require_elements(
@@ -119,6 +127,7 @@ def _survey(
     require: Callable[[Structure], None],
     told: Sequence[EmbeddingSpec],
     labels: LabelsOfHeads,
+    first_in: dict[str, dict[int, str]],
     r_max: float,
     *,
     count_edges: bool,
@@ -129,7 +138,7 @@ def _survey(
     for number, dataset in enumerate(data.datasets):
         if dataset.r_max not in (None, r_max):
             text = "%s: stores the neighbours at %g Å, not at r_max %g Å: they are searched again"
-            log.warning(text, dataset.path, dataset.r_max, r_max)
+            log.warning(text, dataset.name, dataset.r_max, r_max)
         for structure in data.of_dataset(number):
             require(structure)
             for spec in told:
@@ -138,6 +147,8 @@ def _survey(
             n_neighbors = np.zeros(len(structure), np.int64)
             if count_edges:
                 n_neighbors = count_neighbors(neighbor_pairs(structure, r_max), len(structure))
+            for element in dict.fromkeys(structure.atomic_numbers.tolist()):
+                first_in.setdefault(structure.head, {}).setdefault(element, structure.place)
             sums.add(structure, n_neighbors)
             labels.add(number, structure)
     n = len(data)

@@ -113,7 +113,7 @@ def fresh_table(head: RunHead, train: TrainingData) -> AtomicEnergyTable:
     choice = head.config.E0s
     e0s = None if (choice or "").lower() == ISOLATED_ATOM else choice
     elements = train.elements if len(train.heads) == 1 else None
-    return atomic_energy_table(e0s, train.sums_of(head), elements)
+    return atomic_energy_table(e0s, train.sums_of(head), elements, train.first_in[head.data_name])
 
 
 def keep_statistics(
@@ -177,7 +177,8 @@ def _with_given_energies(
         one = _given_energies(head, known[head.name], str(config.statistics_file))
         needed = train.sums.heads[head.data_name].elements
         needed = needed if len(train.heads) > 1 else train.elements
-        require_atomic_energies(one.energies, needed, one.source)
+        first_in = train.first_in[head.data_name]
+        require_atomic_energies(one.energies, needed, one.source, first_in)
         found[head.name] = one
     energies = completed(found, train.elements, {})
     of_data = {head.data_name: energies[head.name].energies for head in train.heads}

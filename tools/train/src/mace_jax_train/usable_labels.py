@@ -174,7 +174,7 @@ class LabelsOfHeads:
         for dataset, found in zip(data.datasets, self.of_datasets(), strict=True):
             if missing := found.missing(config):
                 text = "%s: no %s in any structure: other data alone teach it"
-                log.warning(text, dataset.path, " and no ".join(missing))
+                log.warning(text, dataset.name, " and no ".join(missing))
 
 
 def _terms(config: TrainConfig) -> Iterator[tuple[str, str, float]]:
