@@ -2,11 +2,12 @@
 
 ``/config_batch_0/config_<j>/{atomic_numbers, positions, cell, pbc, weight, config_type,
 properties/…, property_weights/…}``. mace-torch 0.3.16 ``HDF5Dataset`` reads what is written here
-and the other way round. A missing property is the text ``None`` with weight 0.
+and the other way round.
 """
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,25 +17,23 @@ from h5py import h5g, h5o
 from numpy.typing import NDArray
 
 from mace_jax.artifacts.hdf5_items import (
-    Hdf5Group,
     Item,
     create_group,
     limit_metadata_cache,
+    read_item_if_present,
     replace_item,
     write_item,
 )
-from mace_jax.artifacts.hdf5_mapped_items import MappedGroup, MappedItems, UnknownFormError
+from mace_jax.artifacts.hdf5_mapped_records import Column, MappedRecords
+from mace_jax.artifacts.mace_layout_items import items_of, structures_of
 from mace_jax.artifacts.versioned import Document
 from mace_jax.errors import ArtifactError
-from mace_jax.structures.structure import PROPERTY_SHAPES, Structure, check_structure
-from mace_jax.structures.structure_block import StructureBlock
-from mace_jax.units import symmetric_matrix
+from mace_jax.structures.structure import Structure
+from mace_jax.structures.structure_block import StructureBlock, check_structures
 
 _BATCH, _CONFIG = "config_batch_", "config_"
-_MISSING = "None"
-_MATRICES = {name for name, shape in PROPERTY_SHAPES.items() if shape == (3, 3)}
 # Kinds of structures whose groups are copied, which takes a quarter of the time of writing them.
-_MOST_MODELS = 256
+_MOST_MODELS = 1024
 # What h5py, numpy and the checks below raise on items that are damaged or not what they should be.
 _UNREADABLE = (KeyError, ValueError, TypeError, AttributeError, OSError, RuntimeError, MemoryError)
 
@@ -58,7 +57,7 @@ class MaceWriter:
 
     def _write(self, name: str, structure: Structure) -> None:
         """Write a group: the first of a kind item by item, the others as copies with changes."""
-        items = _items(structure)
+        items = items_of(structure)
         kind = (len(structure), *structure.properties)
         model = self._models.get(kind)
         if model is None:
@@ -85,24 +84,6 @@ class _Model(NamedTuple):
     items: Mapping[str, Item]
 
 
-def _items(structure: Structure) -> dict[str, Item]:
-    """Return the items of a structure's group, by path."""
-    items: dict[str, Item] = {
-        "atomic_numbers": np.asarray(structure.atomic_numbers, "<i8", order="C"),
-        "positions": _real(structure.positions),
-        "cell": _real(structure.cell),
-        "pbc": np.asarray(structure.pbc, "?", order="C"),
-        "weight": _real(structure.weight),
-        "config_type": structure.config_type,
-    }
-    for name in PROPERTY_SHAPES:
-        present = name in structure.properties
-        items[f"properties/{name}"] = _real(structure.properties[name]) if present else _MISSING
-        weight = structure.property_weights.get(name, 1.0) if present else 0.0
-        items[f"property_weights/{name}"] = _real(weight)
-    return items | {"properties/head": structure.head, "property_weights/head": _real(1.0)}
-
-
 def _write_items(group: h5g.GroupID, items: Mapping[str, Item]) -> None:
     groups = {"": group}
     for path, value in items.items():
@@ -116,10 +97,6 @@ def _equal(value: Item, other: Item) -> bool:
     if isinstance(value, str) or isinstance(other, str):
         return value is other or value == other
     return value.tobytes() == other.tobytes()
-
-
-def _real(value: Any) -> NDArray[np.float64]:
-    return np.asarray(value, "<f8", order="C")
 
 
 class _Batch(NamedTuple):
@@ -149,7 +126,7 @@ class MaceFile:
         """
         limit_metadata_cache(file)
         self._name = file.filename
-        self._mapped = MappedItems(Path(file.filename)) if attributes else None
+        self._records = MappedRecords(Path(file.filename)) if attributes else None
         try:
             self._batches = [_own_batch(file)] if attributes else _listed_batches(file)
         except _UNREADABLE:  # names without numbers, or no groups: not a MACE tree
@@ -192,41 +169,46 @@ class MaceFile:
         Raises:
             ArtifactError, DataError: one is damaged or holds an impossible number.
         """
-        return [self._read(number) for number in numbers.tolist()]
+        wanted = numbers.tolist()
+        found = self._read_records(wanted)
+        for index, number in enumerate(wanted):
+            if index not in found:  # perhaps it is like one that has been read since
+                found[index] = self._read_records([number]).get(0) or self._read_by_hdf5(number)
+        structures = [found[index] for index in range(len(wanted))]
+        check_structures(structures)
+        return structures
 
-    def _read(self, number: int) -> Structure:
+    def _read_records(self, numbers: Sequence[int]) -> dict[int, Structure]:
+        """Read the structures that are like one before, by their indices in ``numbers``."""
+        if self._records is None:
+            return {}
+        found: dict[int, Structure] = {}
+        try:
+            for which, columns in self._records.read([self._address(n) for n in numbers]):
+                structures = structures_of(columns.get, [self.place(numbers[i]) for i in which])
+                found.update(zip(which, structures, strict=True))
+        except _UNREADABLE:  # HDF5 says what is wrong, and where
+            return {}
+        return found
+
+    def _read_by_hdf5(self, number: int) -> Structure:
         batch, config = self._find(number)
-        place = f"{self._name}: {batch.name}/{config}"
         try:
-            structure = self._read_mapped(batch, config, place) or self._read_by_hdf5(
-                batch, config, place
-            )
+            group = h5g.open(batch.group, config.encode())
+            for folder in ("properties", "property_weights"):
+                h5g.open(group, folder.encode())  # without labels, but never without these
+            (structure,) = structures_of(partial(_column, group), [self.place(number)])
+            if self._records:
+                self._records.learn(group, self._address(number))
         except _UNREADABLE as error:
-            message = f"{place}: {error}; create the dataset again"
+            message = f"{self.place(number)}: {error}; create the dataset again"
             raise ArtifactError(message) from error
-        check_structure(structure)
         return structure
 
-    def _read_by_hdf5(self, batch: _Batch, config: str, place: str) -> Structure:
-        group = h5g.open(batch.group, config.encode())
-        structure = _read_structure(Hdf5Group(group), place)
-        if self._mapped:
-            self._mapped.learn(group, _address(batch, config))
-        return structure
-
-    def _read_mapped(self, batch: _Batch, config: str, place: str) -> Structure | None:
-        """Read a structure like one before; None if there was none."""
-        if not self._mapped:
-            return None
-        try:
-            return _read_structure(self._mapped.group(_address(batch, config)), place)
-        except UnknownFormError:
-            return None
-
-
-def _address(batch: _Batch, config: str) -> int:
-    """Return where the header of a structure's group stands in the file."""
-    return int(batch.group.links.get_info(config.encode()).u)
+    def _address(self, number: int) -> int:
+        """Return where the header of a structure's group stands in the file."""
+        batch, config = self._find(number)
+        return int(batch.group.links.get_info(config.encode()).u)
 
 
 def _own_batch(file: h5py.File) -> _Batch:
@@ -249,65 +231,9 @@ def _number(name: str) -> int:
     return int(name.rpartition("_")[2])
 
 
-def _read_structure(group: Hdf5Group | MappedGroup, place: str) -> Structure:
-    labels, label_weights = group.group("properties"), group.group("property_weights")
-    properties = _read_labels(labels)
-    weights = {name: _read_number(label_weights, name) for name in properties}
-    atomic_numbers = _read_array(group, "atomic_numbers")
-    if atomic_numbers.dtype != np.int64:
-        message = f"atomic_numbers of type {atomic_numbers.dtype}, expected integers"
-        raise TypeError(message)
-    cell, pbc = group.read("cell"), group.read("pbc")
-    return Structure(
-        atomic_numbers,
-        _real(_read_array(group, "positions")),
-        np.zeros((3, 3)) if _is_missing(cell) else _real(cell),
-        np.zeros(3, bool) if _is_missing(pbc) else np.asarray(pbc, bool),
-        properties,
-        weights,
-        _read_number(group, "weight"),
-        _read_text(group, "config_type") or "Default",
-        _read_head(labels),
-        place,
-    )
-
-
-def _read_labels(group: Hdf5Group | MappedGroup) -> dict[str, NDArray[np.float64]]:
-    properties = {}
-    for name in PROPERTY_SHAPES:
-        value = group.read_if_present(name)
-        if value is not None and not _is_missing(value):
-            properties[name] = symmetric_matrix(value) if name in _MATRICES else _real(value)
-    return properties
-
-
-def _read_head(group: Hdf5Group | MappedGroup) -> str:
-    head = group.read_if_present("head")
-    if not (head is None or isinstance(head, str)):
-        message = "head is no text"
-        raise TypeError(message)
-    return "Default" if head in (None, "", _MISSING) else head
-
-
-def _read_array(group: Hdf5Group | MappedGroup, name: str) -> NDArray[Any]:
-    value = group.read(name)
-    if isinstance(value, str):
-        message = f"{name} is the text {value!r}, expected numbers"
-        raise TypeError(message)
-    return value
-
-
-def _read_text(group: Hdf5Group | MappedGroup, name: str) -> str:
-    value = group.read(name)
-    if not isinstance(value, str):
-        message = f"{name} is an array of {value.dtype}, expected a text"
-        raise TypeError(message)
-    return value
-
-
-def _read_number(group: Hdf5Group | MappedGroup, name: str) -> float:
-    return float(_read_array(group, name).item())
-
-
-def _is_missing(value: NDArray[Any] | str) -> bool:
-    return isinstance(value, str) and value == _MISSING
+def _column(group: h5g.GroupID, path: str) -> Column | None:
+    """Read an item of one group."""
+    item = read_item_if_present(group, path)
+    if item is None:
+        return None
+    return [item] if isinstance(item, str) else item[None]

@@ -60,7 +60,7 @@ def _write(item: h5d.DatasetID, value: Item) -> None:
         item.write(h5s.ALL, h5s.ALL, value, _TYPES[value.dtype])
 
 
-def read_item(group: h5g.GroupID, name: str) -> Item:
+def read_item(group: h5g.GroupID, path: str) -> Item:
     """Read an item as an array of float64, int64 or bool, or as a text.
 
     Raises:
@@ -68,7 +68,7 @@ def read_item(group: h5g.GroupID, name: str) -> Item:
         TypeError: it is of another kind.
         ValueError, OSError, RuntimeError: it is damaged.
     """
-    item = h5d.open(group, name.encode())
+    item = h5d.open(group, path.encode())
     kind = item.get_type()
     match kind.get_class():
         case h5t.FLOAT:
@@ -79,32 +79,18 @@ def read_item(group: h5g.GroupID, name: str) -> Item:
             return _read(item, np.dtype("u1"), kind) != 0
         case h5t.STRING:
             return _read_text(item, kind)
-    message = f"{name} of type {kind.dtype}, expected numbers or a text"
+    message = f"{path} of type {kind.dtype}, expected numbers or a text"
     raise TypeError(message)
 
 
-class Hdf5Group:
-    """The items of a group by name, read by HDF5."""
-
-    def __init__(self, group: h5g.GroupID) -> None:
-        self._group = group
-
-    def group(self, name: str) -> "Hdf5Group":
-        """Return a group in this one; errors as of ``read_item``."""
-        return Hdf5Group(h5g.open(self._group, name.encode()))
-
-    def read(self, name: str) -> Item:
-        """Return an item; errors as of ``read_item``."""
-        return read_item(self._group, name)
-
-    def read_if_present(self, name: str) -> Item | None:
-        """Return an item, or None if there is none of that name; errors as of ``read_item``."""
-        try:
-            return read_item(self._group, name)
-        except KeyError:
-            if name.encode() in self._group:
-                raise
-            return None
+def read_item_if_present(group: h5g.GroupID, path: str) -> Item | None:
+    """Read an item, or return None if there is none at that path; errors as of ``read_item``."""
+    try:
+        return read_item(group, path)
+    except KeyError:
+        if path.encode() in group:
+            raise
+        return None
 
 
 def _read(item: h5d.DatasetID, dtype: np.dtype[Any], kind: h5t.TypeID) -> NDArray[Any]:

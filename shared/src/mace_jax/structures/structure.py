@@ -115,6 +115,19 @@ def property_shape(name: str, n_atoms: int) -> tuple[int, ...]:
     return tuple(size if isinstance(size, int) else n_atoms for size in PROPERTY_SHAPES[name])
 
 
+def has_shapes(structure: Structure) -> bool:
+    """Return whether arrays and labels have the shapes that they must have."""
+    n = len(structure)
+    return (
+        structure.positions.shape == (n, 3)
+        and structure.cell.shape == (3, 3)
+        and structure.pbc.shape == (3,)
+        and all(
+            value.shape == property_shape(name, n) for name, value in structure.properties.items()
+        )
+    )
+
+
 def check_structure(structure: Structure) -> None:
     """Check that shapes agree, every number is possible, and a periodic cell has a volume.
 

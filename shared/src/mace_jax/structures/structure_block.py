@@ -21,6 +21,7 @@ from mace_jax.structures.structure import (
     PROPERTY_SHAPES,
     Structure,
     check_structure,
+    has_shapes,
     possible_cells,
 )
 
@@ -229,6 +230,17 @@ def check_block(block: StructureBlock) -> None:
     """
     if not is_sound(block):
         for structure in block.structures():
+            check_structure(structure)
+
+
+def check_structures(structures: Sequence[Structure]) -> None:
+    """Check each structure, all at once.
+
+    Raises:
+        DataError: as ``check_structure``, of the first structure that is wrong.
+    """
+    if not (all(map(has_shapes, structures)) and is_sound(StructureBlock.of(structures))):
+        for structure in structures:
             check_structure(structure)
 
 

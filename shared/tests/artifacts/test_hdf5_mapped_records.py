@@ -1,6 +1,5 @@
 """What is read from the mapped file is what HDF5 reads, and what is unlike it is left to HDF5."""
 
-import contextlib
 import dataclasses
 import shutil
 
@@ -11,7 +10,7 @@ from h5py import h5g
 
 from mace_jax.artifacts.dataset import Dataset, write_dataset_file
 from mace_jax.artifacts.hdf5_items import read_item
-from mace_jax.artifacts.hdf5_mapped_items import MappedItems, UnknownFormError
+from mace_jax.artifacts.hdf5_mapped_records import MappedRecords
 from mace_jax.structures.structure import Structure
 
 BATCH = "config_batch_0"
@@ -98,23 +97,29 @@ def alike(tmp_path, provenance):
 
 
 def test_one_of_a_kind_is_enough_to_read_the_others(alike):
-    items = MappedItems(alike)
+    records = MappedRecords(alike)
     with h5py.File(alike) as file:
-        (first, at_first), (other, at_other) = (group_and_address(file, n) for n in (2, 3))
-        with pytest.raises(UnknownFormError):
-            items.group(at_other)
-        items.learn(first, at_first)
-        found = items.group(at_other)
-        assert found.read("weight") == 3.0
-        assert found.read_if_present("absent") is None
-        with pytest.raises(UnknownFormError):
-            found.read("absent")
-        with pytest.raises(UnknownFormError):
-            found.read("properties")
-        for folder in ("properties", "property_weights"):
-            for name in file[f"{BATCH}/config_3/{folder}"]:
-                expected = read_item(h5g.open(other, folder.encode()), name)
-                np.testing.assert_array_equal(found.group(folder).read(name), expected)
+        (first, at_first), (_, at_other) = (group_and_address(file, n) for n in (2, 3))
+        addresses = [at_other, at_first, at_other + 1, 1 << 40]
+        assert list(records.read(addresses)) == []
+        records.learn(first, at_first)
+        ((which, columns),) = records.read(addresses)
+        assert which == [0, 1]
+        assert columns["weight"].tolist() == [3.0, 2.0]
+        items = {}
+        group = file[f"{BATCH}/config_3"]
+        group.visititems(lambda path, item: items.update({path: item}))
+        assert columns.keys() == {p for p, item in items.items() if isinstance(item, h5py.Dataset)}
+        for path, column in columns.items():
+            np.testing.assert_array_equal(column[0], read_item(group.id, path))
+
+
+def test_the_first_of_a_kind_which_was_written_item_by_item_is_no_record(alike):
+    records = MappedRecords(alike)
+    with h5py.File(alike) as file:
+        first, at_first = group_and_address(file, 0)
+        records.learn(first, at_first)
+        assert list(records.read([at_first])) == []
 
 
 @pytest.mark.parametrize(
@@ -144,25 +149,29 @@ def test_an_item_that_was_replaced_is_read_as_what_it_is(tmp_path, provenance, n
             assert_equal(dataset[number], expected[number])
 
 
-def read_everything(group):
-    for name in ("atomic_numbers", "positions", "cell", "pbc", "weight", "config_type"):
-        group.read(name)
-    for folder in ("properties", "property_weights"):
-        for name in ("energy", "forces", "stress", "dipole", "head"):
-            group.group(folder).read(name)
-
-
 def test_flipped_bytes_are_unknown_or_another_value_and_never_a_crash(alike):
     """They are flipped behind the back of HDF5, which may read a damaged heap for ever."""
     content, rng = alike.read_bytes(), np.random.default_rng(0)
+    outcomes = set()
     with h5py.File(alike) as file, alike.open("r+b", buffering=0) as damaged:
         (first, at_first), (_, at_other) = (group_and_address(file, number) for number in (2, 3))
+        (intact,) = learned(alike, first, at_first).read([at_other])
         for position in rng.integers(512, len(content), 500).tolist():
-            items = MappedItems(alike)
-            items.learn(first, at_first)
+            records = learned(alike, first, at_first)
             damaged.seek(position)
             damaged.write(bytes([content[position] ^ int(rng.integers(1, 256))]))
-            with contextlib.suppress(UnknownFormError, ValueError):
-                read_everything(items.group(at_other))
+            found = list(records.read([at_other]))
+            assert [which for which, _ in found] in ([], [[0]])
+            same = found and all(
+                np.array_equal(column, intact[1][path]) for path, column in found[0][1].items()
+            )
+            outcomes.add("same" if same else "another value" if found else "unknown")
             damaged.seek(position)
             damaged.write(content[position : position + 1])
+    assert outcomes == {"same", "another value", "unknown"}
+
+
+def learned(path, group, address):
+    records = MappedRecords(path)
+    records.learn(group, address)
+    return records
