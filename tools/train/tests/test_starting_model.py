@@ -439,7 +439,9 @@ def test_estimated_e0s_are_what_the_model_is_wrong_by(
     assert found[6] == own[6]  # no carbon in the data says anything
 
 
-def test_isolated_atoms(starting, checkpoint, prepare, own, train_xyz, tmp_path, caplog):
+@pytest.fixture
+def with_atoms(train_xyz, tmp_path) -> dict[str, str | None]:
+    """Paths of data that begin with isolated atoms."""
     atoms = {"H": -13.5, "O": -2041.5}
     text = "".join(
         f'1\nProperties=species:S:1:pos:R:3 pbc="F F F" config_type=IsolatedAtom REF_energy={e}\n'
@@ -447,8 +449,12 @@ def test_isolated_atoms(starting, checkpoint, prepare, own, train_xyz, tmp_path,
         for name, e in atoms.items()
     )
     path = tmp_path / "with_atoms.xyz"
-    path.write_text(Path(train_xyz).read_text() + text)
-    datasets = {"train_path": str(path), "valid_path": None, "test_path": None}
+    path.write_text(text + Path(train_xyz).read_text())
+    return {"train_path": str(path), "valid_path": None, "test_path": None}
+
+
+def test_isolated_atoms(starting, checkpoint, prepare, own, with_atoms, caplog):
+    datasets = with_atoms
     model = {"torch_checkpoint": checkpoint(PLAIN)}
     run, _ = prepare(starting(model, datasets={**datasets, "E0s": "isolated_atom"}))
     assert run.bundle.atomic_energies == {HEAD: {1: -13.5, 8: -2041.5}}
@@ -487,6 +493,16 @@ def test_statistics_choose_elements_and_e0s_but_not_the_scale(
     assert run.bundle.atomic_energies == {HEAD: {1: -13.6, 8: -2041.8}}  # as the file has them
     run, _ = prepare(starting(model, datasets={**datasets, "E0s": "foundation"}))
     assert run.bundle.atomic_energies == {HEAD: {1: own[1], 8: own[8]}}
+
+
+def test_statistics_win_over_isolated_atoms(
+    starting, checkpoint, prepare, statistics_file, with_atoms
+):
+    """A run that goes on reads its converted data, which have none."""
+    model = {"torch_checkpoint": checkpoint(PLAIN)}
+    datasets = {**with_atoms, "statistics_file": str(statistics_file)}
+    run, _ = prepare(starting(model, datasets=datasets))
+    assert run.bundle.atomic_energies == {HEAD: {1: -13.6, 8: -2041.8}}
 
 
 def test_statistics_of_another_cutoff(starting, checkpoint, prepare, statistics_file):

@@ -55,10 +55,16 @@ class TrainingData(NamedTuple):
     first_in: Mapping[str, Mapping[int, str]]
 
     def sums_of(self, head: RunHead) -> TrainingSums:
-        """Return the sums over the structures of one head."""
+        """Return the sums over the structures of one head.
+
+        Its isolated atoms are there unless a statistics file says what E0s are: a run that goes on
+        reads what it has converted, where there are none.
+        """
         sums, name = TrainingSums(self.sums.r_max), head.data_name
         sums.heads[name] = self.sums.heads[name]
-        sums.isolated_atoms.merge(IsolatedAtoms({name: self.sums.isolated_atoms.of_head(name)}))
+        if self.given is None:
+            atoms = self.sums.isolated_atoms.of_head(name)
+            sums.isolated_atoms.merge(IsolatedAtoms({name: atoms}))
         return sums
 
 
