@@ -504,7 +504,7 @@ def test_two_processes_download_once(server, cache):
     both = [start_fetch(server.model) for _ in range(2)]
     time.sleep(1)
     release.set()
-    printed = [process.communicate(timeout=20) for process in both]
+    printed = [process.communicate(timeout=120) for process in both]
     assert printed == [(str(cache / "tiny.model"), "")] * 2
     assert (cache / "tiny.model").read_bytes() == CONTENT
     assert server.paths == ["/tiny.model"]
