@@ -6,9 +6,11 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mace_jax.artifacts.provenance import Input, file_sha256, make_provenance
+from mace_jax.artifacts.selection import Selection, write_selection
 from mace_jax.artifacts.statistics import write_statistics
 from mace_jax.artifacts.versioned import tag
 from mace_jax.errors import ArtifactError
@@ -71,6 +73,29 @@ def test_input_is_verified_only_if_its_bytes_are_given(page, tmp_path, metrics):
     assert ">verified<" not in text
     assert "not given" in text
     assert "Statistics" not in text
+
+
+def test_chosen_structures(tmp_path):
+    selection = Selection(
+        dataset_name="replay.h5",
+        dataset_sha256="0" * 64,
+        method="stratified",
+        number=2,
+        filtering_type="combinations",
+        elements=(1, 8),
+        head="pt_head",
+        counts={"read": 40, "isolated_atoms": 1, "candidates": 37},
+        sources=("old.xyz",),
+        source=np.array([0, 0]),
+        frame=np.array([3, 17]),
+        digest=("0" * 32, "1" * 32),
+    )
+    path = tmp_path / "replay.selection.json"
+    write_selection(path, selection, make_provenance("mace-jax-preprocess", []))
+    write_report(tmp_path / "report.html", [path])
+    text = (tmp_path / "report.html").read_text()
+    for cell in ("Chosen structures", "replay.h5", ">2<", "stratified", ">37<", "H O", "old.xyz"):
+        assert cell in text
 
 
 def test_page_needs_no_network_and_escapes_names(page):

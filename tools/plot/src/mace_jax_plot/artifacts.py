@@ -11,6 +11,7 @@ from mace_jax.artifacts.metrics import read_metrics
 from mace_jax.artifacts.model_bundle import read_model_bundle
 from mace_jax.artifacts.predictions_file import PredictionsFile
 from mace_jax.artifacts.provenance import file_sha256
+from mace_jax.artifacts.selection import read_selection
 from mace_jax.artifacts.statistics import read_statistics
 from mace_jax.artifacts.train_config import read_train_config
 from mace_jax.errors import ArtifactError
@@ -58,6 +59,7 @@ _READERS: dict[str, Any] = {
     "metrics": read_metrics,
     "model_bundle": read_model_bundle,
     "predictions": _predictions,
+    "selection": read_selection,
     "statistics": read_statistics,
     "train_config": read_train_config,
 }

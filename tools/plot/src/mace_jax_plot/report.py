@@ -40,6 +40,7 @@ def _sections(
         "predictions": ("Predictions against labels", predictions),
         "model_bundle": ("Model", _models),
         "statistics": ("Statistics of the training data", _statistics),
+        "selection": ("Chosen structures", _selections),
         "batch_plan": ("Batches", lambda chosen: plans(chosen, known)),
         "index": ("Sizes of structures", indices),
         "train_config": ("Configuration", _configs),
@@ -84,6 +85,21 @@ def _statistics(artifacts: list[Artifact]) -> str:
         by_head = {h: found.atomic_energies for h, found in s.heads.items()}
         parts.append(_energies("E0s", by_head or {"Default": s.atomic_energies}))
     return "\n".join(parts)
+
+
+def _selections(artifacts: list[Artifact]) -> str:
+    rows = [
+        [
+            artifact.content.dataset_name,
+            len(artifact.content.frame),
+            artifact.content.method,
+            artifact.content.counts["candidates"],
+            " ".join(map(symbol, artifact.content.elements)),
+            ", ".join(artifact.content.sources),
+        ]
+        for artifact in artifacts
+    ]
+    return table(["dataset", "structures", "method", "candidates", "elements", "of"], rows)
 
 
 def _configs(artifacts: list[Artifact]) -> str:
