@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from h5py import h5g
 
+from mace_jax.artifacts import dataset_mace_layout
 from mace_jax.artifacts.dataset import Dataset, write_dataset_file
-from mace_jax.artifacts.hdf5_items import read_item
+from mace_jax.artifacts.hdf5_items import read_item, read_item_if_present
 from mace_jax.artifacts.hdf5_mapped_records import MappedRecords
+from mace_jax.errors import DataError
 from mace_jax.structures.structure import Structure
 
 BATCH = "config_batch_0"
@@ -112,6 +114,33 @@ def test_one_of_a_kind_is_enough_to_read_the_others(alike):
         assert columns.keys() == {p for p, item in items.items() if isinstance(item, h5py.Dataset)}
         for path, column in columns.items():
             np.testing.assert_array_equal(column[0], read_item(group.id, path))
+
+
+def test_datasets_leave_to_hdf5_only_what_is_like_nothing_before(alike, monkeypatch):
+    read_by_hdf5 = []
+
+    def counted(group, path):
+        read_by_hdf5.append(path)
+        return read_item_if_present(group, path)
+
+    monkeypatch.setattr(dataset_mace_layout, "read_item_if_present", counted)
+    with Dataset(alike) as dataset:
+        dataset.read([2])
+        assert "positions" in read_by_hdf5
+        read_by_hdf5.clear()
+        assert [one.weight for one in dataset.read([4, 1, 3, 1])] == [4.0, 1.0, 3.0, 1.0]
+        assert read_by_hdf5 == []
+        dataset.read([0])
+        assert "positions" in read_by_hdf5
+
+
+def test_an_impossible_number_in_a_record_is_named(alike):
+    with h5py.File(alike, "a") as file:
+        file[f"{BATCH}/config_3/weight"][()] = -1.0
+    with Dataset(alike) as dataset:
+        dataset.read([2, 4])
+        with pytest.raises(DataError, match=rf"{BATCH}/config_3: weight -1\.0"):
+            dataset.read([2, 3, 4])
 
 
 def test_the_first_of_a_kind_which_was_written_item_by_item_is_no_record(alike):
