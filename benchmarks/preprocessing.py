@@ -6,6 +6,7 @@ count the whole command, start-up included.
 """
 
 import argparse
+import itertools
 import json
 import re
 import shutil
@@ -108,16 +109,19 @@ def main() -> None:
             seconds = statistics.median(seconds for seconds, _ in turns)
             peak = max(peak for _, peak in turns)
             print(f"| {label} | {n / seconds:.0f} | {reference / seconds:.1f} | {peak:.0f} |")
-        print("\n| copies | structures | seconds | peak, MB |\n| --- | --- | --- | --- |")
+        print("\n| layout | processes | copies | structures | seconds | peak, MB |")
+        print("| --- | --- | --- | --- | --- | --- |")
         growth = []
         for copies in map(int, options.growth.split(",")):
             path, n = repeated(options.data, copies, folder)
-            output = folder / "output"
-            shutil.rmtree(output, ignore_errors=True)
-            wanted = arguments_of("flat", path, output, processes=2)
-            seconds, peak = run("mace-jax-preprocess", *wanted, cwd=folder)
-            growth.append({"copies": copies, "seconds": seconds, "peak_mb": peak})
-            print(f"| {copies} | {n} | {seconds:.1f} | {peak:.0f} |")
+            for layout, processes in itertools.product(("mace", "flat"), (1, 2)):
+                output = folder / "output"
+                shutil.rmtree(output, ignore_errors=True)
+                wanted = arguments_of(layout, path, output, processes)
+                seconds, peak = run("mace-jax-preprocess", *wanted, cwd=folder)
+                row = (layout, processes, copies, n, round(seconds, 1), round(peak))
+                growth.append(row)
+                print("|", *(f"{value} |" for value in row))
     print(json.dumps({"turns": found, "growth": growth}))
 
 

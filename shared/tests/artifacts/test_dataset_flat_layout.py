@@ -2,6 +2,8 @@
 
 import contextlib
 import pickle
+import re
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 from mace_jax.artifacts.dataset import Dataset, DatasetWriter, keep_frames
 from mace_jax.errors import ArtifactError, DataError
 from mace_jax.structures.neighbor_list import neighbor_list, pair_list
+from mace_jax.structures.structure import Structure
 
 PROVENANCE = {"tool": "t", "tool_version": "0", "command": [], "seed": None, "inputs": []}
 
@@ -48,6 +51,38 @@ def test_what_is_in_the_file(path, water, crystal):
         np.testing.assert_array_equal(file["properties/stress/values"], [stress])
         assert file["properties/energy/values"][()].tolist() == [-14.25, -9.5, -14.25]
         assert file["pairs"].dtype.itemsize == 7
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """16 000 structures of 50 atoms each, told by their energies, in a file of 40 MB."""
+    rng = np.random.default_rng(0)
+    with DatasetWriter(tmp_path_factory.mktemp("many") / "a.h5", PROVENANCE, layout="flat") as to:
+        for number in range(16_000):
+            positions, cell, pbc = rng.normal(size=(50, 3)), np.zeros((3, 3)), np.zeros(3, bool)
+            labels = {"energy": np.array(float(number)), "forces": positions - number}
+            to.write([Structure(np.full(50, 6), positions, cell, pbc, labels)])
+    assert to.path.stat().st_size > 38e6
+    return to.path
+
+
+def memory(name):
+    found = re.search(rf"^{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return int(found[1]) * 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="asks Linux")
+def test_scattered_structures_bring_little_of_the_file_into_memory(many):
+    with Dataset(many) as dataset:
+        dataset.read_block(np.arange(300))
+        wanted = np.random.default_rng(1).permutation(16_000)[:300]
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak
+        before = memory("VmRSS")
+        block = dataset.read_block(wanted)
+        assert memory("VmHWM") - before < 8e6
+        np.testing.assert_array_equal(block.labels["energy"].values, wanted)
+        shifts = block.positions - block.labels["forces"].values
+        np.testing.assert_allclose(shifts, np.repeat(wanted, 50)[:, None] + np.zeros(3))
 
 
 def test_a_missing_label_takes_no_room_and_is_no_zero(path):

@@ -10,7 +10,7 @@ from mace_jax.artifacts.hdf5_rows import GrowingArrays, Rows
 from mace_jax.errors import ArtifactError
 
 PAIR = np.dtype([("sender", "<u2"), ("shift", "i1", (3,))])
-N = 15_000
+N = 60_000
 
 
 @pytest.fixture(scope="module", params=["in one piece", "in chunks"])

@@ -19,6 +19,7 @@ from mace_jax.artifacts.dataset_attributes import (
 from mace_jax.artifacts.dataset_flat_layout import FRAME, FRAMES, FlatFile
 from mace_jax.artifacts.dataset_mace_layout import MaceFile
 from mace_jax.artifacts.dataset_writer import DatasetWriter, Layout, write_dataset_file
+from mace_jax.artifacts.hdf5_items import limit_metadata_cache
 from mace_jax.artifacts.provenance import Input, files_sha256
 from mace_jax.artifacts.versioned import Document, tag
 from mace_jax.errors import ArtifactError
@@ -137,6 +138,7 @@ class Dataset:
             message = f"{path}: not a complete HDF5 file ({error}); create it again"
             raise ArtifactError(message) from error
         self._files.append(file)
+        limit_metadata_cache(file)
         try:
             attributes = read_attributes(file, path)
             if attributes and attributes["layout"] == "flat":

@@ -43,7 +43,7 @@ STRUCTURE = np.dtype(
 PAIR = np.dtype([("sender", "<u2"), ("receiver", "<u2"), ("shift", "i1", (3,))])
 # Bytes of the file that are kept mapped, which count as memory of this process. Around each row
 # that is read the system maps as much as this.
-_MAPPED_KEPT, _MAPPED_AROUND = 1 << 24, 1 << 16
+_MAPPED_KEPT, _MAPPED_AROUND = 1 << 22, 1 << 16
 
 
 FRAMES = "frames"
@@ -188,6 +188,14 @@ class FlatFile:
         return Label(label.counts(numbers) > 0, self._rows(label, numbers))
 
     def _rows(self, array: Ragged, numbers: NDArray[np.int64]) -> NDArray[Any]:
+        """Read rows, those of so few structures at a time that little of the file is mapped."""
+        step = _MAPPED_KEPT // _MAPPED_AROUND
+        if len(numbers) <= step or (np.diff(numbers) == 1).all():
+            return self._rows_at_once(array, numbers)
+        pieces = [numbers[first : first + step] for first in range(0, len(numbers), step)]
+        return np.concatenate([self._rows_at_once(array, piece) for piece in pieces])
+
+    def _rows_at_once(self, array: Ragged, numbers: NDArray[np.int64]) -> NDArray[Any]:
         """Read rows, and let go of the file's pages now and then."""
         rows = array.read(numbers)
         n_runs = int(np.count_nonzero(np.diff(numbers) != 1)) + 1

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from mace_jax.artifacts.hdf5_items import (
     Item,
     create_group,
-    limit_metadata_cache,
     read_item_if_present,
     replace_item,
     write_item,
@@ -43,7 +42,6 @@ class MaceWriter:
 
     def __init__(self, file: h5py.File) -> None:
         """Create the one batch that holds all structures of the file."""
-        limit_metadata_cache(file)
         self._file = file
         self._batch = create_group(file.id, f"{_BATCH}0")
         self._models: dict[tuple[Any, ...], _Model] = {}
@@ -124,7 +122,6 @@ class MaceFile:
             ArtifactError: the tree is not Torch MACE's, or holds another number of structures than
                 the file says.
         """
-        limit_metadata_cache(file)
         self._name = file.filename
         self._records = MappedRecords(Path(file.filename)) if attributes else None
         try:

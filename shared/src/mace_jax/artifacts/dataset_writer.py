@@ -12,6 +12,7 @@ from mace_jax.artifacts.atomic_write import atomic_file
 from mace_jax.artifacts.dataset_attributes import KIND, write_attributes
 from mace_jax.artifacts.dataset_flat_writer import FlatWriter
 from mace_jax.artifacts.dataset_mace_layout import MaceWriter
+from mace_jax.artifacts.hdf5_items import limit_metadata_cache
 from mace_jax.artifacts.versioned import Document, check_document, tag
 from mace_jax.errors import ConfigError, DataError
 from mace_jax.structures.neighbor_list import PairList
@@ -134,6 +135,7 @@ class DatasetWriter:
             atomic_file(self.path) as temporary,
             h5py.File(temporary, "w", libver=_FORMAT, rdcc_nbytes=_CACHE_BYTES) as file,
         ):
+            limit_metadata_cache(file)
             flat, with_pairs = self._attributes["layout"] == "flat", "r_max" in self._attributes
             self._layout: FlatWriter | MaceWriter = (
                 FlatWriter(file, with_pairs=with_pairs) if flat else MaceWriter(file)

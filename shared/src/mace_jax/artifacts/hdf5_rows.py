@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mace_jax.errors import ArtifactError
 from mace_jax.structures.ragged import rows_of
 
-_CHUNK_BYTES = 1 << 16
+_CHUNK_BYTES = 1 << 18  # HDF5 takes more than 1 kB of memory for each chunk
 
 
 class GrowingArrays:

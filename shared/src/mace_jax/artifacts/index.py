@@ -219,6 +219,7 @@ class IndexWriter:
     def _append(self, table: pa.Table) -> None:
         self._parquet.write_table(table, row_group_size=_ROW_GROUP)
         self.n_structures += len(table)
+        pa.default_memory_pool().release_unused()  # it keeps ten times what a group takes
 
     def _metadata(self) -> Document:
         return {
@@ -408,4 +409,4 @@ def merge_indices(
                     )
                     raise IncompatibleError(message)
                 for group in range(file.num_row_groups):
-                    writer._append(file.read_row_group(group))
+                    writer._append(file.read_row_group(group, use_threads=False))

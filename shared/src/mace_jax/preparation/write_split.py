@@ -140,7 +140,10 @@ def _index_of(indices: Path, file: Path) -> Path:
 
 def _write_file(job: _Job) -> tuple[TrainingSums, str]:
     form, sums = job.form, TrainingSums(job.form.r_max)
-    with IndexWriter(job.index_part, job.provenance, r_max=form.r_max) as index:
+    name_of_set = job.target.parent.name
+    with IndexWriter(
+        job.index_part, job.provenance, r_max=form.r_max, dataset_name=name_of_set
+    ) as index:
         with (
             Dataset(job.spooled.path) as spool,
             DatasetWriter(

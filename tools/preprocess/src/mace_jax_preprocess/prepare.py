@@ -1,6 +1,7 @@
 """Read everything, divide it, and write datasets, indices and statistics in one go."""
 
 import logging
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -133,9 +134,13 @@ def _write_split(
         spooled, files, folder / name, indices / name, provenance, options.form(), processes
     )
     if not options.part:
-        join_indices(
-            folder / name, indices / name, folder / "index" / f"{name}.parquet", provenance, sha256
-        )
+        target = folder / "index" / f"{name}.parquet"
+        target.parent.mkdir(exist_ok=True)
+        if len(files) == 1:  # its index is that of the set
+            (index,) = (indices / name).iterdir()
+            shutil.move(index, target)
+        else:
+            join_indices(folder / name, indices / name, target, provenance, sha256)
     log.info("%s: %d structures in %d files", options.folder / name, len(split.order), len(files))
     return sums, sha256
 
