@@ -4,9 +4,12 @@ import ctypes
 import os
 import shutil
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from mace_jax.errors import ConfigError
 
@@ -52,6 +55,29 @@ def atomic_file(target: Path) -> Iterator[Path]:
         _sync(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+class FileWriter(ABC):
+    """Writes a file that appears, whole, when the context is left without an error."""
+
+    @abstractmethod
+    def _writing(self) -> AbstractContextManager[None]:
+        """Return the context in which the file is written."""
+
+    def __enter__(self) -> Self:
+        """Open a temporary file beside the target."""
+        self._context = self._writing()
+        self._context.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Finish the file and put it in its place; after an error remove it."""
+        self._context.__exit__(kind, error, trace)
 
 
 @contextmanager

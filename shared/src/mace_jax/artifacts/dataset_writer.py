@@ -1,14 +1,13 @@
 """Writing one file of a dataset, in either layout."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, NoReturn
 
 import h5py
 
-from mace_jax.artifacts.atomic_write import atomic_file
+from mace_jax.artifacts.atomic_write import FileWriter, atomic_file
 from mace_jax.artifacts.dataset_attributes import KIND, write_attributes
 from mace_jax.artifacts.dataset_flat_writer import FlatWriter
 from mace_jax.artifacts.dataset_mace_layout import MaceWriter
@@ -27,7 +26,7 @@ _FORMAT = ("v108", "v110")  # of HDF5 itself: smaller than the earliest, and rea
 _CACHE_BYTES = 1 << 18  # of each array: its last chunk, which the next block goes on with
 
 
-class DatasetWriter:
+class DatasetWriter(FileWriter):
     """Writes one HDF5 file of a dataset, structure by structure, in constant memory.
 
     A context manager: the file appears, whole, when it is left without an error.
@@ -151,21 +150,6 @@ class DatasetWriter:
             else:
                 self._layout.finish(self._n_in_set)
             write_attributes(file, {**self._attributes, "n_structures": self.n_structures})
-
-    def __enter__(self) -> "DatasetWriter":
-        """Open a temporary file beside the target."""
-        self._context: AbstractContextManager[None] = self._writing()
-        self._context.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Finish the file and put it in its place; after an error remove it."""
-        self._context.__exit__(kind, error, traceback)
 
 
 def _check_names(block: StructureBlock) -> None:

@@ -8,11 +8,10 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mace_jax.artifacts.atomic_write import atomic_file
+from mace_jax.artifacts.atomic_write import FileWriter, atomic_file
 from mace_jax.artifacts.versioned import Document, check_document, parse_json, tag
 from mace_jax.elements import SYMBOLS
 from mace_jax.errors import ArtifactError, DataError, IncompatibleError
@@ -165,7 +164,7 @@ def _formula(atomic_numbers: bytes) -> str:
     return "".join(s if elements[s] == 1 else f"{s}{elements[s]}" for s in order)
 
 
-class IndexWriter:
+class IndexWriter(FileWriter):
     """Writes an index row by row in constant memory.
 
     A context manager: the file appears, whole, when it is left without an error. Before that the
@@ -240,21 +239,6 @@ class IndexWriter:
             self._write_waiting(1)
             metadata = check_document(self._metadata(), KIND, self.path)
             self._parquet.add_key_value_metadata({"mace_jax": json.dumps(metadata)})
-
-    def __enter__(self) -> "IndexWriter":
-        """Open a temporary file beside the target."""
-        self._context: AbstractContextManager[None] = self._writing()
-        self._context.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Finish the file and put it in its place; after an error remove it."""
-        self._context.__exit__(kind, error, traceback)
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,15 @@
 """Structures of a split as they are read, kept in a flat file until their order is known."""
 
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mace_jax.artifacts.atomic_write import FileWriter
 from mace_jax.artifacts.dataset import DatasetWriter
 from mace_jax.elements import MAX_ATOMIC_NUMBER
 from mace_jax.structures.structure_block import StructureBlock
@@ -18,7 +18,7 @@ _ORIGINS = ".origins"
 _ORIGIN = np.dtype([("source", "<i4"), ("config_type", "<i4"), ("frame", "<i8")])
 
 
-class Spool(AbstractContextManager["Spool"]):
+class Spool(FileWriter):
     """Appends structures to a file, and where each came from to another beside it.
 
     Attributes:
@@ -61,20 +61,10 @@ class Spool(AbstractContextManager["Spool"]):
         codes = _mapped_origins(self.path)["config_type"]
         return {name: np.flatnonzero(codes == code) for name, code in self._codes.items()}
 
-    def __enter__(self) -> "Spool":
-        """Open the writer."""
-        self._writer.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Complete the files, or remove the first after an error."""
-        self._origins.close()
-        self._writer.__exit__(kind, error, trace)
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        with self._writer, self._origins:
+            yield
 
 
 def read_origins(path: Path, numbers: NDArray[np.int64] | None = None) -> NDArray[np.void]:
