@@ -107,6 +107,21 @@ def test_a_program_is_compiled_once_for_all_processes(tmp_path, variable, folder
     assert kept_in(tmp_path) == kept
 
 
+@pytest.mark.parametrize("left", [b"", b"half of a program"])
+def test_a_process_killed_while_it_kept_a_program_does_no_harm(tmp_path, left):
+    """Of such a process a part of the program is left, and not yet when it was used."""
+    run(tmp_path, MACE_JAX_CACHE=tmp_path)
+    program, *others = sorted(tmp_path.rglob("*-cache"))
+    assert others
+    whole = program.read_bytes()
+    program.write_bytes(left)
+    program.with_name(program.name.removesuffix("cache") + "atime").unlink()
+    second = run(tmp_path, MACE_JAX_CACHE=tmp_path)
+    assert second[:2] == (5, len(others))
+    assert program.read_bytes() == whole
+    assert run(tmp_path, MACE_JAX_CACHE=tmp_path)[:2] == (5, len(others) + 1)
+
+
 def test_nothing_is_kept_where_the_user_does_not_want_it(tmp_path):
     outcome = run(tmp_path, "off", MACE_JAX_CACHE=tmp_path / "chosen")
     assert outcome == (5, 0, "INFO backend: dense on cpu, float32\n")

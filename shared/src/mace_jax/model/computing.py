@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.monitoring
+from filelock import FileLock
 
 from mace_jax.cache_folder import cache_folder
 from mace_jax.errors import ConfigError
@@ -102,12 +103,13 @@ def _keep_compiled_programs() -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         TemporaryFile(dir=folder).close()  # on a read-only file system a folder may be there
-    except OSError as error:
+        _remove_unfinished(folder)
+    except (OSError, NotImplementedError) as error:
         log.warning(
             "%s: cannot be written (%s), so nothing compiled is kept; set MACE_JAX_CACHE to "
             "another folder, or give --no-compile-cache",
             folder,
-            error.strerror,
+            getattr(error, "strerror", error),
         )
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
@@ -115,6 +117,21 @@ def _keep_compiled_programs() -> None:
         if name.upper() not in os.environ:
             jax.config.update(name, value)
     log.info("compiled programs: kept in %s", folder)
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove programs that jax was writing when its process was killed.
+
+    It writes a program, and then when it was used. Where the second is missing it would never keep
+    anything again.
+
+    Raises:
+        OSError, NotImplementedError: the folder is of a system without locks.
+    """
+    with FileLock(folder / ".lockfile"):  # jax's own
+        for program in folder.glob("*-cache"):
+            if not program.with_name(program.name.removesuffix("cache") + "atime").exists():
+                program.unlink()
 
 
 def _processor() -> str:
