@@ -385,6 +385,20 @@ def test_standard_input(preprocess, monkeypatch, compress):
     assert found["sha256"] == file_sha256(Path("train.xyz"))
 
 
+def test_standard_input_is_called_so_and_not_by_the_copy_that_is_made(
+    preprocess, monkeypatch, capfd
+):
+    write("train.xyz", [water(index) for index in range(4)])
+    spoil("train.xyz", 2)
+    for arguments in (("--valid_fraction", "0.5"), ("--check",)):
+        stream = io.BufferedReader(io.BytesIO(Path("train.xyz").read_bytes()))
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(stream))
+        assert preprocess("--train_file", "-", "--h5_prefix", "d", *arguments) > 0
+        said = capfd.readouterr().err
+        assert "standard input: frame 2: " in said
+        assert "standard input.xyz" not in said
+
+
 def test_nothing_to_read_is_said(preprocess, capfd):
     assert preprocess("--h5_prefix", "d") == 2
     assert "--train_file: is missing" in last_line(capfd)

@@ -10,7 +10,12 @@ from mace_jax.artifacts.dataset import SUFFIXES, Dataset
 from mace_jax.artifacts.provenance import Input, external_input
 from mace_jax.errors import DataError
 from mace_jax.structures import read_structures
-from mace_jax.structures.input_files import STANDARD_INPUT, input_name, open_input
+from mace_jax.structures.input_files import (
+    COPY_OF_STANDARD_INPUT,
+    STANDARD_INPUT,
+    input_name,
+    open_input,
+)
 from mace_jax.structures.label_keys import LabelCounts, LabelKeys
 from mace_jax.structures.read_structures import OnBad, Unparsed, parse_frames
 from mace_jax.structures.structure import PROPERTY_SHAPES, Structure
@@ -57,7 +62,7 @@ def with_a_file(source: Source, folder: Path) -> Source:
     """Copy standard input, unpacked, to a file, which has a name and a digest like any other."""
     if source.path != STANDARD_INPUT:
         return source
-    path = folder / "standard input.xyz"
+    path = folder / COPY_OF_STANDARD_INPUT
     with open_input(STANDARD_INPUT) as stream, path.open("wb") as file:
         shutil.copyfileobj(stream, file)
     return replace(source, path=path)
@@ -117,13 +122,13 @@ def report_source(source: Source, keys: LabelKeys, counts: LabelCounts) -> None:
     log.info(
         "%s: %s: %d structures: %s",
         source.split,
-        source.path,
+        source.name,
         counts.n_structures,
         counts.summary(),
     )
     if len(counts.heads) > 1:
         for head, summary in counts.head_summaries().items():
-            log.info("%s: %s: head %s: %s", source.split, source.path, head, summary)
+            log.info("%s: %s: head %s: %s", source.split, source.name, head, summary)
     if not source.is_dataset:
         _require_given_keys(source, keys, counts)
 
@@ -135,7 +140,7 @@ def _require_given_keys(source: Source, keys: LabelKeys, counts: LabelCounts) ->
     for label in missing:
         key = keys.head if label == "head" else keys.given[label]
         message = (
-            f"{source.path}: {label} found in 0 of {counts.n_structures} structures under "
+            f"{source.name}: {label} found in 0 of {counts.n_structures} structures under "
             f"{key!r}, keys present: {_keys_present(counts)}; correct --{label}_key"
         )
         raise DataError(message)
@@ -158,7 +163,7 @@ def require_energies(
     if n_energies:
         return
     message = (
-        f"{', '.join(str(source.path) for source in counts)}: energy found in 0 of "
+        f"{', '.join(source.name for source in counts)}: energy found in 0 of "
         f"{n_structures} structures under {', '.join(keys.candidates('energy'))}, "
         f"keys present: {', '.join(map(_keys_present, counts.values()))}; "
         "name the key with --energy_key"
@@ -182,7 +187,7 @@ def require_labels_of_heads(counts: Mapping[Source, LabelCounts]) -> None:
         if not any(total.total(name, head) for name in PROPERTY_SHAPES):
             files = [source for source, found in counts.items() if head in found.heads]
             message = (
-                f"{', '.join(str(source.path) for source in files)}: no labels in {n_structures} "
+                f"{', '.join(source.name for source in files)}: no labels in {n_structures} "
                 f"structures of head {head}, keys present: "
                 f"{', '.join(_keys_present(counts[source]) for source in files)}; name them in "
                 "--heads, such as energy_key, or with --energy_key and its kin"

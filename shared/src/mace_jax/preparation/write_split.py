@@ -14,6 +14,7 @@ from mace_jax.artifacts.provenance import file_sha256, joined_sha256
 from mace_jax.preparation.processes import Processes
 from mace_jax.preparation.spool import read_origins
 from mace_jax.structures.block_neighbors import block_pairs
+from mace_jax.structures.input_files import input_name
 from mace_jax.structures.structure_block import StructureBlock
 from mace_jax.structures.training_sums import TrainingSums
 
@@ -175,7 +176,7 @@ def _blocks(
         origins = read_origins(job.spooled.path, numbers)
         sources, frames = origins["source"].tolist(), origins["frame"]
         places = [
-            f"{files[source]}: frame {frame}"
+            f"{input_name(files[source])}: frame {frame}"
             for source, frame in zip(sources, frames.tolist(), strict=True)
         ]
         block = replace(spool.read_block(numbers), places=places)
