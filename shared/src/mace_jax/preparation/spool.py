@@ -1,5 +1,6 @@
 """Structures of a split as they are read, kept in a flat file until their order is known."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -72,7 +73,12 @@ def read_origins(path: Path, numbers: NDArray[np.int64] | None = None) -> NDArra
 
     Fields: ``source`` and ``frame``, as given to ``add``.
     """
-    return np.array(_mapped_origins(path)[... if numbers is None else numbers])
+    if numbers is None:
+        return np.array(_mapped_origins(path))
+    size = _ORIGIN.itemsize
+    with path.with_suffix(_ORIGINS).open("rb") as file:  # mapped, it would count as memory
+        rows = [os.pread(file.fileno(), size, number * size) for number in numbers.tolist()]
+    return np.frombuffer(b"".join(rows), _ORIGIN)
 
 
 def _mapped_origins(path: Path) -> NDArray[np.void]:
