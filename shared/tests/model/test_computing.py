@@ -13,16 +13,17 @@ import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from mace_jax.errors import ConfigError
 from mace_jax.model.backend import CUEQ
-from mace_jax.model.computing import computing
+from mace_jax.model.computing import _processor, computing
 
 # prints a number that it computes, and how many programs it found compiled
 PROGRAM = """
 import logging, sys
 import jax, jax.monitoring, jax.numpy as jnp
-from mace_jax.model.computing import computing
+from mace_jax.model.computing import _processor, computing
 
 logging.basicConfig(format="%(levelname)s %(message)s")
 logging.getLogger("mace_jax").setLevel(logging.INFO)
@@ -39,7 +40,7 @@ from contextlib import nullcontext
 from resource import RUSAGE_SELF, getrusage
 
 import jax, jax.numpy as jnp, numpy as np
-from mace_jax.model.computing import computing
+from mace_jax.model.computing import _processor, computing
 
 with {context}:
     program = jax.jit(lambda x: jnp.outer(x, x) @ x)
@@ -120,6 +121,19 @@ def test_a_process_killed_while_it_kept_a_program_does_no_harm(tmp_path, left):
     assert second[:2] == (5, len(others))
     assert program.read_bytes() == whole
     assert run(tmp_path, MACE_JAX_CACHE=tmp_path)[:2] == (5, len(others) + 1)
+
+
+@pytest.mark.usefixtures("jax_keeps_nothing")
+def test_a_folder_that_another_process_locks_is_said_and_done_without(
+    tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setenv("MACE_JAX_CACHE", str(tmp_path))
+    monkeypatch.setattr("mace_jax.model.computing._LOCK_SECONDS", 0.1)
+    folder = tmp_path / "compiled" / _processor()
+    folder.mkdir(parents=True)
+    with FileLock(folder / ".lockfile"), computing("float32"):
+        assert not jax.config.jax_compilation_cache_dir
+    assert f"{folder}: cannot be written (The file lock" in caplog.text
 
 
 def test_nothing_is_kept_where_the_user_does_not_want_it(tmp_path):

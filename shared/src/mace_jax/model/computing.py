@@ -26,6 +26,7 @@ _CACHE_SETTINGS = {
 }
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 _LONG_SECONDS = 1.0
+_LOCK_SECONDS = 10.0  # to write a program takes less than one
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ def _keep_compiled_programs() -> None:
             "%s: cannot be written (%s), so nothing compiled is kept; set MACE_JAX_CACHE to "
             "another folder, or give --no-compile-cache",
             folder,
-            getattr(error, "strerror", error),
+            getattr(error, "strerror", None) or error,
         )
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
@@ -126,9 +127,9 @@ def _remove_unfinished(folder: Path) -> None:
     anything again.
 
     Raises:
-        OSError, NotImplementedError: the folder is of a system without locks.
+        OSError, NotImplementedError: the folder is of a system without locks, or locked for long.
     """
-    with FileLock(folder / ".lockfile"):  # jax's own
+    with FileLock(folder / ".lockfile", timeout=_LOCK_SECONDS):  # jax's own
         for program in folder.glob("*-cache"):
             if not program.with_name(program.name.removesuffix("cache") + "atime").exists():
                 program.unlink()
