@@ -77,7 +77,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "JAX_PLATFORMS": "cpu",
         "OPENBLAS_NUM_THREADS": "1",
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.getbasetemp() / "jax-cache"),
-        "JAX_COMPILATION_CACHE_MAX_SIZE": str(1 << 30),  # as the commands set it
+        "JAX_COMPILATION_CACHE_MAX_SIZE": "-1",  # any: with a limit each entry looks at all others
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
     }
@@ -112,7 +112,7 @@ def compilation_cache(environment: dict[str, str]) -> Iterator[None]:
     before = {name: getattr(jax.config, name) for name in names}
     for name in names:
         value = environment[name.upper()]
-        jax.config.update(name, int(value) if value.isdigit() else value)
+        jax.config.update(name, int(value) if value.lstrip("-").isdigit() else value)
     compilation_cache.reset_cache()
     yield
     for name, value in before.items():

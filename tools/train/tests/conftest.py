@@ -79,7 +79,7 @@ def compile_fast_and_equal_programs_once(programs):
     """Compiling is most of the tests' time; runs that differ only in seeds share programs."""
     settings = {
         "jax_compilation_cache_dir": programs,
-        "jax_compilation_cache_max_size": 1 << 30,  # as the command sets it
+        "jax_compilation_cache_max_size": -1,
         "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_disable_most_optimizations": True,
     }
