@@ -23,7 +23,7 @@ from mace_jax.model.computing import _processor, computing
 PROGRAM = """
 import logging, sys
 import jax, jax.monitoring, jax.numpy as jnp
-from mace_jax.model.computing import _processor, computing
+from mace_jax.model.computing import computing
 
 logging.basicConfig(format="%(levelname)s %(message)s")
 logging.getLogger("mace_jax").setLevel(logging.INFO)
@@ -40,7 +40,7 @@ from contextlib import nullcontext
 from resource import RUSAGE_SELF, getrusage
 
 import jax, jax.numpy as jnp, numpy as np
-from mace_jax.model.computing import _processor, computing
+from mace_jax.model.computing import computing
 
 with {context}:
     program = jax.jit(lambda x: jnp.outer(x, x) @ x)
@@ -69,7 +69,7 @@ def jax_keeps_nothing():
     jax.config.update("jax_compilation_cache_dir", before)
 
 
-def run(home: Path, compile_cache: str = "on", **variables: Path) -> Outcome:
+def run(home: Path, compile_cache: str = "on", **variables: Path | str) -> Outcome:
     """Run the program as a user without settings but ``variables``; a warning of jax is fatal."""
     inherited = {name: value for name, value in os.environ.items() if "CACHE" not in name}
     given = {name: str(path) for name, path in variables.items()}
@@ -121,6 +121,14 @@ def test_a_process_killed_while_it_kept_a_program_does_no_harm(tmp_path, left):
     assert second[:2] == (5, len(others))
     assert program.read_bytes() == whole
     assert run(tmp_path, MACE_JAX_CACHE=tmp_path)[:2] == (5, len(others) + 1)
+
+
+def test_without_a_limit_of_size_jax_does_not_say_when_a_program_was_used(tmp_path):
+    chosen = {"MACE_JAX_CACHE": tmp_path, "JAX_COMPILATION_CACHE_MAX_SIZE": "-1"}
+    first, second = run(tmp_path, **chosen), run(tmp_path, **chosen)
+    assert not list(tmp_path.rglob("*-atime"))
+    assert (first.n_found, second.n_found) == (0, len(kept_in(tmp_path)))
+    assert second.n_found
 
 
 @pytest.mark.usefixtures("jax_keeps_nothing")

@@ -371,6 +371,19 @@ def test_globs_and_compressed_files(preprocess):
     assert frames_of("d/train") == [ord("a"), ord("b")]
 
 
+@pytest.mark.parametrize("n_files", [1, 2])
+def test_the_index_is_of_the_whole_dataset(preprocess, n_files):
+    write("train.xyz", [water(index) for index in range(5)])
+    arguments = ("--train_file", "train.xyz", "--h5_prefix", "d", "--valid_fraction", "0")
+    assert preprocess(*arguments, "--shuffle", "False", "--num_process", str(n_files)) == 0
+    assert len(list(Path("d/train").iterdir())) == n_files
+    index = read_index(Path("d/index/train.parquet"))
+    with Dataset(Path("d/train")) as dataset:
+        found = (index.dataset_name, index.dataset_sha256, index.n_structures)
+        assert found == ("train", dataset.sha256(), 5)
+    assert index.table["frame"].to_pylist() == [0, 1, 2, 3, 4]
+
+
 @pytest.mark.parametrize("compress", [bytes, gzip.compress], ids=["plain", "gzip"])
 def test_standard_input(preprocess, monkeypatch, compress):
     write("train.xyz", [water(index) for index in range(4)])

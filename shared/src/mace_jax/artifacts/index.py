@@ -392,5 +392,5 @@ def merge_indices(
                         "create all with one cutoff"
                     )
                     raise IncompatibleError(message)
-                for group in range(file.num_row_groups):
+                for group in range(file.num_row_groups):  # each thread would keep memory of its own
                     writer._append(file.read_row_group(group, use_threads=False))

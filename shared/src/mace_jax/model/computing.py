@@ -100,11 +100,15 @@ def _keep_compiled_programs() -> None:
     if config.jax_compilation_cache_dir:
         log.info("compiled programs: kept in %s", config.jax_compilation_cache_dir)
         return
+    for name, value in _CACHE_SETTINGS.items():
+        if name.upper() not in os.environ:
+            jax.config.update(name, value)
     folder = cache_folder() / "compiled" / _processor()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         TemporaryFile(dir=folder).close()  # on a read-only file system a folder may be there
-        _remove_unfinished(folder)
+        if config.jax_compilation_cache_max_size >= 0:
+            _remove_unfinished(folder)
     except (OSError, NotImplementedError) as error:
         log.warning(
             "%s: cannot be written (%s), so nothing compiled is kept; set MACE_JAX_CACHE to "
@@ -114,17 +118,14 @@ def _keep_compiled_programs() -> None:
         )
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    for name, value in _CACHE_SETTINGS.items():
-        if name.upper() not in os.environ:
-            jax.config.update(name, value)
     log.info("compiled programs: kept in %s", folder)
 
 
 def _remove_unfinished(folder: Path) -> None:
     """Remove programs that jax was writing when its process was killed.
 
-    It writes a program, and then when it was used. Where the second is missing it would never keep
-    anything again.
+    Where the size of a folder is limited it writes a program, and then when it was used. If the
+    second is missing it never keeps anything there again.
 
     Raises:
         OSError, NotImplementedError: the folder is of a system without locks, or locked for long.

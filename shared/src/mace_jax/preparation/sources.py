@@ -10,12 +10,7 @@ from mace_jax.artifacts.dataset import SUFFIXES, Dataset
 from mace_jax.artifacts.provenance import Input, external_input
 from mace_jax.errors import DataError
 from mace_jax.structures import read_structures
-from mace_jax.structures.input_files import (
-    COPY_OF_STANDARD_INPUT,
-    STANDARD_INPUT,
-    input_name,
-    open_input,
-)
+from mace_jax.structures.input_files import STANDARD_INPUT, input_name, open_input
 from mace_jax.structures.label_keys import LabelCounts, LabelKeys
 from mace_jax.structures.read_structures import OnBad, Unparsed, parse_frames
 from mace_jax.structures.structure import PROPERTY_SHAPES, Structure
@@ -34,16 +29,23 @@ class Source:
         path: extended XYZ, HDF5 (file, folder or glob), or anything that ASE reads.
         split: ``train``, ``valid`` or ``test``.
         head: of the structures that name none.
+        copy: what to read in its place, of which messages do not speak.
     """
 
     path: Path
     split: str
     head: str = "Default"
+    copy: Path | None = None
 
     @property
     def name(self) -> str:
         """What messages call it."""
         return input_name(self.path)
+
+    @property
+    def file(self) -> Path:
+        """What is read."""
+        return self.copy or self.path
 
     @property
     def is_dataset(self) -> bool:
@@ -55,17 +57,17 @@ class Source:
         if self.is_dataset:
             with Dataset(self.path) as dataset:
                 return dataset.as_input(self.split)
-        return external_input(self.split, self.path, "extxyz")
+        return external_input(self.split, self.file, "extxyz")
 
 
 def with_a_file(source: Source, folder: Path) -> Source:
     """Copy standard input, unpacked, to a file, which has a name and a digest like any other."""
     if source.path != STANDARD_INPUT:
         return source
-    path = folder / COPY_OF_STANDARD_INPUT
+    path = folder / "standard input.xyz"
     with open_input(STANDARD_INPUT) as stream, path.open("wb") as file:
         shutil.copyfileobj(stream, file)
-    return replace(source, path=path)
+    return replace(source, copy=path)
 
 
 def stream_source(
@@ -95,7 +97,7 @@ def unparsed_frames(source: Source) -> Iterator[Unparsed]:
         DataError, ArtifactError: the file is missing, empty or damaged.
     """
     if not source.is_dataset:
-        yield from read_structures.unparsed_frames(source.path)
+        yield from read_structures.unparsed_frames(source.file, source.name)
         return
     with Dataset(source.path) as dataset:
         for first in range(0, len(dataset), BLOCK):

@@ -14,7 +14,6 @@ from mace_jax.artifacts.provenance import file_sha256, joined_sha256
 from mace_jax.preparation.processes import Processes
 from mace_jax.preparation.spool import read_origins
 from mace_jax.structures.block_neighbors import block_pairs
-from mace_jax.structures.input_files import input_name
 from mace_jax.structures.structure_block import StructureBlock
 from mace_jax.structures.training_sums import TrainingSums
 
@@ -43,11 +42,11 @@ class Spooled(NamedTuple):
 
     Attributes:
         path: of their spool.
-        sources: the files that were read.
+        sources: the files that were read, as messages call them.
     """
 
     path: Path
-    sources: tuple[Path, ...]
+    sources: tuple[str, ...]
 
 
 class _Job(NamedTuple):
@@ -170,17 +169,18 @@ def _blocks(
     job: _Job, spool: Dataset
 ) -> Iterator[tuple[StructureBlock, list[str], NDArray[np.int64]]]:
     """Yield some structures at a time, with the name of the file and the frame of each."""
-    files = job.spooled.sources
+    names = job.spooled.sources
+    files = [Path(name).name for name in names]
     for first in range(0, len(job.order), job.form.block):
         numbers = job.order[first : first + job.form.block]
         origins = read_origins(job.spooled.path, numbers)
         sources, frames = origins["source"].tolist(), origins["frame"]
         places = [
-            f"{input_name(files[source])}: frame {frame}"
+            f"{names[source]}: frame {frame}"
             for source, frame in zip(sources, frames.tolist(), strict=True)
         ]
         block = replace(spool.read_block(numbers), places=places)
-        yield block, [files[source].name for source in sources], frames
+        yield block, [files[source] for source in sources], frames
 
 
 def split_evenly(order: NDArray[np.int64], n: int) -> list[NDArray[np.int64]]:

@@ -15,8 +15,6 @@ from typing import Any, BinaryIO, cast
 from mace_jax.errors import DataError
 
 STANDARD_INPUT = Path("-")
-# Its content in a file, where it is read twice.
-COPY_OF_STANDARD_INPUT = "standard input.xyz"
 
 # What the readers of compressed data raise when it is damaged.
 READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError)
@@ -57,8 +55,7 @@ def _matches(pattern: Path) -> list[Path]:
 
 def input_name(path: Path) -> str:
     """Return what messages call ``path``."""
-    is_standard_input = path == STANDARD_INPUT or path.name == COPY_OF_STANDARD_INPUT
-    return "standard input" if is_standard_input else str(path)
+    return "standard input" if path == STANDARD_INPUT else str(path)
 
 
 @contextmanager

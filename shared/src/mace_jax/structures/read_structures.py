@@ -58,10 +58,9 @@ def stream_structures(
     Raises:
         DataError: the file cannot be opened or holds no structures; without ``on_bad`` a bad frame.
     """
-    frames = unparsed_frames(path)
-    reading = parse_frames(
-        frames, input_name(path), keys, counts, head=head, inputs=inputs, on_bad=on_bad
-    )
+    name = input_name(path)
+    frames = unparsed_frames(path, name)
+    reading = parse_frames(frames, name, keys, counts, head=head, inputs=inputs, on_bad=on_bad)
     for _, structure in reading:
         yield structure
 
@@ -147,26 +146,30 @@ def read_structures(
     return list(stream), counts
 
 
-def unparsed_frames(path: Path) -> Iterator[Unparsed]:
+def unparsed_frames(path: Path, name: str) -> Iterator[Unparsed]:
     """Yield frames as they are in the file; an error in the place of one that cannot be read.
+
+    Args:
+        path: as of ``stream_structures``.
+        name: of the file, for messages.
 
     Raises:
         DataError: the file cannot be opened or holds no structures.
     """
     frame = None
-    for frame in _frames(path):
+    for frame in _frames(path, name):
         yield frame
     if frame is None:
-        message = f"{input_name(path)}: holds no structures, expected at least one; check the file"
+        message = f"{name}: holds no structures, expected at least one; check the file"
         raise DataError(message)
 
 
-def _frames(path: Path) -> Iterator[RawFrame | Frame | DataError]:
+def _frames(path: Path, name: str) -> Iterator[RawFrame | Frame | DataError]:
     if path != STANDARD_INPUT:
         require_file(path)
     if path == STANDARD_INPUT or not path.is_file() or _is_extxyz(path):
         with open_input(path) as file:
-            yield from raw_frames(file, input_name(path))
+            yield from raw_frames(file, name)
         return
     from mace_jax.structures.ase_frames import ase_frames
 

@@ -129,7 +129,7 @@ def _write_split(
     name = FOLDERS[split.name]
     provenance = _provenance([item for item in inputs if item.role == split.role], options)
     files = files_of(split, options.num_process)
-    spooled = Spooled(split.spool.path, tuple(source.path for source in sources))
+    spooled = Spooled(split.spool.path, tuple(source.name for source in sources))
     sums, sha256 = write_split(
         spooled, files, folder / name, indices / name, provenance, options.form(), processes
     )

@@ -111,7 +111,7 @@ def select_replay(options: ReplayOptions) -> dict[str, Any]:
                 tuple(sorted(element_filter.elements)),
                 options.head,
                 found.counts(),
-                tuple(source.path.name for source in sources),
+                tuple(source.file.name for source in sources),
                 np.array(found.source)[chosen],
                 np.array(found.frame)[chosen],
                 tuple(digests),
